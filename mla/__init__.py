@@ -1,0 +1,1 @@
+"""MLA decode kernels for NVIDIA Blackwell (SM100/SM103), written in CuTe DSL."""

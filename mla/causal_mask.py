@@ -1,0 +1,74 @@
+"""The sole place that decides which keys a query row sees.
+
+A request has `seq_len_q` query tokens and `seq_len_k` keys, its own tokens included. Row r of the flat packing is
+query token r // num_heads ("fold-aware"). Causal masking is lower-right aligned for every pair of lengths: token t
+sees key j iff j < clamp(seq_len_k - (seq_len_q - 1) + t, 0, seq_len_k). Dense: iff j < seq_len_k.
+
+Every function takes Python integers (tests, host code) or traced Int32 values (kernels) alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cutlass
+
+
+def _minimum(a: Any, b: Any) -> Any:
+    return min(a, b) if isinstance(a, int) and isinstance(b, int) else cutlass.min(a, b)
+
+
+def _maximum(a: Any, b: Any) -> Any:
+    return max(a, b) if isinstance(a, int) and isinstance(b, int) else cutlass.max(a, b)
+
+
+@dataclass(frozen=True)
+class TilePhases:
+    """Key tiles of one work unit, in loop order. Counts are tiles.
+
+    [0, bulk_end):       wholly below every row's bound; no mask code runs.
+    [bulk_end, last):    may straddle a bound; masked.
+    last = num_tiles-1:  the final tile; masked iff final_straddles.
+    keys:                keys the unit reads, the largest bound of its rows; num_tiles = ceil(keys / tile_tokens).
+    """
+
+    keys: Any
+    num_tiles: Any
+    bulk_end: Any
+    final_straddles: Any
+
+
+@dataclass(frozen=True)
+class CausalMask:
+    """Visibility rule of one kernel; `num_heads`, `seq_len_q` and `is_causal` are compile-time facts."""
+
+    is_causal: bool
+    num_heads: int
+    seq_len_q: int
+
+    def query_token(self, row: Any) -> Any:
+        """Query token of a row; rows past the last one (the empty part of a row tile) count as the last token."""
+        return _minimum(row // self.num_heads, self.seq_len_q - 1)
+
+    def k_bound(self, row: Any, seq_len_k: Any) -> Any:
+        """Number of keys that `row` sees: key j is visible iff j < k_bound. In [0, seq_len_k]."""
+        if not self.is_causal:
+            return seq_len_k
+        bound = seq_len_k - (self.seq_len_q - 1) + self.query_token(row)
+        return _maximum(_minimum(bound, seq_len_k), 0)
+
+    def mask_tile_count(self, tile_tokens: int) -> int:
+        """Upper limit, over all lengths, of the tiles counted from the end that may straddle a bound."""
+        if not self.is_causal:
+            return 1
+        return -(-(self.seq_len_q - 1) // tile_tokens) + 1
+
+    def phases(self, first_row: Any, tile_rows: int, tile_tokens: int, seq_len_k: Any) -> TilePhases:
+        """The three phases of the rows [first_row, first_row + tile_rows). Bounds grow with the row."""
+        smallest = self.k_bound(first_row, seq_len_k)
+        largest = self.k_bound(first_row + (tile_rows - 1), seq_len_k)
+        num_tiles = (largest + (tile_tokens - 1)) // tile_tokens
+        unmasked = smallest // tile_tokens
+        bulk_end = _maximum(_minimum(unmasked, num_tiles - 1), 0)
+        return TilePhases(largest, num_tiles, bulk_end, unmasked < num_tiles)

@@ -1,0 +1,80 @@
+"""What a compiled MLA decode kernel depends on: the frozen, hashable compile key and its constraints."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mla.arch import ARCHS
+
+DTYPES = ("bf16", "fp16")
+PAGE_SIZES = (16, 32, 64, 128)
+LSE_BASES = ("e", "2")
+ELEMENT_BYTES = {"bf16": 2, "fp16": 2}
+
+
+@dataclass(frozen=True)
+class MlaDecodeConfig:
+    """Facts fixed at compile time; the whole object is the cache key.
+
+    dtype:            "bf16" or "fp16", of query, cache and output.
+    num_heads:        query heads, 1..128.
+    seq_len_q:        query tokens per request, >= 1.
+    is_causal:        True: query token t sees keys below K - (seq_len_q - 1) + t. False: all K keys.
+    page_size:        tokens per cache page, 16, 32, 64 or 128.
+    kv_lora_rank:     latent dimensions (both key and value), elements.
+    qk_rope_head_dim: rotary dimensions (key only), elements.
+    lse_base:         None (no LSE output), "e" or "2".
+    query_packed:     the query's token stride is num_heads * its head stride, so that (token, head) is one
+                      TMA mode and a row tile is loaded in boxes of 64 rows whatever num_heads is.
+    arch:             "sm_100a" or "sm_103a".
+    """
+
+    dtype: str
+    num_heads: int
+    seq_len_q: int
+    is_causal: bool
+    page_size: int
+    kv_lora_rank: int = 512
+    qk_rope_head_dim: int = 64
+    lse_base: str | None = None
+    query_packed: bool = True
+    arch: str = "sm_100a"
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+    @property
+    def head_dim(self) -> int:
+        """Elements of a query row and of a cached token: latent, then rope."""
+        return self.kv_lora_rank + self.qk_rope_head_dim
+
+    @property
+    def element_bytes(self) -> int:
+        return ELEMENT_BYTES[self.dtype]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of one request: row = token * num_heads + head."""
+        return self.seq_len_q * self.num_heads
+
+    def query_box_rows(self, tile_rows: int) -> int:
+        """Rows per TMA box of the query: the largest count that never straddles two tokens."""
+        return tile_rows if self.query_packed else math.gcd(self.num_heads, tile_rows)
+
+
+def validate(config: MlaDecodeConfig) -> None:
+    """The only list of what can be compiled. Raises ValueError naming field, value and what is allowed."""
+
+    def require(ok: bool, field: str, allowed: str) -> None:
+        if not ok:
+            raise ValueError(f"{field}={getattr(config, field)!r}: must be {allowed}")
+
+    require(config.dtype in DTYPES, "dtype", f"one of {DTYPES}")
+    require(1 <= config.num_heads <= 128, "num_heads", "in 1..128")
+    require(config.seq_len_q >= 1, "seq_len_q", ">= 1")
+    require(config.page_size in PAGE_SIZES, "page_size", f"one of {PAGE_SIZES}")
+    require(config.kv_lora_rank == 512, "kv_lora_rank", "512, which the TMEM plan of the narrow path is made for")
+    require(config.qk_rope_head_dim == 64, "qk_rope_head_dim", "64, one 128-byte swizzle span")
+    require(config.lse_base in (None, *LSE_BASES), "lse_base", f"None or one of {LSE_BASES}")
+    require(config.arch in ARCHS, "arch", f"one of {ARCHS}")

@@ -1,0 +1,143 @@
+"""The decode kernel: skeleton and dispatch. What the warps do is in roles/, how operands move in paths/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import AddressSpace, Float32, Int32, Int64
+from cutlass.cute.nvgpu import cpasync
+
+from mla import operands
+from mla.arch import SMEM_ALIGN, TMEM_COLUMNS
+from mla.config import MlaDecodeConfig
+from mla.context import Arguments, Context
+from mla.memory_plan import NarrowPlan
+from mla.pipelines import BARRIER_BYTES, init_barriers
+from mla.roles import correction, load, mma, page_table, softmax
+from mla.tile_scheduler import TileScheduler
+from mla.warp_schedule import WarpSchedule
+
+LOG2_E = 1.4426950408889634
+CTA_BARRIER = 0
+
+
+@dataclass(frozen=True)
+class MlaDecode:
+    """Compile-time description of one decode kernel; call it with traced tensors (see compile.py)."""
+
+    config: MlaDecodeConfig
+
+    @property
+    def warps(self) -> WarpSchedule:
+        return WarpSchedule()
+
+    @property
+    def plan(self) -> NarrowPlan:
+        return NarrowPlan(self.config, self.warps)
+
+    @property
+    def scheduler(self) -> TileScheduler:
+        return TileScheduler.of(self.config, self.plan.tile_rows, self.plan.tile_tokens)
+
+    @cute.jit
+    def __call__(
+        self,
+        query: cute.Tensor,
+        kv_cache: cute.Tensor,
+        block_tables: cute.Tensor,
+        seq_lens: cute.Tensor,
+        out: cute.Tensor,
+        lse: cute.Tensor | None,
+        softmax_scale: Float32,
+        output_scale: Float32,
+        stream,
+    ):
+        """Host side: build the TMA descriptors and launch one CTA per work unit on `stream`.
+
+        query [B, seq_len_q, num_heads, 576], kv_cache [pages, page_size, 576], block_tables [B, W] int32,
+        seq_lens [B] int32, out [B, seq_len_q, num_heads, 512], lse [B, seq_len_q, num_heads] fp32 or None.
+        """
+        plan = self.plan
+        rows = self.config.query_box_rows(plan.tile_rows)
+        query_tma, query_boxes = operands.make_box_tma(self.query_view(query), rows, plan.chunk_elements)
+        kv_view = cute.make_tensor(kv_cache.iterator, cute.select(kv_cache.layout, mode=[1, 2, 0]))
+        kv_tma, kv_boxes = operands.make_box_tma(kv_view, plan.box_tokens, plan.chunk_elements)
+        self.kernel(
+            query_tma, query_boxes, kv_tma, kv_boxes, block_tables, seq_lens, out, lse, softmax_scale * LOG2_E, output_scale
+        ).launch(
+            grid=[self.scheduler.num_units(cute.size(seq_lens)), 1, 1],
+            block=[self.warps.threads, 1, 1],
+            smem=plan.smem_bytes,
+            stream=stream,
+        )
+
+    @cute.jit
+    def query_view(self, query: cute.Tensor):
+        """[head, dim, token, batch]; a packed query is one token of seq_len_q * num_heads heads."""
+        if cutlass.const_expr(not self.config.query_packed):
+            return cute.make_tensor(query.iterator, cute.select(query.layout, mode=[2, 3, 1, 0]))
+        batch, head_stride = query.layout.shape[0], query.layout.stride[2]
+        layout = cute.make_layout(
+            (self.config.num_rows, self.config.head_dim, 1, batch),
+            stride=(head_stride, 1, self.config.num_rows * head_stride, query.layout.stride[0]),
+        )
+        return cute.make_tensor(query.iterator, layout)
+
+    @cute.kernel
+    def kernel(
+        self,
+        query_tma: cute.CopyAtom,
+        query: cute.Tensor,
+        kv_tma: cute.CopyAtom,
+        kv: cute.Tensor,
+        block_tables: cute.Tensor,
+        seq_lens: cute.Tensor,
+        out: cute.Tensor,
+        lse: cute.Tensor | None,
+        scale_log2: Float32,
+        output_scale: Float32,
+    ):
+        plan, warps, scheduler = self.plan, self.warps, self.scheduler
+        smem = Int32(cute.arch.get_dyn_smem(cutlass.Int8, SMEM_ALIGN).toint())
+        barriers = cute.make_ptr(Int64, smem + plan.barrier_offset, AddressSpace.smem, assumed_align=BARRIER_BYTES)
+        tmem_holder = cute.make_ptr(Int32, smem + plan.tmem_pointer_offset, AddressSpace.smem, assumed_align=4)
+        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
+
+        if warp == warps.load:
+            cpasync.prefetch_descriptor(query_tma)
+            cpasync.prefetch_descriptor(kv_tma)
+        if warp == warps.mma:
+            cute.arch.alloc_tmem(TMEM_COLUMNS, tmem_holder)
+            cute.arch.relinquish_tmem_alloc_permit()
+            with cute.arch.elect_one():
+                init_barriers(plan.barriers, barriers)
+            cute.arch.mbarrier_init_fence()
+        operands.fence_before_sync()
+        cute.arch.sync_threads()
+        operands.fence_after_sync()
+
+        tmem_pointer = cute.arch.retrieve_tmem_ptr(Float32, 16, tmem_holder)
+        block = cute.arch.block_idx()[0]
+        seq_len_k = cutlass.max(seq_lens[scheduler.batch_of(block)], 0)
+        args = Arguments(query_tma, query, kv_tma, kv, block_tables, seq_lens, out, lse, scale_log2, output_scale)
+        ctx = Context(
+            self.config, plan, args, smem, Int32(tmem_pointer.toint()), scheduler, scheduler.work_unit(block, seq_len_k), seq_len_k
+        )
+        if warp == warps.page_table:
+            page_table.run(ctx)
+        if warp == warps.load:
+            load.run(ctx)
+        if warp == warps.mma:
+            mma.run(ctx)
+        if warp < warps.correction[0]:
+            softmax.run(ctx)
+        if (warp >= warps.correction[0]) & (warp < warps.mma):
+            correction.run(ctx)
+
+        operands.fence_before_sync()
+        cute.arch.sync_threads()
+        if warp == warps.mma:
+            operands.fence_after_sync()
+            cute.arch.dealloc_tmem(tmem_pointer, TMEM_COLUMNS)

@@ -1,0 +1,127 @@
+"""How operands reach the tensor core: TMA atoms, shared-memory and instruction descriptors, TMEM access.
+
+Sources: PTX ISA 9.7.16.4.1 (shared memory descriptor), 9.7.16.4.2 (instruction descriptor), 9.7.16.10.9 (mma.ws).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32, Int64
+from cutlass._mlir import ir
+from cutlass._mlir.dialects import llvm, vector
+from cutlass.cute.nvgpu import cpasync
+from cutlass.experimental import primitives as prims
+
+from mla.memory_plan import SWIZZLE_BYTES
+
+DESCRIPTOR_VERSION = 0b001  # bits 46-48, sm_100
+SWIZZLE_128B = 2  # bits 61-63
+ATOM_BYTES = 8 * SWIZZLE_BYTES  # 8 rows of 128 bytes
+OPERAND_FORMAT = {"fp16": 0, "bf16": 1}  # kind::f16
+ELEMENT_TYPE = {"fp16": cutlass.Float16, "bf16": cutlass.BFloat16}
+TMEM_ADDRESS_SPACE = 6
+
+
+def instruction_descriptor(dtype: str, m: int, n: int, b_is_mn_major: bool) -> int:
+    """32-bit descriptor of D[m, n] fp32 = A[m, k] (K-major) * B; B K-major or MN-major."""
+    fmt = OPERAND_FORMAT[dtype]
+    return (1 << 4) | (fmt << 7) | (fmt << 10) | (int(b_is_mn_major) << 16) | ((n >> 3) << 17) | ((m >> 4) << 24)
+
+
+def smem_descriptor(address: Any, leading_bytes: int) -> Any:
+    """64-bit descriptor of a 128-byte-swizzled operand whose 8-row atoms lie 1024 bytes apart.
+
+    address: shared-memory byte address of the operand's first atom, Int32.
+    leading_bytes: distance of 64-element chunks along MN of an MN-major operand; K-major operands ignore it.
+    """
+    low = ((address & 0x3FFFF) >> 4) | (((leading_bytes & 0x3FFFF) >> 4) << 16)
+    high = (ATOM_BYTES >> 4) | (DESCRIPTOR_VERSION << 14) | (SWIZZLE_128B << 29)
+    return Int64(low) | (Int64(high) << 32)
+
+
+def advance(descriptor: Any, byte_offset: int) -> Any:
+    """The descriptor of the same layout `byte_offset` further; the 14-bit start field must not overflow."""
+    return descriptor + (byte_offset >> 4)
+
+
+def tmem_pointer(address: Any) -> Any:
+    """LLVM pointer to Tensor Memory from lane << 16 | column."""
+    return llvm.inttoptr(llvm.PointerType.get(TMEM_ADDRESS_SPACE), Int32(address).ir_value())
+
+
+def mma_ws(accumulator: Any, a: Any, b: Any, idesc: int, accumulate: Any) -> None:
+    """One tcgen05.mma.ws kind::f16, A and B from shared memory. Issued by one thread."""
+    prims.tcgen05_mma_ws(
+        prims.Tcgen05MMAKind.F16, tmem_pointer(accumulator), a, b, Int32(idesc), cutlass.Boolean(accumulate)
+    )
+
+
+def commit(barrier: Any) -> None:
+    """Arrive once on `barrier` when every tcgen05.mma this thread has issued so far has completed."""
+    prims.tcgen05_commit(barrier.to_llvm_ptr(), group="cta_1")
+
+
+def make_box_tma(tensor: cute.Tensor, box_rows: int, box_elements: int) -> Any:
+    """TMA load of [box_rows, box_elements] boxes of tensor's first two modes, 128-byte swizzle.
+
+    Returns (atom, tma tensor) of cpasync.make_tiled_tma_atom.
+    """
+    return cpasync.make_tiled_tma_atom(
+        cpasync.CopyBulkTensorTileG2SOp(), tensor, box_layout(box_rows, box_elements), (box_rows, box_elements)
+    )
+
+
+def box_layout(box_rows: int, box_elements: int) -> Any:
+    """Shared-memory layout of one box: rows of 128 bytes, 16-byte units XORed with the row."""
+    return cute.make_composed_layout(
+        cute.make_swizzle(3, 4, 3), 0, cute.make_layout((box_rows, box_elements), stride=(box_elements, 1))
+    )
+
+
+def int_vector(values: list[Any]) -> Any:
+    """MLIR vector of the values' 32-bit patterns, the operand form of tcgen05.st."""
+    words = [v.bitcast(Int32).ir_value() for v in values]
+    return vector.from_elements(ir.VectorType.get([len(words)], Int32.mlir_type), words)
+
+
+def box_tensor(ctx: Any, offset: Any, box_rows: int, box_elements: int) -> Any:
+    """Shared-memory view of one box, `offset` bytes into dynamic shared memory."""
+    pointer = ctx.smem_pointer(ELEMENT_TYPE[ctx.config.dtype], offset, SWIZZLE_BYTES)
+    pointer = cute.recast_ptr(pointer, cute.make_swizzle(3, 4, 3))
+    return cute.make_tensor(pointer, cute.make_layout((box_rows, box_elements), stride=(box_elements, 1)))
+
+
+def partition_box(atom: Any, target: Any, boxes: Any) -> Any:
+    """(shared view, global view) of one box as cute.copy takes them; boxes come from cute.local_tile."""
+    return cpasync.tma_partition(
+        atom, 0, cute.make_layout(1), cute.group_modes(target, 0, 2), cute.group_modes(boxes, 0, 2)
+    )
+
+
+def converted_words(values: list[Any], dtype: str) -> Any:
+    """fp32 values rounded to `dtype`, as a register tensor of 32-bit words (element 0 in the low half)."""
+    fragment = cute.make_rmem_tensor(len(values), cutlass.Float32)
+    for i, value in enumerate(values):
+        fragment[i] = value
+    narrow = cute.make_rmem_tensor(len(values), ELEMENT_TYPE[dtype])
+    narrow.store(fragment.load().to(ELEMENT_TYPE[dtype]))
+    return cute.recast_tensor(narrow, Int32)
+
+
+def store_words(pointer: Any, words: Any, first: int, count: int) -> None:
+    """Store words [first, first + count) of a register tensor contiguously. `pointer`: Int32, 16-byte aligned."""
+    layout = cute.make_layout(count)
+    cute.autovec_copy(cute.make_tensor(words.iterator + first, layout), cute.make_tensor(pointer, layout))
+
+
+def fence_before_sync() -> None:
+    """Order this thread's Tensor Memory accesses before its next arrive or barrier (PTX ISA 9.7.16.6.4)."""
+    prims.tcgen05_fence("before_thread_sync")
+
+
+def fence_after_sync() -> None:
+    """Order this thread's Tensor Memory accesses after the wait or barrier it has just passed."""
+    prims.tcgen05_fence("after_thread_sync")

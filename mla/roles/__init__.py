@@ -1,0 +1,1 @@
+"""Warp roles. Each file says what the role consumes, produces, and which warps play it."""

@@ -1,0 +1,60 @@
+"""Register math of the online softmax, on Python lists of traced Float32 values (no register array, no spills).
+
+Scores are kept in the log2 domain: x = score * softmax_scale * log2(e). The scale is applied before masking, so a
+masked probability is exactly 0 whatever the scale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32, Int32
+
+NEG_INF = float("-inf")
+
+
+def scaled(values: list[Any], factor: Any) -> list[Any]:
+    """values * factor, two per instruction."""
+    out: list[Any] = []
+    for i in range(0, len(values), 2):
+        out.extend(cute.arch.mul_packed_f32x2((values[i], values[i + 1]), (factor, factor)))
+    return out
+
+
+def masked(values: list[Any], visible: Any) -> list[Any]:
+    """-inf from position `visible` on: the keys at or above the row's bound."""
+    return [cutlass.select_(Int32(j) < visible, v, Float32(NEG_INF)) for j, v in enumerate(values)]
+
+
+def maximum(values: list[Any]) -> Any:
+    """Largest value, as a tree (depth log n)."""
+    while len(values) > 1:
+        pairs = [cute.arch.fmax(a, b) for a, b in zip(values[0::2], values[1::2])]
+        values = pairs + values[len(pairs) * 2 :]
+    return values[0]
+
+
+def reference_maximum(row_max: Any) -> Any:
+    """What exponents are taken relative to: 0 while a row has seen no key, so that -inf - -inf never occurs."""
+    return cutlass.select_(row_max == Float32(NEG_INF), Float32(0.0), row_max)
+
+
+def probabilities(values: list[Any], reference: Any) -> list[Any]:
+    """exp2(values - reference)."""
+    out: list[Any] = []
+    negative = -reference
+    for i in range(0, len(values), 2):
+        pair = cute.arch.add_packed_f32x2((values[i], values[i + 1]), (negative, negative))
+        out.extend(cute.math.exp2(x, fastmath=True) for x in pair)
+    return out
+
+
+def total(values: list[Any]) -> Any:
+    """Sum as a tree of packed additions."""
+    pairs = list(zip(values[0::2], values[1::2]))
+    while len(pairs) > 1:
+        summed = [cute.arch.add_packed_f32x2(a, b) for a, b in zip(pairs[0::2], pairs[1::2])]
+        pairs = summed + pairs[len(summed) * 2 :]
+    return pairs[0][0] + pairs[0][1]

@@ -1,0 +1,46 @@
+"""Which warps of the CTA play which role."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mla.arch import REGISTERS_PER_SM, WARP_SIZE
+
+
+@dataclass(frozen=True)
+class WarpSchedule:
+    """Warp ids by role. A TMEM warp reads lanes 32 * (warp % 4) .. + 31, so softmax and correction are each one
+    aligned group of four warps (PTX ISA 9.7.16.2.3.1).
+    """
+
+    softmax: tuple[int, ...] = (0, 1, 2, 3)
+    correction: tuple[int, ...] = (4, 5, 6, 7)
+    mma: int = 8
+    load: int = 9
+    page_table: int = 10
+
+    def __post_init__(self) -> None:
+        for group in (self.softmax, self.correction):
+            assert len(group) == 4 and group[0] % 4 == 0, f"{group}: a TMEM group is four warps from a multiple of 4"
+        assert self.threads * self.registers_per_thread <= REGISTERS_PER_SM, (self.threads, self.registers_per_thread)
+
+    @property
+    def num_warps(self) -> int:
+        return 1 + max(*self.softmax, *self.correction, self.mma, self.load, self.page_table)
+
+    @property
+    def threads(self) -> int:
+        return self.num_warps * WARP_SIZE
+
+    @property
+    def registers_per_thread(self) -> int:
+        """The largest allocation (a multiple of 8) at which all warps of one CTA fit an SM."""
+        return min(255, REGISTERS_PER_SM // self.threads // 8 * 8)
+
+    @property
+    def softmax_threads(self) -> int:
+        return len(self.softmax) * WARP_SIZE
+
+    @property
+    def correction_threads(self) -> int:
+        return len(self.correction) * WARP_SIZE
