@@ -68,11 +68,13 @@ def _keep_ir(folder: str) -> Any:
 def fake_arguments(config: MlaDecodeConfig) -> tuple[Any, ...]:
     """Stand-ins for the host function's arguments: dynamic sizes and strides, contiguous last dimension."""
     element = ELEMENT_TYPE[config.dtype]
-    divisibility = TMA_STRIDE_BYTES // config.element_bytes
     batch, pages, table_width = cute.sym_int(), cute.sym_int(), cute.sym_int()
 
+    def aligned(element_bytes: int) -> Any:
+        return cute.sym_int64(divisibility=TMA_STRIDE_BYTES // element_bytes)
+
     def stride() -> Any:
-        return cute.sym_int64(divisibility=divisibility)
+        return aligned(config.element_bytes)
 
     rows = (batch, config.seq_len_q, config.num_heads)
     query = make_fake_tensor(element, (*rows, config.head_dim), (stride(), stride(), stride(), 1), assumed_align=16)
@@ -81,7 +83,12 @@ def fake_arguments(config: MlaDecodeConfig) -> tuple[Any, ...]:
     )
     tables = make_fake_tensor(cutlass.Int32, (batch, table_width), (cute.sym_int64(), 1), assumed_align=4)
     lens = make_fake_tensor(cutlass.Int32, (batch,), (cute.sym_int64(),), assumed_align=4)
-    out = make_fake_tensor(element, (*rows, config.kv_lora_rank), (stride(), stride(), stride(), 1), assumed_align=16)
+    out = make_fake_tensor(
+        ELEMENT_TYPE[config.output_dtype],
+        (*rows, config.kv_lora_rank),
+        (aligned(config.output_bytes), aligned(config.output_bytes), aligned(config.output_bytes), 1),
+        assumed_align=16,
+    )
     lse = None
     if config.lse_base is not None:
         lse = make_fake_tensor(

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 from mla.arch import ARCHS
 
-DTYPES = ("bf16", "fp16")
+DTYPES = ("bf16", "fp16", "fp8")
 PAGE_SIZES = (16, 32, 64, 128)
 LSE_BASES = ("e", "2")
-ELEMENT_BYTES = {"bf16": 2, "fp16": 2}
+ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp8": 1}
+OUTPUT_DTYPE = {"bf16": "bf16", "fp16": "fp16", "fp8": "bf16"}
 
 
 @dataclass(frozen=True)
 class MlaDecodeConfig:
     """Facts fixed at compile time; the whole object is the cache key.
 
-    dtype:            "bf16" or "fp16", of query, cache and output.
+    dtype:            "bf16", "fp16" or "fp8" (e4m3), of query and cache; the output is bf16 for fp8, else the same.
     num_heads:        query heads, 1..128.
     seq_len_q:        query tokens per request, >= 1.
     is_causal:        True: query token t sees keys below K - (seq_len_q - 1) + t. False: all K keys.
@@ -52,6 +53,21 @@ class MlaDecodeConfig:
     @property
     def element_bytes(self) -> int:
         return ELEMENT_BYTES[self.dtype]
+
+    @property
+    def output_dtype(self) -> str:
+        return OUTPUT_DTYPE[self.dtype]
+
+    @property
+    def output_bytes(self) -> int:
+        return ELEMENT_BYTES[self.output_dtype]
+
+    @property
+    def probs_scale_log2(self) -> int:
+        """P is stored times two to this power, and so is its row sum. e4m3 resolves 2^-9 .. 448, so probabilities up
+        to 1 are moved to the upper end of its range; fp16 and bf16 need no help.
+        """
+        return 8 if self.dtype == "fp8" else 0
 
     @property
     def num_rows(self) -> int:

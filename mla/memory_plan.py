@@ -16,17 +16,16 @@ INT_BYTES = 4
 
 @dataclass(frozen=True)
 class NarrowPlan:
-    """Capacity plan of one CTA: 64 query rows against key tiles of 64 tokens, two of them in flight.
+    """Capacity plan of one CTA: 64 query rows against key tiles of 64 tokens (128 of fp8), two of them in flight.
 
     Shared memory, bytes: Q (64 rows), K/V ring (the K tile is read again as V), P, then small buffers. Q and K are cut
     in chunks of 128 bytes of the head dimension; a chunk is [rows][128 B] with the 128-byte swizzle.
-    TMEM, columns: O (M=64 .ws folds N: 64x512 fp32 in 128 lanes x 256 columns), then the S ring (64x64 in 32 columns).
+    TMEM, columns: O (M=64 .ws folds N: 64x512 fp32 in 128 lanes x 256 columns), then the S ring, folded alike.
     """
 
     config: MlaDecodeConfig
     warps: WarpSchedule
     tile_rows: int = 64
-    tile_tokens: int = 64
     kv_stages: int = 2
     score_stages: int = 2
     scale_stages: int = 2
@@ -36,7 +35,6 @@ class NarrowPlan:
     def __post_init__(self) -> None:
         assert self.smem_bytes <= SMEM_BYTES_PER_CTA, f"shared memory: {self.smem_bytes} > {SMEM_BYTES_PER_CTA} bytes"
         assert self.tmem_columns_used <= TMEM_COLUMNS, f"TMEM: {self.tmem_columns_used} > {TMEM_COLUMNS} columns"
-        assert self.chunks * self.chunk_elements == self.config.head_dim, (self.chunks, self.config.head_dim)
         assert self.page_ids_per_stage % self.pages_per_tile == 0, (self.page_ids_per_stage, self.pages_per_tile)
         for offset in (self.query_offset, self.kv_offset, self.probs_offset):
             assert offset % SMEM_ALIGN == 0, f"offset {offset}: a swizzle atom starts at a multiple of {SMEM_ALIGN}"
@@ -47,8 +45,13 @@ class NarrowPlan:
         return SWIZZLE_BYTES // self.config.element_bytes
 
     @property
+    def tile_tokens(self) -> int:
+        """Keys per tile: as many as make a row of P 128 bytes."""
+        return SWIZZLE_BYTES // self.config.element_bytes
+
+    @property
     def chunks(self) -> int:
-        """128-byte chunks of the head dimension, latent and rope."""
+        """128-byte chunks of the head dimension, latent and rope; TMA fills what exceeds it with zeros."""
         return -(-self.config.head_dim // self.chunk_elements)
 
     @property

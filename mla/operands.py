@@ -20,8 +20,13 @@ from mla.memory_plan import SWIZZLE_BYTES
 DESCRIPTOR_VERSION = 0b001  # bits 46-48, sm_100
 SWIZZLE_128B = 2  # bits 61-63
 ATOM_BYTES = 8 * SWIZZLE_BYTES  # 8 rows of 128 bytes
-OPERAND_FORMAT = {"fp16": 0, "bf16": 1}  # kind::f16
-ELEMENT_TYPE = {"fp16": cutlass.Float16, "bf16": cutlass.BFloat16}
+MMA_KIND = {
+    "fp16": prims.Tcgen05MMAKind.F16,
+    "bf16": prims.Tcgen05MMAKind.F16,
+    "fp8": prims.Tcgen05MMAKind.F8F6F4,
+}
+OPERAND_FORMAT = {"fp16": 0, "bf16": 1, "fp8": 0}  # e4m3 is format 0 of kind::f8f6f4
+ELEMENT_TYPE = {"fp16": cutlass.Float16, "bf16": cutlass.BFloat16, "fp8": cutlass.Float8E4M3FN}
 TMEM_ADDRESS_SPACE = 6
 
 
@@ -35,7 +40,7 @@ def smem_descriptor(address: Any, leading_bytes: int) -> Any:
     """64-bit descriptor of a 128-byte-swizzled operand whose 8-row atoms lie 1024 bytes apart.
 
     address: shared-memory byte address of the operand's first atom, Int32.
-    leading_bytes: distance of 64-element chunks along MN of an MN-major operand; K-major operands ignore it.
+    leading_bytes: distance of 128-byte chunks along MN of an MN-major operand; K-major operands ignore it.
     """
     low = ((address & 0x3FFFF) >> 4) | (((leading_bytes & 0x3FFFF) >> 4) << 16)
     high = (ATOM_BYTES >> 4) | (DESCRIPTOR_VERSION << 14) | (SWIZZLE_128B << 29)
@@ -52,10 +57,10 @@ def tmem_pointer(address: Any) -> Any:
     return llvm.inttoptr(llvm.PointerType.get(TMEM_ADDRESS_SPACE), Int32(address).ir_value())
 
 
-def mma_ws(accumulator: Any, a: Any, b: Any, idesc: int, accumulate: Any) -> None:
-    """One tcgen05.mma.ws kind::f16, A and B from shared memory. Issued by one thread."""
+def mma_ws(dtype: str, accumulator: Any, a: Any, b: Any, idesc: int, accumulate: Any) -> None:
+    """One tcgen05.mma.ws, A and B from shared memory. Issued by one thread."""
     prims.tcgen05_mma_ws(
-        prims.Tcgen05MMAKind.F16, tmem_pointer(accumulator), a, b, Int32(idesc), cutlass.Boolean(accumulate)
+        MMA_KIND[dtype], tmem_pointer(accumulator), a, b, Int32(idesc), cutlass.Boolean(accumulate)
     )
 
 

@@ -1,7 +1,8 @@
 """Narrow path: one CTA, M = 64 rows, tcgen05.mma.ws, the K tile read again as V.
 
-S[64, 64] = Q[64, 576] K[64, 576]^T with both operands K-major; O[64, 512] += P[64, 64] V[64, 512], where V is the
-latent part of the very same K tile, addressed as an MN-major operand. A key is loaded once per row tile.
+S[64, T] = Q[64, 576] K[T, 576]^T with both operands K-major; O[64, 512] += P[64, T] V[T, 512], where V is the latent
+part of the very same K tile, addressed as an MN-major operand. A key is loaded once per row tile. T is 64 tokens, 128
+of fp8.
 
 An M=64 .ws accumulator folds its N columns over the 128 TMEM lanes (PTX ISA 9.7.16.10.5, layout E): lane
 row + 64 * half holds columns [half * N/2, (half + 1) * N/2). So two threads, 64 lanes apart, share a row.
@@ -57,6 +58,7 @@ def issue_scores(ctx: Context, count: Any) -> None:
     for step in range(config.head_dim // plan.mma_k):
         chunk, inner = step // steps_per_chunk, step % steps_per_chunk * step_bytes
         operands.mma_ws(
+            config.dtype,
             score_address(ctx, count),
             operands.advance(query, chunk * plan.query_chunk_bytes + inner),
             operands.advance(keys, chunk * plan.kv_chunk_bytes + inner),
@@ -78,6 +80,7 @@ def issue_output(ctx: cutlass.Constexpr, count: Int32, visible: Int32):
         if visible > step * plan.mma_k:
             for half in cutlass.range_constexpr(config.kv_lora_rank // OUTPUT_N):
                 operands.mma_ws(
+                    config.dtype,
                     ctx.tmem + (plan.output_column + half * (OUTPUT_N // 2)),
                     operands.advance(probs, step * plan.mma_k * config.element_bytes),
                     operands.advance(values, half * half_bytes + step * plan.mma_k * operands.SWIZZLE_BYTES),

@@ -31,7 +31,7 @@ def run(ctx: cutlass.Constexpr, lane: Int32):
     for column in cutlass.range_constexpr(0, plan.output_columns, CHUNK_COLUMNS):
         values = narrow.load_columns(ctx.tmem + (plan.output_column + column) + (lane // 32 * 32 << 16), CHUNK_COLUMNS)
         scaled = [cutlass.select_(is_empty, Float32(0.0), value) for value in softmax.scaled(values, factor)]
-        store_chunk(ctx, lane, column, operands.converted_words(scaled, config.dtype))
+        store_chunk(ctx, lane, column, operands.converted_words(scaled, config.output_dtype))
 
 
 @cute.jit
@@ -40,6 +40,6 @@ def store_chunk(ctx: cutlass.Constexpr, lane: Int32, column: cutlass.Constexpr, 
     position = ctx.unit.first_row + narrow.row_of_lane(lane)
     if position < config.num_rows:
         target = ctx.args.out[ctx.unit.batch, position // config.num_heads, position % config.num_heads, None]
-        address = target.iterator.toint() + narrow.output_dim(lane, column) * config.element_bytes
+        address = target.iterator.toint() + narrow.output_dim(lane, column) * config.output_bytes
         pointer = cute.make_ptr(Int32, address, cutlass.AddressSpace.gmem, assumed_align=16)
         operands.store_words(pointer, words, 0, cute.size(words))

@@ -1,7 +1,7 @@
 """Softmax role: scores to probabilities, row maxima and sums.
 
 Consumes: edge `score`. Produces: edges `probs`, `scale`; the LSE. Warps: four (one TMEM lane per thread; the threads
-of lanes r and r + 64 share row r). Registers: one 32-wide score row segment.
+of lanes r and r + 64 share row r). Registers: half a tile's scores of one row.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def tile(
         scales[scale.stage(count) * plan.tile_rows + narrow.row_of_lane(lane)] = rescale
     scale.arrive_full(count)
 
-    probs = softmax.probabilities(values, reference)
+    probs = softmax.probabilities(values, reference - ctx.config.probs_scale_log2)
     store_probabilities(ctx, count, lane, probs)
     return new_max, row_sum * rescale + softmax.total(probs)
 
@@ -131,7 +131,7 @@ def finish(ctx: cutlass.Constexpr, lane: Int32, row_max: Float32, row_sum: Float
         position = ctx.unit.first_row + row
         lse_out = ctx.args.lse
         if (narrow.half_of_lane(lane) == 0) & (position < config.num_rows):
-            lse = row_max + cute.math.log2(row_sum, fastmath=True)
+            lse = row_max + cute.math.log2(row_sum, fastmath=True) - config.probs_scale_log2
             if cutlass.const_expr(config.lse_base == "e"):
                 lse = lse * math.log(2.0)
             lse = cutlass.select_(row_sum == Float32(0.0), Float32(softmax.NEG_INF), lse)

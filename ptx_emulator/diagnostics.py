@@ -1,0 +1,116 @@
+"""Errors and reports in words: what the engine's error codes and a stuck cluster's state mean."""
+
+from __future__ import annotations
+
+from . import state as st
+from .barriers import describe
+from .errors import BarrierMisuse, ConvergenceError, Deadlock, EmulationError, Misaligned, OutOfBounds, Trap
+
+
+def instruction_at(cluster, pc: int):
+    kernel = cluster.kernel
+    return kernel.instructions[kernel.origin[min(pc, len(kernel.origin) - 1)]]
+
+
+def _barrier(cluster, address: int) -> str:
+    rank, offset = address >> st.RANK_SHIFT, address & st.OFFSET_MASK
+    return describe(cluster.ctas[rank], offset)
+
+
+def engine_error(cluster) -> EmulationError:
+    """The exception for the error in the cluster's header."""
+    head = cluster.header
+    error, lane, address, extra = (
+        int(head[i]) for i in (st.H_ERROR, st.H_ERROR_LANE, st.H_ERROR_ADDRESS, st.H_ERROR_EXTRA)
+    )  # fmt: skip
+    warp = cluster.warps[int(head[st.H_STOP_WARP])]
+    inst = instruction_at(cluster, int(head[st.H_STOP_PC]))
+    who = f"CTA {warp.cta.ctaid}, warp {warp.index}, lane {lane}: "
+    kind, message = _describe(cluster, error, address, extra)
+    return kind(who + message, line=inst.line, text=inst.text)
+
+
+def _describe(cluster, error: int, address: int, extra: int) -> tuple[type[EmulationError], str]:
+    ctas = len(cluster.ctas)
+    shared_end = int(cluster.header[st.H_SHARED_BYTES])
+    if error == st.ERR_OUT_OF_BOUNDS:
+        return OutOfBounds, f"{extra} bytes at {address:#x}: {cluster.grid.buffers.describe(address)}"
+    if error == st.ERR_MISALIGNED:
+        return Misaligned, f"address {address:#x} is not a multiple of {extra}"
+    if error == st.ERR_READ_ONLY:
+        return OutOfBounds, f"write of {extra} bytes to read-only memory at {address:#x}"
+    if error == st.ERR_SHARED_BOUNDS:
+        return OutOfBounds, (
+            f"{extra} bytes at shared address {address:#x}: shared memory is [{st.SHARED_START:#x}, {shared_end:#x})"
+        )
+    if error == st.ERR_SHARED_RANK:
+        return OutOfBounds, (
+            f"shared address {address:#x} names CTA {(address & 0xFFFFFFFF) >> st.RANK_SHIFT} of a cluster of {ctas}, "
+            "which this instruction cannot reach"
+        )
+    if error == st.ERR_LOCAL_BOUNDS:
+        return OutOfBounds, f"{extra} bytes at local address {address:#x}: {cluster.kernel.local_bytes} bytes are declared"
+    if error == st.ERR_MBARRIER_UNINITIALISED:
+        return BarrierMisuse, f"{_barrier(cluster, address)} is not initialised"
+    if error == st.ERR_MBARRIER_LIVE:
+        return BarrierMisuse, f"{_barrier(cluster, address)} is initialised again while in use"
+    if error == st.ERR_MBARRIER_OVERWRITTEN:
+        return BarrierMisuse, f"{_barrier(cluster, address)} was overwritten while in use"
+    if error == st.ERR_MBARRIER_UNDERFLOW:
+        return BarrierMisuse, f"{_barrier(cluster, address)}: arrival of {extra} is more than are pending"
+    if error == st.ERR_MBARRIER_TX:
+        return BarrierMisuse, f"{_barrier(cluster, address)}: changing the tx-count by {extra} exceeds +-(2**20 - 1)"
+    if error == st.ERR_MBARRIER_COUNT:
+        return BarrierMisuse, f"mbarrier at {address:#x}: count {extra} must be from 1 to 2**20 - 1"
+    if error == st.ERR_PHASE:
+        return BarrierMisuse, f"{_barrier(cluster, address)}: parity {extra} is not 0 or 1, or .noComplete completes"
+    if error == st.ERR_NAMED_ID:
+        return BarrierMisuse, f"barrier {address}: there are {st.NAMED_BARRIERS}"
+    if error == st.ERR_NAMED_COUNT:
+        return BarrierMisuse, (
+            f"barrier {address}: thread count {extra} must be a positive multiple of 32 and the same for all"
+        )
+    if error == st.ERR_NAMED_OVERFLOW:
+        return BarrierMisuse, f"barrier {address}: more threads arrive than its count of {extra}"
+    if error == st.ERR_NOT_CONVERGED:
+        return ConvergenceError, f"lanes {extra:#010x} execute an instruction whose membermask is {address:#010x}"
+    return Trap, "trap"
+
+
+def deadlock(cluster) -> Deadlock:
+    """A Deadlock that says what every group of lanes waits for."""
+    lines = []
+    for w, warp in enumerate(cluster.warps):
+        if not warp.live:
+            continue
+        for g in range(int(warp.row[st.W_GROUPS])):
+            start = st.W_GROUP0 + g * st.G_SIZE
+            lines.append(_waiting(cluster, w, warp, [int(v) for v in warp.row[start : start + st.G_SIZE]]))
+    pending = cluster.grid.asyncs.descriptions()
+    if pending:
+        lines.append("asynchronous work pending: " + "; ".join(pending))
+    return Deadlock("no warp can run:\n    " + "\n    ".join(lines))
+
+
+def _waiting(cluster, w: int, warp, group: list[int]) -> str:
+    mask, pc, status = group[st.G_MASK], group[st.G_PC], group[st.G_STATUS]
+    a, b, c = group[st.G_A], group[st.G_B], group[st.G_C]
+    before = pc - 1 if status in (st.CLUSTER, st.TESTED) or (status == st.NAMED and c != st.REDUCING) else pc
+    inst = instruction_at(cluster, before)
+    if status in (st.MBARRIER, st.TESTED):
+        phase = f"parity {c}" if c < 2 else f"phase {c - 2}"
+        reason = f"waits for {phase} of {describe(cluster.ctas[a], b * 8)}"
+    elif status == st.NAMED:
+        row = warp.cta.named[a]
+        expected = "all" if row[st.N_EXPECTED] == -1 else str(row[st.N_EXPECTED])
+        reason = f"waits at barrier {a}, {row[st.N_ARRIVED]} of {expected} threads arrived"
+    elif status == st.CLUSTER:
+        reason = f"waits at the cluster barrier, {cluster.header[st.H_CLUSTER_ARRIVED]} threads arrived"
+    elif status == st.PARKED:
+        reason = f"waits for lanes {a & ~mask:#010x} of its warp to arrive"
+    elif status == st.PYTHON:
+        reason = f"waits: {cluster.blocked.get((w, pc), '')}"
+    else:
+        reason = "spins without anything changing"
+    return (f"CTA {warp.cta.ctaid} rank {warp.cta.rank} warp {warp.index} lanes {mask:#010x}, line {inst.line}: "
+            f"{inst.text}\n        {reason}")  # fmt: skip

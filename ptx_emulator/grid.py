@@ -1,0 +1,156 @@
+"""Launches: grids of clusters of CTAs, run one cluster after the other."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from . import ops  # noqa: F401  (registers the instructions)
+from .asyncs import ORDERS, AsyncQueue
+from .cluster import Cluster
+from .decode import Kernel, Program
+from .memory import Buffers
+from .observers import Report
+from .parser import Variable
+
+Dim3 = tuple[int, int, int]
+
+
+class Grid:
+    """One launch.
+
+    buffers   the host memory that the kernel may touch
+    asyncs    its asynchronous work
+    counters  totals for the report
+    rng       random.Random(seed)
+    waiting   the clusters that have not started, as (x, y, z)
+    """
+
+    def __init__(self, kernel: Kernel, grid: Dim3, block: Dim3, cluster: Dim3, shared_bytes: int, order: str, seed: int):
+        self.kernel = kernel
+        self.dim = grid
+        self.block = block
+        self.cluster_dim = cluster
+        self.shared_bytes = shared_bytes
+        self.order = order
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.asyncs = AsyncQueue(order, self.rng)
+        self.buffers = Buffers()
+        self.counters: Counter = Counter()
+        self.addresses: dict[str, int] = {}  # of param, global and const symbols
+        self.waiting: deque[Dim3] = deque()
+
+    def place(self, variable: Variable, data: np.ndarray, offset: int = 0) -> None:
+        self.addresses[variable.name] = data.ctypes.data + offset
+
+    def load_symbols(self, params: bytes) -> None:
+        """Puts the parameters and the module's global and const variables into registered memory."""
+        memory = aligned_bytes(max(len(params), 1), 128)
+        memory[: len(params)] = np.frombuffer(params, np.uint8)
+        self.buffers.add(memory, writable=False, name="kernel parameters")
+        for variable in self.kernel.symbols.values():
+            if variable.space == "param":
+                self.place(variable, memory, variable.offset)
+            elif variable.space in ("global", "const"):
+                data = aligned_bytes(max(variable.nbytes, 1), max(variable.align, 16))
+                data[:] = 0
+                if variable.initial:
+                    data[: len(variable.initial)] = np.frombuffer(variable.initial, np.uint8)
+                self.buffers.add(data, writable=variable.space == "global", name=variable.name)
+                self.place(variable, data)
+
+    def run(self) -> Report:
+        started = time.perf_counter()
+        cluster = Cluster(self)
+        nx, ny, nz = (g // c for g, c in zip(self.dim, self.cluster_dim, strict=True))
+        self.waiting.extend((x, y, z) for z in range(nz) for y in range(ny) for x in range(nx))
+        while self.waiting:
+            cluster.start(self.waiting.popleft())
+            cluster.run()
+        counts = cluster.instruction_counts()
+        return Report(self.kernel.name, counts, self.kernel.instructions, self.counters,
+                      time.perf_counter() - started, int(np.prod(self.dim)))  # fmt: skip
+
+
+def aligned_bytes(nbytes: int, align: int) -> np.ndarray:
+    """uint8[nbytes] whose address is a multiple of `align`."""
+    raw = np.empty(nbytes + align, np.uint8)
+    start = -raw.ctypes.data % align
+    return raw[start : start + nbytes]
+
+
+def launch(
+    ptx: str | Program,
+    kernel: str | None = None,
+    *,
+    grid: Sequence[int],
+    block: Sequence[int],
+    cluster: Sequence[int] = (1, 1, 1),
+    shared_bytes: int = 0,
+    params: Sequence[bytes] = (),
+    buffers: Sequence = (),
+    order: str = "in_order",
+    seed: int = 0,
+) -> Report:
+    """Runs entry `kernel` of PTX text on the CPU.
+
+    grid, block, cluster  dimensions, grid in CTAs, block in threads, cluster in CTAs
+    shared_bytes          dynamic shared memory per CTA
+    params                the bytes of each `.param`, in order, of exactly the declared sizes
+    buffers               numpy arrays (contiguous) or CPU tensors whose memory the kernel may read and write
+    order                 when asynchronous work is done and which warp runs: "in_order", "late" or "random" (`seed`)
+
+    Raises ValueError for arguments that do not fit the kernel, EmulationError for what goes wrong in it.
+    """
+    program = ptx if isinstance(ptx, Program) else Program.parse(ptx)
+    decoded = program.kernel(kernel)
+    dims = [_dim3(name, value) for name, value in (("grid", grid), ("block", block), ("cluster", cluster))]
+    _check_dims(decoded, *dims)
+    if order not in ORDERS:
+        raise ValueError(f"order={order!r}: must be one of {', '.join(ORDERS)}")
+    launched = Grid(decoded, *dims, shared_bytes, order, seed)
+    for i, buffer in enumerate(buffers):
+        launched.buffers.add(buffer, name=f"buffers[{i}]")
+    launched.load_symbols(_param_bytes(decoded, params))
+    return launched.run()
+
+
+def _dim3(name: str, value: Sequence[int]) -> Dim3:
+    dims = tuple(int(v) for v in value) + (1,) * (3 - len(value))
+    if len(dims) != 3 or min(dims) < 1:
+        raise ValueError(f"{name}={tuple(value)}: must be one to three positive integers")
+    return dims
+
+
+def _check_dims(kernel: Kernel, grid: Dim3, block: Dim3, cluster: Dim3) -> None:
+    function = kernel.function
+    if function.required_block and block != function.required_block:
+        raise ValueError(f"block={block}: the kernel requires .reqntid {function.required_block}")
+    if function.max_block and np.prod(block) > np.prod(function.max_block):
+        raise ValueError(f"block={block}: the kernel allows at most .maxntid {function.max_block}")
+    if function.required_cluster and cluster != function.required_cluster:
+        raise ValueError(f"cluster={cluster}: the kernel requires .reqnctapercluster {function.required_cluster}")
+    if np.prod(block) > 1024:
+        raise ValueError(f"block={block}: more than 1024 threads")
+    if np.prod(cluster) > 16:
+        raise ValueError(f"cluster={cluster}: more than 16 CTAs")
+    if any(g % c for g, c in zip(grid, cluster, strict=True)):
+        raise ValueError(f"grid={grid}: must be a multiple of cluster={cluster}")
+
+
+def _param_bytes(kernel: Kernel, params: Sequence[bytes]) -> bytes:
+    declared = kernel.function.params
+    if len(params) != len(declared):
+        raise ValueError(f"params: {len(params)} given, the kernel declares {len(declared)}")
+    block = bytearray(kernel.param_bytes)
+    for i, (given, variable) in enumerate(zip(params, declared, strict=True)):
+        given = bytes(given)
+        if len(given) != variable.nbytes:
+            raise ValueError(f"params[{i}]: {len(given)} bytes, {variable.name} has {variable.nbytes}")
+        block[variable.offset : variable.offset + variable.nbytes] = given
+    return bytes(block)

@@ -1,0 +1,71 @@
+"""Tensor Memory of a CTA: cells, allocation, and the checks that every access makes (PTX ISA 9.7.16.1, 9.7.16.7)."""
+from __future__ import annotations
+
+import numpy as np
+
+from .errors import TmemError
+from .tcgen05_layout import TMEM_COLUMNS, TMEM_LANES
+
+POISON = 0xFFFFFFFF  # a NaN as f32, and as two f16 or bf16
+
+
+class TensorMemory:
+    """words: uint32 [128 lanes, 512 columns], poisoned where nothing was written since allocation."""
+
+    def __init__(self, rank: int):
+        self.rank = rank
+        self.words = np.full((TMEM_LANES, TMEM_COLUMNS), POISON, np.uint32)
+        self.allocations: dict[int, int] = {}  # first column -> columns
+        self.relinquished = False
+        self.requests: dict[str, object] = {}  # what this CTA's warp waits to do together with its pair
+        self.pending_stores: dict[int, int] = {}  # warp index -> tcgen05.st not carried out yet
+        self._allocated = 0  # bit per column
+        self._last_columns = TMEM_COLUMNS
+
+    def check_request(self, columns: int, where: dict) -> None:
+        """Raises TmemError for a number of columns that tcgen05.alloc does not take."""
+        if columns not in (32, 64, 128, 256, 512):
+            raise TmemError(f"{columns} columns: must be a power of two from 32 to 512", **where)
+        if self.relinquished:
+            raise TmemError(f"CTA {self.rank} allocates after tcgen05.relinquish_alloc_permit", **where)
+        if columns > self._last_columns:
+            raise TmemError(f"allocation of {columns} columns after one of {self._last_columns}: the number must not "
+                            f"increase", **where)
+
+    def find(self, columns: int) -> int | None:
+        """First column of a free, aligned run of `columns`, or None."""
+        run = (1 << columns) - 1
+        for first in range(0, TMEM_COLUMNS - columns + 1, columns):
+            if not self._allocated & run << first:
+                return first
+        return None
+
+    def allocate(self, first: int, columns: int) -> None:
+        self.allocations[first] = columns
+        self._allocated |= (1 << columns) - 1 << first
+        self._last_columns = columns
+
+    def free(self, first: int, columns: int, where: dict) -> None:
+        """Give an allocation back, all of it. Raises TmemError if it is not one."""
+        if self.allocations.get(first) != columns:
+            raise TmemError(f"dealloc of {columns} columns at column {first}: allocated are "
+                            f"{self.describe_allocations()}", **where)
+        del self.allocations[first]
+        self._allocated &= ~((1 << columns) - 1 << first)
+        self.words[:, first:first + columns] = POISON
+
+    def check_columns(self, column: int, columns: int, where: dict) -> None:
+        """Raises TmemError unless all of `columns` from `column` are allocated."""
+        run = (1 << columns) - 1 << column
+        if column + columns > TMEM_COLUMNS or self._allocated & run != run:
+            raise TmemError(f"columns {column} to {column + columns - 1} of CTA {self.rank}: allocated are "
+                            f"{self.describe_allocations()}", **where)
+
+    def describe_allocations(self) -> str:
+        ranges = (f"{first} to {first + count - 1}" for first, count in sorted(self.allocations.items()))
+        return ", ".join(ranges) or "none"
+
+
+def split_address(address: int) -> tuple[int, int]:
+    """(lane, column) of a Tensor Memory address."""
+    return address >> 16, address & 0xFFFF

@@ -1,0 +1,74 @@
+"""Writes what the compiler makes of one kernel configuration: PTX, IR and cubin, and prints the cubin's report.
+
+python -m scripts.dump_ptx --dtype bf16 --num-heads 16 --seq-len-q 8 --page-size 64 [--arch sm_103a] [--out dumps]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mla.arch import ARCHS
+from mla.compile import CompiledDecode, compile_decode
+from mla.config import DTYPES, LSE_BASES, PAGE_SIZES, MlaDecodeConfig
+from scripts.cubin_report import report_cubin
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options, config = parse_arguments(arguments)
+    compiled = compile_decode(config)
+    for file in write_files(compiled, options.out):
+        print(file)
+    for kernel in report_cubin(compiled.cubin):
+        print(
+            f"{kernel.registers} registers, {kernel.stack_bytes} stack bytes, {kernel.local_stores} STL, "
+            f"{kernel.local_loads} LDL, {kernel.instructions} instructions"
+        )
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, MlaDecodeConfig]:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.dump_ptx",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--num-heads", type=int, default=16)
+    parser.add_argument("--seq-len-q", type=int, default=8)
+    parser.add_argument("--page-size", type=int, choices=PAGE_SIZES, default=64)
+    parser.add_argument("--causal", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--lse-base", choices=LSE_BASES, help="with log-sum-exp output; none by default")
+    parser.add_argument("--arch", choices=ARCHS, default=ARCHS[0])
+    parser.add_argument("--out", type=Path, default=Path("dumps"), metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    try:
+        return options, MlaDecodeConfig(
+            dtype=options.dtype, num_heads=options.num_heads, seq_len_q=options.seq_len_q, is_causal=options.causal,
+            page_size=options.page_size, lse_base=options.lse_base, arch=options.arch,
+        )  # fmt: skip
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def write_files(compiled: CompiledDecode, folder: Path) -> list[Path]:
+    """Writes NAME.ptx, NAME.mlir and NAME.cubin, named after the configuration; returns their paths."""
+    config = compiled.config
+    mask = "causal" if config.is_causal else "dense"
+    lse = f"_lse{config.lse_base}" if config.lse_base else ""
+    name = (
+        f"mla_decode_{config.dtype}_h{config.num_heads}_q{config.seq_len_q}_p{config.page_size}_{mask}{lse}"
+        f"_{config.arch}"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {".ptx": compiled.ptx.encode(), ".mlir": compiled.ir.encode(), ".cubin": compiled.cubin}
+    files = [folder / (name + suffix) for suffix in contents]
+    for file, content in zip(files, contents.values()):
+        file.write_bytes(content)
+    return files
+
+
+if __name__ == "__main__":
+    sys.exit(main())

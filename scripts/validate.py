@@ -1,0 +1,305 @@
+"""Signal-to-noise ratios of the decode kernel against the fp64 reference, one row per combination of the lists given.
+
+    python -m scripts.validate --dtype bf16,fp16 --num-heads 16 --seq-len-q 1,4,8 --kv-len 2048 --batch 10
+
+A row passes when its SNR is within 0.5 dB of torch doing the kernel's roundings, its log-sum-exp is right, and rows
+that see no key are (0, -inf). Exit status: 0 all rows passed, 1 some did not, 2 wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scripts.progress import Progress
+from wrappers import decode, validate
+from wrappers.testing import MlaProblem, compare, make_problem
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+BACKENDS = ("auto", "cute", "emulator", "torch")
+ORDERS = ("in_order", "late", "random")
+SNR_MARGIN_DB = 0.5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row's question: `batch` requests of `kv_len` keys each."""
+
+    dtype: str
+    num_heads: int
+    seq_len_q: int
+    kv_len: int
+    batch: int
+    page_size: int
+    is_causal: bool
+
+    def __str__(self) -> str:
+        mask = "causal" if self.is_causal else "dense"
+        return f"{self.dtype} B={self.batch} H={self.num_heads} Q={self.seq_len_q} K={self.kv_len} {mask}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row's answer. dB, absolute errors, seconds; `faults` says in words what is wrong, empty where passed."""
+
+    dtype: str
+    num_heads: int
+    seq_len_q: int
+    kv_len: int
+    batch: int
+    page_size: int
+    is_causal: bool
+    backend: str
+    arch: str
+    snr_db: float
+    baseline_snr_db: float
+    max_abs_err: float
+    lse_max_abs_err: float
+    passed: bool
+    mutation: str | None
+    compile_seconds: float
+    run_seconds: float
+    faults: tuple[str, ...]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    cases = list(cases_of(options))
+    to_stdout = options.json == "-"
+    rows = []
+    with Progress(len(cases)) as progress:
+        for case in cases:
+            row = run_case(case, options, progress)
+            rows.append(row)
+            progress.finish(f"{case}: {row.snr_db:.2f} dB, {'passed' if row.passed else 'FAILED'}")
+    print(table(rows), file=sys.stderr if to_stdout else sys.stdout)
+    for row in rows:
+        for fault in row.faults:
+            print(f"{row.dtype} Q={row.seq_len_q} K={row.kv_len}: {fault}", file=sys.stderr)
+    if options.json:
+        text = json.dumps([json_row(row) for row in rows], indent=2, allow_nan=False)
+        if to_stdout:
+            print(text)
+        else:
+            Path(options.json).write_text(text + "\n")
+    return 0 if all(row.passed for row in rows) else 1
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.validate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dtype", type=list_of(choice(DTYPES)), default=["bf16", "fp16"], help="bf16,fp16")
+    parser.add_argument("--num-heads", type=list_of(at_least(1)), default=[16])
+    parser.add_argument("--seq-len-q", type=list_of(at_least(1)), default=[1, 4, 8])
+    parser.add_argument("--kv-len", type=list_of(at_least(0)), default=[2048])
+    parser.add_argument("--batch", type=list_of(at_least(1)), default=[10])
+    parser.add_argument("--page-size", type=list_of(at_least(1)), default=[64])
+    parser.add_argument("--causal", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="auto", help="auto: cute on an SM100/SM103 GPU, else emulator"
+    )
+    parser.add_argument("--arch", choices=sorted(decode.KERNEL_ARCHS.values()), default=decode.EMULATED_ARCH,
+                        help="what the emulated kernel is compiled for")  # fmt: skip
+    parser.add_argument("--order", choices=ORDERS, default="in_order",
+                        help="when the emulator lets asynchronous work complete")  # fmt: skip
+    parser.add_argument("--mutate", metavar="NAME", help="run a deliberately wrong kernel, which must fail")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", metavar="FILE", help="write the rows there too; - is stdout (then no table there)")
+    options = parser.parse_args(arguments)
+    try:
+        options.backend = pick_backend(options.backend)
+        check_options(options)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """ValueError for what argparse cannot know: the problem's limits and the names of the mutants."""
+    for heads, page_size in itertools.product(options.num_heads, options.page_size):
+        if heads > validate.MAX_HEADS:
+            raise ValueError(f"--num-heads {heads}: must be 1..{validate.MAX_HEADS}")
+        if page_size not in validate.PAGE_SIZES:
+            raise ValueError(f"--page-size {page_size}: must be one of {validate.list_text(validate.PAGE_SIZES)}")
+    if options.mutate is None:
+        return
+    if options.backend == "torch":
+        raise ValueError("--mutate changes the kernel: it needs --backend cute or emulator")
+    from mla.mutants import MUTANTS
+
+    if options.mutate not in MUTANTS:
+        raise ValueError(f"--mutate {options.mutate}: must be one of {validate.list_text(MUTANTS)}")
+
+
+def pick_backend(asked: str) -> str:
+    """The backend to run; ValueError where cute is asked for and no GPU can run it."""
+    if asked not in ("auto", "cute"):
+        return asked
+    try:
+        decode.device_arch(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    except ValueError:
+        if asked == "cute":
+            raise
+        return "emulator"
+    return "cute"
+
+
+def cases_of(options: argparse.Namespace) -> list[Case]:
+    lists = (
+        options.dtype, options.num_heads, options.seq_len_q, options.kv_len, options.batch, options.page_size,
+        [options.causal],
+    )  # fmt: skip
+    return [Case(*values) for values in itertools.product(*lists)]
+
+
+def run_case(case: Case, options: argparse.Namespace, progress: Progress) -> Row:
+    progress.begin(f"{case}: inputs")
+    problem = make_problem(
+        case.batch, case.num_heads, case.seq_len_q, case.kv_len, page_size=case.page_size,
+        dtype=DTYPES[case.dtype], is_causal=case.is_causal, seed=options.seed,
+    )  # fmt: skip
+    out = torch.full(problem.out_shape, math.nan, dtype=DTYPES[case.dtype])
+    lse = torch.full(problem.out_shape[:3], math.nan)
+    arch, faults, seconds = run_backend(problem, out, lse, options, lambda text: progress.begin(f"{case}: {text}"))
+    progress.begin(f"{case}: reference")
+    result = compare(problem, out, lse)
+    faults += result.faults
+    if not result.snr_db >= result.baseline_snr_db - SNR_MARGIN_DB:
+        faults += (f"out: {result.snr_db:.2f} dB, more than {SNR_MARGIN_DB} dB below {result.baseline_snr_db:.2f}",)
+    return Row(
+        **asdict(case), backend=options.backend, arch=arch, snr_db=result.snr_db,
+        baseline_snr_db=result.baseline_snr_db, max_abs_err=result.max_abs_err,
+        lse_max_abs_err=result.lse_max_abs_err, passed=not faults, mutation=options.mutate,
+        compile_seconds=seconds[0], run_seconds=seconds[1], faults=faults,
+    )  # fmt: skip
+
+
+def run_backend(
+    problem: MlaProblem,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    options: argparse.Namespace,
+    say: Callable[[str], None],
+) -> tuple[str, tuple[str, ...], tuple[float, float]]:
+    """Fills `out` and `lse`. Returns the architecture, faults (an emulation that stopped), (compile, run) seconds."""
+    if options.backend == "torch":
+        say("torch")
+        started = time.monotonic()
+        result = decode.mla_decode(*problem.tensors, **problem.options, return_lse=True, backend="torch")
+        out.copy_(result[0])
+        lse.copy_(result[1])
+        return "cpu", (), (0.0, time.monotonic() - started)
+    device = torch.device("cuda" if options.backend == "cute" else "cpu")
+    arch = decode.device_arch(device) if options.backend == "cute" else options.arch
+    placed = problem.to(device)
+    call = validate.check_decode_call(
+        *placed.tensors, **placed.options, out=None, return_lse=True, lse_base="e", workspace=None
+    )
+    say("compile")
+    started = time.monotonic()
+    kernel = compile_kernel(call, arch, options.mutate)
+    compiled = time.monotonic()
+    say("emulate" if options.backend == "emulator" else "run")
+    faults = (emulate if options.backend == "emulator" else run_on_device)(kernel, call, out, lse, options)
+    return arch, faults, (compiled - started, time.monotonic() - compiled)
+
+
+def compile_kernel(call: validate.DecodeCall, arch: str, mutation: str | None) -> Any:
+    from wrappers import kernel
+
+    if mutation is None:
+        return kernel.compiled(call, arch)
+    from mla.mutants import compile_mutant
+
+    return compile_mutant(kernel.decode_config(call, arch), mutation)
+
+
+def emulate(
+    kernel: Any, call: validate.DecodeCall, out: torch.Tensor, lse: torch.Tensor, options: argparse.Namespace
+) -> tuple[str, ...]:
+    from ptx_emulator.errors import EmulationError
+    from wrappers import emulated
+
+    try:
+        emulated.launch(kernel, call, out, lse, order=options.order, seed=options.seed)
+    except EmulationError as error:
+        return (f"emulation stopped: {error}",)
+    return ()
+
+
+def run_on_device(
+    kernel: Any, call: validate.DecodeCall, out: torch.Tensor, lse: torch.Tensor, options: argparse.Namespace
+) -> tuple[str, ...]:
+    from wrappers.kernel import launch
+
+    placed_out, placed_lse = out.cuda(), lse.cuda()
+    launch(kernel, call, placed_out, placed_lse)
+    out.copy_(placed_out)
+    lse.copy_(placed_lse)
+    return ()
+
+
+def table(rows: list[Row]) -> str:
+    """Aligned text, one line per row under a header."""
+    header = ("dtype", "B", "H", "Q", "K", "page", "mask", "backend", "arch", "SNR dB", "baseline", "max err",
+              "lse err", "compile s", "run s", "")  # fmt: skip
+    lines = [header]
+    for row in rows:
+        lines.append((
+            row.dtype, str(row.batch), str(row.num_heads), str(row.seq_len_q), str(row.kv_len), str(row.page_size),
+            "causal" if row.is_causal else "dense", row.backend, row.arch, f"{row.snr_db:.2f}",
+            f"{row.baseline_snr_db:.2f}", f"{row.max_abs_err:.2e}", f"{row.lse_max_abs_err:.1e}",
+            f"{row.compile_seconds:.1f}", f"{row.run_seconds:.1f}", "passed" if row.passed else "FAILED",
+        ))  # fmt: skip
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def json_row(row: Row) -> dict[str, Any]:
+    """The row as JSON has it: what is not finite (an exact output's SNR, a NaN error) is null."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in asdict(row).items()
+    }
+
+
+def list_of(read: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    def parse(text: str) -> list[Any]:
+        return [read(part.strip()) for part in text.split(",")]
+
+    return parse
+
+
+def at_least(smallest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdigit() or int(text) < smallest:
+            raise argparse.ArgumentTypeError(f"{text!r}: must be an integer of at least {smallest}")
+        return int(text)
+
+    return parse
+
+
+def choice(allowed: dict[str, Any]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise argparse.ArgumentTypeError(f"{text!r}: must be one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

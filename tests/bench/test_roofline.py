@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bench.hardware import B200
+from bench.roofline import Workload, main, roofline
+
+# Bounds worked out independently in the project's performance notes (section 3): microseconds on a B200 at 1.85 GHz
+# and 7.2 TB/s, to the digits printed there.
+PUBLISHED = [
+    (Workload(4, 16, 4, 81920, "e4m3"), 26.3, 10.2, 4.8),
+    (Workload(128, 128, 1, 4096, "bf16"), 88.8, 65, 15),
+    (Workload(32, 128, 2, 8192, "e4m3"), 22.8, 32.6, 15),
+    (Workload(1, 128, 1, 131072, "bf16"), 21.0, 16.3, 4),
+    (Workload(64, 16, 8, 2048, "bf16"), 23.4, 16.3, 4),
+]
+
+
+@pytest.mark.parametrize("workload, hbm, mma, exp2", PUBLISHED)
+def test_published_bounds(workload, hbm, mma, exp2):
+    times = roofline(workload, B200)
+    assert times.hbm * 1e6 == pytest.approx(hbm, rel=0.01)
+    assert times.mma * 1e6 == pytest.approx(mma, rel=0.01)
+    assert times.exp2 * 1e6 == pytest.approx(exp2, rel=0.05)
+    assert times.bound == max(times.hbm, times.mma, times.exp2)
+
+
+def test_the_larger_time_is_the_limiter():
+    assert roofline(PUBLISHED[0][0], B200).limiter == "hbm"
+    assert roofline(PUBLISHED[2][0], B200).limiter == "mma"
+
+
+def test_a_partly_empty_tile_costs_a_whole_one():
+    half, full = Workload(1, 32, 1, 1000, "bf16"), Workload(1, 64, 1, 1000, "bf16")
+    assert half.flop == full.flop and half.exponentials == full.exponentials
+    assert replace(full, num_heads=65).flop == 2 * full.flop
+    assert half.kv_bytes == full.kv_bytes
+
+
+def test_command(capsys):
+    arguments = [
+        "--batch",
+        "64",
+        "--num-heads",
+        "16",
+        "--seq-len-q",
+        "8",
+        "--kv-len",
+        "2048",
+        "--dtype",
+        "bf16",
+    ]
+    assert main(arguments) == 0
+    assert "bound      23.4 us  (hbm)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--batch", "0"])
+    assert "--batch 0: must be at least 1" in capsys.readouterr().err

@@ -1,0 +1,24 @@
+"""Shared set-up: few threads (CI has two cores), and device tests skipped where no Blackwell GPU is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wrappers.decode import KERNEL_ARCHS
+
+torch.set_num_threads(2)
+
+
+def no_device_reason() -> str | None:
+    if not torch.cuda.is_available():
+        return "no CUDA GPU"
+    capability = torch.cuda.get_device_capability()
+    if capability not in KERNEL_ARCHS:
+        return f"GPU of compute capability {capability[0]}.{capability[1]}, not {sorted(KERNEL_ARCHS)}"
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("device") and (reason := no_device_reason()):
+        pytest.skip(reason)

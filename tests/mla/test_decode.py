@@ -1,0 +1,155 @@
+"""The decode kernel's numbers: its PTX executed by the emulator, and the same bodies on a device where there is one.
+
+Every call mixes all key lengths of the grid in one batch (empty and padded requests among them), with shuffled pages,
+NaN and Inf in unused slots and pages, absurd page ids in unused table entries, NaN in query rows that see no key.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from mla.compile import compile_decode
+from mla.mutants import MUTANTS, compile_mutant
+from tests.wrappers.probe import visible_mask
+from wrappers import emulated, kernel
+from wrappers.decode import EMULATED_ARCH, mla_decode
+from wrappers.testing import MlaProblem, assert_matches, compare, make_problem
+from wrappers.validate import check_decode_call
+
+KV_LENS = (1, 63, 64, 65, 127, 128, 129, 200, 513, 0)
+HEADS = (1, 3, 16, 40, 64, 128)
+QUERY_LENS = (1, 2, 4, 5, 8)
+PAGES = (16, 32, 64, 128)
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@pytest.fixture(params=["emulator", pytest.param("cute", marks=pytest.mark.device)])
+def backend(request):
+    return request.param
+
+
+def run(problem: MlaProblem, backend: str, **options) -> tuple[torch.Tensor, torch.Tensor]:
+    placed = problem.to("cuda") if backend == "cute" else problem
+    return mla_decode(*placed.tensors, **problem.options, return_lse=True, backend=backend, **options)
+
+
+def launch_emulated(problem: MlaProblem, mutant: str | None = None, **options):
+    """(out, lse, emulator report) of the kernel or of one of its mutants."""
+    call = check_decode_call(
+        *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=None
+    )
+    config = kernel.decode_config(call, EMULATED_ARCH)
+    compiled = compile_mutant(config, mutant) if mutant else compile_decode(config)
+    out = torch.empty(problem.out_shape, dtype=problem.query.dtype)
+    lse = torch.empty(problem.query.shape[:3])
+    report = emulated.launch(compiled, call, out, lse, **options)
+    return out, lse, report
+
+
+def thinned_grid():
+    """Every (num_heads, seq_len_q) pair; page size, dtype and mask rotate so that each value meets each head count."""
+    for index, (num_heads, seq_len_q) in enumerate(itertools.product(HEADS, QUERY_LENS)):
+        yield num_heads, seq_len_q, PAGES[index % 4], "fp16" if index % 3 == 1 else "bf16", index % 5 != 2
+
+
+def check(backend, num_heads, seq_len_q, page_size, dtype, is_causal):
+    problem = make_problem(
+        len(KV_LENS), num_heads, seq_len_q, KV_LENS, page_size=page_size, dtype=DTYPES[dtype], is_causal=is_causal
+    )
+    assert_matches(problem, *run(problem, backend))
+
+
+@pytest.mark.parametrize("num_heads, seq_len_q, page_size, dtype, is_causal", list(thinned_grid()))
+def test_grid(backend, num_heads, seq_len_q, page_size, dtype, is_causal):
+    check(backend, num_heads, seq_len_q, page_size, dtype, is_causal)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("dtype", list(DTYPES))
+@pytest.mark.parametrize("page_size", PAGES)
+@pytest.mark.parametrize("seq_len_q", QUERY_LENS)
+@pytest.mark.parametrize("num_heads", HEADS)
+def test_whole_grid(backend, num_heads, seq_len_q, page_size, dtype, is_causal):
+    check(backend, num_heads, seq_len_q, page_size, dtype, is_causal)
+
+
+@pytest.mark.parametrize("seq_len_q, seq_len_k", [(2, 4), (5, 2), (5, 0), (4, 4), (8, 100)])
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_exact_mask(seq_len_q, seq_len_k, is_causal):
+    """Key by key, read off the output with one-hot values."""
+    key, token = torch.arange(seq_len_k), torch.arange(seq_len_q)
+    expected = key[None] - (seq_len_k - 1) <= token[:, None] - (seq_len_q - 1)
+    if not is_causal:
+        expected = torch.ones_like(expected)
+    assert torch.equal(visible_mask(seq_len_q, seq_len_k, is_causal=is_causal, backend="emulator"), expected)
+
+
+@pytest.mark.parametrize("num_heads, seq_len_q", [(3, 4), (16, 5)])
+def test_strided_views(backend, num_heads, seq_len_q):
+    """Token strides that are not num_heads times the head stride, and a cache with gaps between tokens and pages."""
+    problem = make_problem(3, num_heads, seq_len_q, (70, 129, 4), page_size=32, strided=True, cache_rank=4)
+    config = kernel.decode_config(
+        check_decode_call(*problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=None),
+        EMULATED_ARCH,
+    )
+    assert not config.query_packed
+    assert_matches(problem, *run(problem, backend))
+
+
+def test_strided_out(backend):
+    problem = make_problem(2, 16, 2, (65, 3))
+    device = "cuda" if backend == "cute" else "cpu"
+    wide = torch.full((2, 3, 20, 576), 7.0, dtype=torch.bfloat16, device=device)
+    out = wide[:, :2, 2:18, 64:]
+    returned, lse = run(problem, backend, out=out)
+    assert returned is out
+    assert_matches(problem, out, lse)
+    wide[:, :2, 2:18, 64:] = 7.0
+    assert (wide == 7.0).all(), "memory beside out was written"
+
+
+def test_lse_base_2(backend):
+    problem = make_problem(2, 16, 2, (65, 0))
+    _, natural = run(problem, backend)
+    _, binary = run(problem, backend, lse_base="2")
+    torch.testing.assert_close(binary * torch.log(torch.tensor(2.0)), natural, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("softmax_scale", [1e-6, 1.0, -0.04, 0.0])
+def test_scales(backend, softmax_scale):
+    """Masked probabilities are 0 whatever the scale; scores of some hundreds do not overflow."""
+    problem = make_problem(3, 16, 4, (130, 66, 2), softmax_scale=softmax_scale, output_scale=0.5)
+    assert_matches(problem, *run(problem, backend))
+
+
+def test_row_maxima_that_keep_growing(backend):
+    """Every tile raises every row's maximum: O is rescaled each time, and its first tiles fade to nothing."""
+    problem = make_problem(1, 16, 4, (300,), hostile=False)
+    ramp = torch.linspace(0.0, 3.0, problem.kv_cache.shape[0] * 64).view(-1, 64, 1)
+    problem.query.copy_(problem.query.abs())
+    problem.kv_cache.copy_(problem.kv_cache.abs() * ramp)
+    assert_matches(problem, *run(problem, backend))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("order", ["in_order", "late", "random"])
+def test_result_does_not_depend_on_execution_order(order, seed):
+    problem = make_problem(2, 40, 3, (260, 100), page_size=16)
+    expected, expected_lse, _ = launch_emulated(problem)
+    out, lse, _ = launch_emulated(problem, order=order, seed=seed)
+    assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
+
+
+@pytest.mark.parametrize("name", sorted(MUTANTS))
+def test_mutants_fail(name):
+    """Each wrong kernel is caught, under at least one execution order."""
+    problem = make_problem(2, 16, 8, (300, 130))
+    caught = []
+    for order in ("in_order", "late", "random"):
+        out, lse, _ = launch_emulated(problem, mutant=name, order=order)
+        caught.append(bool(compare(problem, out, lse).faults))
+    assert any(caught), f"{name} passes every check"

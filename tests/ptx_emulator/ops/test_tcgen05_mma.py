@@ -1,0 +1,413 @@
+"""tcgen05.mma, .mma.ws, .cp and .commit from PTX.
+
+Operands get into shared memory by TMA, so descriptors, swizzles and TMA's placement are checked against each other;
+results are compared with numpy (small integers: exact) and, for rounding, with MMA-Sim.
+"""
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from mmasim.nv_ptx import TCGen05MMA
+
+from ptx_emulator.errors import OutOfBounds, TmemError, UnsupportedInstruction
+from ptx_emulator.tensormap import TensorMap
+
+from .helpers import ORDERS, aligned, kernel, pointer, run, wait
+
+K = 64  # elements of K of every 16-bit problem: four K steps
+A_BASE, B_BASE = 0x800, 0x800 + 32768  # absolute shared offsets
+CODES = {"none": 0, "128B_atom_32B": 1, "128B": 2, "64B": 4, "32B": 6}
+SPANS = {"none": 16, "32B": 32, "64B": 64, "128B": 128, "128B_atom_32B": 128}
+TYPES = {"f16": (0, "f16", 2), "bf16": (1, "bf16", 2), "tf32": (2, "f32", 4), "e4m3": (0, "u8", 1), "e5m2": (1, "u8", 1)}
+KINDS = {"f16": "f16", "bf16": "f16", "tf32": "tf32", "e4m3": "f8f6f4", "e5m2": "f8f6f4"}
+TORCH = {"f16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32, "e4m3": torch.float8_e4m3fn,
+         "e5m2": torch.float8_e5m2}
+
+
+def to_bits(values: np.ndarray, name: str) -> np.ndarray:
+    """Container bits of float values, rounded to nearest."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(TORCH[name])
+    width = TYPES[name][2]
+    return tensor.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[width]).numpy().view(f"u{width}")
+
+
+@dataclass
+class Placed:
+    """An operand [rows, K] in shared memory: the tensor map, its boxes (coordinates, offset), descriptors by step."""
+
+    data: np.ndarray
+    tensor: TensorMap
+    copies: list
+    descriptors: list
+    keep: object = field(default=None, repr=False)
+
+
+def place(bits: np.ndarray, name: str, base: int, mn_major: bool, swizzle: str) -> Placed:
+    """Boxes of one swizzle span (or one 16-byte column) laid out one after the other from `base`."""
+    rows, k = bits.shape
+    size = TYPES[name][2]
+    span = SPANS[swizzle]
+    per_span = span // size
+    content = np.ascontiguousarray(bits.T if mn_major else bits)
+    data = aligned(content.nbytes)
+    data[:] = content.reshape(-1).view(np.uint8)
+    outer, inner = content.shape
+    tensor = TensorMap(data.ctypes.data, TYPES[name][1], (inner, outer), (inner * size,), (per_span, outer),
+                       swizzle=swizzle)
+    box = span * outer
+    copies = [((i * per_span, 0), base + i * box) for i in range(inner // per_span)]
+    step = 32 // size
+    descriptors = []
+    for first in range(0, k, step):
+        if mn_major:
+            group = 4 if swizzle == "128B_atom_32B" else 8
+            start, along_k, along_mn = base + first * span, group * span, box
+            lbo, sbo = (along_k, along_mn) if swizzle == "none" else (along_mn, along_k)
+        elif swizzle == "none":
+            start, lbo, sbo = base + first // per_span * box, box, 8 * span
+        else:
+            start = base + first // per_span * box + first % per_span * size
+            lbo, sbo = 0, 8 * span
+        descriptors.append(start >> 4 | lbo >> 4 << 16 | sbo >> 4 << 32 | 1 << 46 | CODES[swizzle] << 61)
+    return Placed(data, tensor, copies, descriptors)
+
+
+def idesc(m, n, a, b=None, d="f32", a_mn=False, b_mn=False, negate=(False, False)):
+    b = b or a
+    return ({"f16": 0, "f32": 1}[d] << 4 | TYPES[a][0] << 7 | TYPES[b][0] << 10 | negate[0] << 13 | negate[1] << 14
+            | a_mn << 15 | b_mn << 16 | n >> 3 << 17 | m >> 4 << 24)
+
+
+def program(a, b, descriptor, kind, *, ws=False, group=1, columns=256, a_words=0, extra="", tail=None, first="0",
+            scale=""):
+    """Load the operands, multiply all steps, and write the first `columns` of Tensor Memory to out[CTA, lane].
+
+    With `a_words`, A comes from Tensor Memory columns 256.., which are first filled from a_tmem[CTA, lane].
+    """
+    steps = len(b.descriptors)
+    name = f"tcgen05.mma{'.ws' if ws else ''}.cta_group::{group}.kind::{kind}{extra}"
+    lines = []
+    for step in range(steps):
+        lines.append(f"mov.b64 %rd10, {b.descriptors[step]};")
+        if a_words:
+            lines.append(f"add.u32 %r20, %r3, {256 + 8 * step};")
+            operand = "[%r20]"
+        else:
+            lines.append(f"mov.b64 %rd11, {a.descriptors[step] if a else 0};")
+            operand = "%rd11"
+        lines.append(f"setp.ne.u32 %p3, {first if step == 0 else 1}, 0;")
+        lines.append(f"{name} [%r3], {operand}, %rd10, %r21{tail or ''}, %p3{scale};")
+    loads = []
+    for register, placed in (("%rd4", a), ("%rd5", b)):
+        for coordinates, offset in placed.copies if placed else ():
+            loads.append(f"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%r1+"
+                         f"{offset - 0x400}], [{register}, {{{coordinates[0]}, {coordinates[1]}}}], [%r1];")
+    nbytes = sum(p.tensor.box_bytes * len(p.copies) for p in (a, b) if p)
+    fill = ""
+    if a_words:
+        words = [f"ld.global.b32 %r{100 + i}, [%rd7+{4 * i}];\nadd.u32 %r20, %r5, {256 + i};\n"
+                 f"tcgen05.st.sync.aligned.32x32b.x1.b32 [%r20], {{%r{100 + i}}};" for i in range(a_words)]
+        fill = f"mad.wide.u32 %rd7, %r9, {4 * a_words}, %rd7;\n" + "\n".join(words) + "\ntcgen05.wait::st.sync.aligned;\n"
+    pair = group == 2
+    commit = "tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [%r8];"
+    if pair:
+        commit = ("mov.u16 %rs1, 3;\ntcgen05.commit.cta_group::2.mbarrier::arrive::one.shared::cluster"
+                  ".multicast::cluster.b64 [%r8], %rs1;")
+    cluster_sync = "barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" if pair else "bar.sync 0;"
+    reads = "\n".join(
+        f"add.u32 %r20, %r5, {c};\ntcgen05.ld.sync.aligned.32x32b.x1.b32 {{%r30}}, [%r20];\n"
+        f"tcgen05.wait::ld.sync.aligned;\nst.global.b32 [%rd6+{4 * c}], %r30;" for c in range(columns))
+    return kernel(".param .align 64 .b8 map_a[256], .param .align 64 .b8 map_b[256], .param .u64 out, "
+                  ".param .u64 a_tmem", f"""
+    mov.u32 %r0, %tid.x;
+    mov.u32 %r1, smem;
+    mov.u32 %r6, %cluster_ctarank;
+    mov.b64 %rd4, map_a;
+    cvta.param.u64 %rd4, %rd4;
+    mov.b64 %rd5, map_b;
+    cvta.param.u64 %rd5, %rd5;
+    mul.wide.u32 %rd8, %r6, 128;
+    add.u64 %rd4, %rd4, %rd8;
+    add.u64 %rd5, %rd5, %rd8;
+    ld.param.u64 %rd6, [out];
+    ld.param.u64 %rd7, [a_tmem];
+    mad.lo.u32 %r9, %r6, 128, %r0;
+    mad.wide.u32 %rd6, %r9, {4 * columns}, %rd6;
+    add.u32 %r8, %r1, 8;
+    shr.u32 %r2, %r0, 5;
+    setp.ne.u32 %p0, %r2, 0;
+    setp.ne.u32 %p1, %r0, 0;
+    @%p0 bra ALLOCATED;
+    tcgen05.alloc.cta_group::{group}.sync.aligned.shared::cta.b32 [%r1+16], 512;
+ALLOCATED:
+    @%p1 bra READY;
+    mbarrier.init.shared.b64 [%r1], 1;
+    mbarrier.init.shared.b64 [%r8], 1;
+    fence.mbarrier_init.release.cluster;
+    mbarrier.arrive.expect_tx.shared.b64 _, [%r1], {nbytes};
+    {chr(10).join(loads)}
+READY:
+    bar.sync 0;
+    ld.shared.b32 %r3, [%r1+16];
+    and.b32 %r4, %r2, 3;
+    shl.b32 %r4, %r4, 21;
+    add.u32 %r5, %r3, %r4;
+    {fill}
+    {wait("%r1")}
+    {cluster_sync}
+    setp.ne.u32 %p2, %r6, 0;
+    or.pred %p2, %p2, %p1;
+    @%p2 bra ISSUED;
+    mov.b32 %r21, {descriptor};
+    {chr(10).join(lines)}
+    {commit}
+ISSUED:
+    {wait("%r8", label="DONE")}
+    {reads}
+    {cluster_sync}
+    @%p0 bra FREED;
+    tcgen05.dealloc.cta_group::{group}.sync.aligned.b32 %r3, 512;
+FREED:""", words=480)
+
+
+def execute(ptx, a, b, *, columns=256, a_tmem=None, order="in_order"):
+    """a, b: one Placed (or None) per CTA. Returns uint32 [CTAs, 128, columns]."""
+    ctas = len(b)
+    out = aligned(ctas * 128 * columns * 4, np.uint32)
+    out[:] = 0xDEADBEEF
+    words = aligned(a_tmem.nbytes, np.uint32) if a_tmem is not None else aligned(16, np.uint32)
+    if a_tmem is not None:
+        words[:] = a_tmem.reshape(-1)
+    maps = [b"".join(p.tensor.to_bytes() if p else bytes(128) for p in operand).ljust(256, b"\0") for operand in (a, b)]
+    buffers = [out, words] + [p.data for p in (*a, *b) if p]
+    run(ptx, [*maps, pointer(out), pointer(words)], buffers, order=order, grid=(ctas, 1, 1), cluster=(ctas, 1, 1),
+        shared_bytes=100 * 1024, seed=5)
+    return out.reshape(ctas, 128, columns)
+
+
+def integers(rng, shape):
+    return rng.integers(-4, 5, shape).astype(np.float32)
+
+
+def expected_tmem(d, m, n, ws, columns=256):
+    """uint32 [128, columns]: the bits of D where 9.7.16.10.5 places them in one CTA; poison elsewhere."""
+    memory = np.full((128, columns), 0xFFFFFFFF, np.uint32)
+    bits = d.astype(np.float32).view(np.uint32)
+    for i, j in itertools.product(range(d.shape[0]), range(n)):
+        if m == 64 and not ws:
+            lane, column = i // 16 * 32 + i % 16, j
+        else:
+            part = n // (128 // d.shape[0])
+            lane, column = i + d.shape[0] * (j // part), j % part
+        memory[lane, column] = bits[i, j]
+    return memory
+
+
+LAYOUTS = [("K", s) for s in ("none", "32B", "64B", "128B")] + [("MN", s) for s in ("none", "32B", "64B", "128B")]
+FORMS = [(64, 64, True), (64, 256, True), (32, 128, True), (128, 64, True), (128, 128, False), (64, 40, False)]
+
+
+def multiply(rng, m, n, ws, a_layout, b_layout, name="bf16", order="in_order"):
+    a_values, b_values = integers(rng, (m, K)), integers(rng, (n, K))
+    a = place(to_bits(a_values, name), name, A_BASE, a_layout[0] == "MN", a_layout[1])
+    b = place(to_bits(b_values, name), name, B_BASE, b_layout[0] == "MN", b_layout[1])
+    descriptor = idesc(m, n, name, a_mn=a_layout[0] == "MN", b_mn=b_layout[0] == "MN")
+    ptx = program(a, b, descriptor, KINDS[name], ws=ws)
+    return execute(ptx, [a], [b], order=order)[0], expected_tmem(a_values @ b_values.T, m, n, ws)
+
+
+@pytest.mark.parametrize("a_layout", LAYOUTS, ids="-".join)
+@pytest.mark.parametrize("b_layout", LAYOUTS, ids="-".join)
+def test_shared_layouts(a_layout, b_layout):
+    """Every pair of canonical layouts, M=64 .ws."""
+    actual, expected = multiply(np.random.default_rng(1), 64, 128, True, a_layout, b_layout)
+    np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("m,n,ws", FORMS)
+@pytest.mark.parametrize("name", ["f16", "bf16"])
+def test_data_paths(m, n, ws, name):
+    layout = ("MN", "none") if n == 40 else ("MN", "128B")
+    actual, expected = multiply(np.random.default_rng(2), m, n, ws, ("K", "128B"), layout, name)
+    np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_orders_of_completion(order):
+    actual, expected = multiply(np.random.default_rng(3), 64, 256, True, ("K", "128B"), ("MN", "128B"), order=order)
+    np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("wrong", ["b_swizzle", "b_major", "b_lbo", "b_sbo"])
+def test_wrong_descriptors_give_wrong_results(wrong):
+    """The comparison can fail: each descriptor field matters."""
+    rng = np.random.default_rng(4)
+    a_values, b_values = integers(rng, (64, K)), integers(rng, (128, K))
+    a = place(to_bits(a_values, "bf16"), "bf16", A_BASE, False, "128B")
+    b = place(to_bits(b_values, "bf16"), "bf16", B_BASE, True, "64B")
+    flips = {"b_swizzle": 6 << 61, "b_lbo": 1 << 20, "b_sbo": 1 << 36}
+    descriptor = idesc(64, 128, "bf16", b_mn=True)
+    if wrong == "b_major":
+        descriptor ^= 1 << 16
+    else:
+        b.descriptors = [d ^ flips[wrong] for d in b.descriptors]
+    actual = execute(program(a, b, descriptor, "f16", ws=True), [a], [b])[0]
+    assert (actual != expected_tmem(a_values @ b_values.T, 64, 128, True)).any()
+
+
+@pytest.mark.parametrize("m,n,ws", [(64, 128, True), (128, 128, False), (32, 64, True), (64, 64, False)])
+def test_a_in_tensor_memory(m, n, ws):
+    """Each lane's A row multiplies for the D row of that lane: where a data path has several parts, each has its own
+    A (what FlashMLA uses for two products in one instruction)."""
+    rng = np.random.default_rng(5)
+    per_lane, b_values = integers(rng, (128, K)), integers(rng, (n, K))
+    b = place(to_bits(b_values, "bf16"), "bf16", B_BASE, False, "128B")
+    words = to_bits(per_lane, "bf16").view(np.uint32)
+    ptx = program(None, b, idesc(m, n, "bf16"), "f16", ws=ws, a_words=K // 2)
+    actual = execute(ptx, [None], [b], a_tmem=words)[0]
+    product = (per_lane @ b_values.T).astype(np.float32).view(np.uint32)
+    expected = np.full((128, 256), 0xFFFFFFFF, np.uint32)
+    for lane in range(128):
+        if m == 64 and not ws:
+            if lane % 32 < 16:
+                expected[lane, :n] = product[lane]
+        else:
+            part = n * m // 128
+            first = lane // m * part
+            expected[lane, :part] = product[lane, first:first + part]
+    np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("name,kind,a_values,b_values", [
+    ("e4m3", "f8f6f4", (-6, 7), (-6, 7)), ("e5m2", "f8f6f4", (-3, 4), (-3, 4)), ("tf32", "tf32", (-4, 5), (-4, 5))])
+@pytest.mark.parametrize("swizzle", ["32B", "128B"])
+@pytest.mark.parametrize("b_mn", [False, True])
+def test_other_kinds(name, kind, a_values, b_values, swizzle, b_mn):
+    rng = np.random.default_rng(6)
+    k = 128 // TYPES[name][2]
+    if name == "tf32" and b_mn:
+        swizzle = "128B_atom_32B"
+    a_matrix = rng.integers(*a_values, (64, k)).astype(np.float32)
+    b_matrix = rng.integers(*b_values, (128, k)).astype(np.float32)
+    a = place(to_bits(a_matrix, name), name, A_BASE, False, "128B")
+    b = place(to_bits(b_matrix, name), name, B_BASE, b_mn, swizzle)
+    actual = execute(program(a, b, idesc(64, 128, name, b_mn=b_mn), kind, ws=True), [a], [b])[0]
+    np.testing.assert_array_equal(actual, expected_tmem(a_matrix @ b_matrix.T, 64, 128, True))
+
+
+@pytest.mark.parametrize("d", ["f32", "f16"])
+def test_rounding_over_k_steps(d):
+    """Normal numbers, bit for bit: MMA-Sim applied to one K step after the other."""
+    rng = np.random.default_rng(7)
+    a_bits, b_bits = (to_bits(rng.standard_normal((rows, K)), "f16") for rows in (128, 64))
+    a, b = place(a_bits, "f16", A_BASE, False, "128B"), place(b_bits, "f16", B_BASE, False, "128B")
+    actual = execute(program(a, b, idesc(128, 64, "f16", d=d), "f16"), [a], [b])[0][:, :64]
+    mma = TCGen05MMA("Blackwell", f"m128n64k16.kind::f16.{d}.f16.f16")
+    c = torch.zeros(128, 64, dtype=torch.float32 if d == "f32" else torch.float16)
+    a_t, b_t = (torch.from_numpy(x.view(np.float16)) for x in (a_bits, b_bits))
+    for step in range(0, K, 16):
+        c = mma(a_t[:, step:step + 16], b_t[:, step:step + 16].T, c)
+    expected = c.view(torch.int32 if d == "f32" else torch.int16).numpy().astype(np.uint32)
+    np.testing.assert_array_equal(actual, expected & (0xFFFFFFFF if d == "f32" else 0xFFFF))
+
+
+def test_negate_and_disabled_lanes():
+    rng = np.random.default_rng(8)
+    a_values, b_values = integers(rng, (128, K)), integers(rng, (64, K))
+    a = place(to_bits(a_values, "bf16"), "bf16", A_BASE, False, "128B")
+    b = place(to_bits(b_values, "bf16"), "bf16", B_BASE, False, "128B")
+    masks = [0x1, 0, 0x80000000, 0xFFFF]
+    lines = "".join(f"mov.b32 %r{22 + i}, {word};\n" for i, word in enumerate(masks))
+    ptx = program(a, b, idesc(128, 64, "bf16", negate=(True, False)), "f16", tail=", {%r22, %r23, %r24, %r25}",
+                  extra=".collector::a::fill")
+    ptx = ptx.replace("mov.b32 %r21", lines + "mov.b32 %r21")
+    actual = execute(ptx, [a], [b])[0]
+    expected = expected_tmem(-(a_values @ b_values.T), 128, 64, False)
+    disabled = np.array([masks[lane // 32] >> lane % 32 & 1 for lane in range(128)], bool)
+    expected[disabled] = 0xFFFFFFFF
+    np.testing.assert_array_equal(actual, np.where(expected == 0x80000000, 0, expected))
+
+
+def test_accumulator_is_used_when_enabled():
+    """The first step with its accumulator enabled adds to poison: all NaN."""
+    rng = np.random.default_rng(9)
+    a = place(to_bits(integers(rng, (64, K)), "bf16"), "bf16", A_BASE, False, "128B")
+    b = place(to_bits(integers(rng, (64, K)), "bf16"), "bf16", B_BASE, False, "128B")
+    actual = execute(program(a, b, idesc(64, 64, "bf16"), "f16", ws=True, first="1"), [a], [b])[0]
+    assert (actual[:, :32] == 0x7FFFFFFF).all() and (actual[:, 32:] == 0xFFFFFFFF).all()
+
+
+@pytest.mark.parametrize("m,n", [(128, 128), (256, 64), (128, 256), (256, 256)])
+@pytest.mark.parametrize("b_mn", [False, True])
+@pytest.mark.parametrize("order", ["in_order", "random"])
+def test_cta_pair(m, n, b_mn, order):
+    """Each CTA holds half the rows of A and half the columns of B; one thread of CTA 0 issues."""
+    rng = np.random.default_rng(10)
+    a_values, b_values = integers(rng, (m, K)), integers(rng, (n, K))
+    a = [place(to_bits(x, "bf16"), "bf16", A_BASE, False, "128B") for x in np.split(a_values, 2)]
+    b = [place(to_bits(x, "bf16"), "bf16", B_BASE, b_mn, "64B") for x in np.split(b_values, 2)]
+    ptx = program(a[0], b[0], idesc(m, n, "bf16", b_mn=b_mn), "f16", group=2)
+    actual = execute(ptx, a, b, order=order)
+    product = a_values @ b_values.T
+    for cta, rows in enumerate(np.split(product, 2)):
+        np.testing.assert_array_equal(actual[cta], expected_tmem(rows, m, n, False))
+
+
+def simple(**options):
+    rng = np.random.default_rng(11)
+    a = place(to_bits(integers(rng, (64, K)), "bf16"), "bf16", A_BASE, False, "128B")
+    b = place(to_bits(integers(rng, (64, K)), "bf16"), "bf16", B_BASE, False, "128B")
+    descriptor = options.pop("descriptor", idesc(64, 64, "bf16"))
+    change = options.pop("change", lambda text: text)
+    kind = options.pop("kind", "f16")
+    if "b_bits" in options:
+        b.descriptors = [d ^ options["b_bits"] for d in b.descriptors]
+        del options["b_bits"]
+    return execute(change(program(a, b, descriptor, kind, ws=True, **options)), [a], [b])
+
+
+@pytest.mark.parametrize("options,error,named", [
+    (dict(descriptor=idesc(64, 64, "bf16") | 4), UnsupportedInstruction, "sparsity"),
+    (dict(descriptor=idesc(64, 72, "bf16")), UnsupportedInstruction, "N=72"),
+    (dict(kind="i8"), UnsupportedInstruction, "kind::i8"),
+    (dict(extra=".ashift"), UnsupportedInstruction, "ashift"),
+    (dict(extra=".collector::a::fill"), UnsupportedInstruction, "collector::a::fill"),
+    (dict(tail=", {%r22, %r23, %r24, %r25}"), UnsupportedInstruction, "disable-output-lane"),
+    (dict(scale=", 1"), UnsupportedInstruction, "zero-column mask"),
+    (dict(b_bits=1 << 52), UnsupportedInstruction, "stride mode"),
+    (dict(b_bits=0x3000), OutOfBounds, "shared memory of CTA 0"),
+    (dict(change=lambda t: t.replace("[%r3], %rd11", "[%r5], %rd11").replace("mov.b32 %r21,", "add.u32 %r5, %r3, "
+          "0x100000;\nmov.b32 %r21,")), TmemError, "lane 16"),
+    (dict(change=lambda t: t.replace("[%r3], %rd11", "[%r9], %rd11").replace("mov.b32 %r21,", "add.u32 %r9, %r3, 500;\n"
+          "mov.b32 %r21,")), TmemError, "columns 500"),
+])
+def test_errors_name_the_instruction(options, error, named):
+    with pytest.raises(error, match=named) as caught:
+        simple(**options)
+    assert "tcgen05.mma" in caught.value.text
+
+
+COPIES = [("128x256b", "", 128, 32), ("128x128b", "", 128, 16), ("64x128b", ".warpx2::02_13", 64, 16),
+          ("64x128b", ".warpx2::01_23", 64, 16), ("32x128b", ".warpx4", 32, 16)]
+
+
+@pytest.mark.parametrize("shape,multicast,rows,row_bytes", COPIES)
+def test_copy(shape, multicast, rows, row_bytes):
+    """tcgen05.cp from a matrix of 16-byte columns, 8 rows each 128 bytes (no swizzle)."""
+    rng = np.random.default_rng(12)
+    words = rng.integers(0, 1 << 32, (rows, row_bytes // 4), dtype=np.uint32)
+    source = place(words, "tf32", B_BASE, False, "none")
+    ptx = program(None, source, 0, "f16", columns=16)
+    line = next(line for line in ptx.splitlines() if line.startswith("tcgen05.mma"))
+    ptx = ptx.replace(line, f"tcgen05.cp.cta_group::1.{shape}{multicast} [%r3], %rd10;")
+    actual = execute(ptx, [None], [source], columns=16)[0]
+    blocks = [words[i:i + 32] for i in range(0, rows, 32)]
+    order = {"02_13": (0, 1, 0, 1), "01_23": (0, 0, 1, 1)}.get(multicast[-5:], range(4) if rows == 128 else (0,) * 4)
+    expected = np.full((128, 16), 0xFFFFFFFF, np.uint32)
+    for quarter, block in enumerate(order):
+        expected[32 * quarter:32 * quarter + 32, :row_bytes // 4] = blocks[block]
+    np.testing.assert_array_equal(actual, expected)

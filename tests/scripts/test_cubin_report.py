@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.cubin_report import main, report_cubin
+
+KERNELS = Path(__file__).with_name("local_memory_kernels.py")
+
+
+@pytest.fixture(scope="module")
+def cubin(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cubin")
+    settings = {
+        "CUTE_DSL_ARCH": "sm_100a",
+        "CUTE_DSL_KEEP": "cubin",
+        "CUTE_DSL_DUMP_DIR": str(folder),
+        "CUTE_DSL_DISABLE_FILE_CACHING": "1",
+    }
+    target = folder / "kernels.bin"
+    subprocess.run([sys.executable, KERNELS, target], env={**os.environ, **settings}, check=True)
+    return target
+
+
+@pytest.fixture
+def reports(cubin):
+    return {
+        kind: next(report for report in report_cubin(cubin.read_bytes()) if kind in report.name)
+        for kind in ("clean", "indexes_array", "spills")
+    }
+
+
+def test_a_kernel_in_registers_is_clean(reports):
+    assert reports["clean"].is_clean
+    assert 0 < reports["clean"].registers < 32
+
+
+def test_an_array_in_local_memory_is_found(reports):
+    report = reports["indexes_array"]
+    assert not report.is_clean
+    assert report.stack_bytes >= 64 * 4
+    assert report.local_stores > 0 and report.local_loads > 0
+
+
+def test_spilled_registers_are_found(reports):
+    report = reports["spills"]
+    assert not report.is_clean
+    # 1024 threads share 65536 registers; what does not fit of 96 values is on the stack.
+    assert report.registers <= 64
+    assert report.stack_bytes >= (96 - 64) * 4
+    assert report.local_stores >= 96 - 64 and report.local_loads >= 96 - 64
+
+
+def test_exit_status_says_whether_all_kernels_are_clean(cubin, capsys):
+    assert main([str(cubin)]) == 0
+    assert main([str(cubin), "--require-clean"]) == 1
+    assert "STL" in capsys.readouterr().out
+
+
+def test_a_host_program_is_refused():
+    with pytest.raises(ValueError, match="ELF machine"):
+        report_cubin(Path(sys.executable).resolve().read_bytes())
+    with pytest.raises(ValueError, match="not a 64-bit ELF"):
+        report_cubin(b"\x50\xed\x55\xba" + bytes(100))

@@ -1,0 +1,86 @@
+"""`mla_decode`: its signature, what it returns, and which backend it takes."""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from wrappers import decode
+from wrappers.decode import mla_decode
+from wrappers.testing import assert_matches, make_problem
+
+
+def test_signature():
+    text = str(inspect.signature(mla_decode, eval_str=False)).replace("'", "")
+    names = [parameter.strip().split(":")[0].split("=")[0] for parameter in text[1:].split(") ->")[0].split(", ")]
+    assert names == [
+        "query", "kv_cache", "block_tables", "seq_lens", "*", "softmax_scale", "output_scale", "is_causal", "out",
+        "return_lse", "lse_base", "workspace", "backend",
+    ]  # fmt: skip
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(mla_decode).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    assert defaults == {
+        "output_scale": 1.0, "is_causal": True, "out": None, "return_lse": False, "lse_base": "e", "workspace": None,
+        "backend": "auto",
+    }  # fmt: skip
+
+
+def test_auto_on_cpu_tensors_is_torch():
+    problem = make_problem(2, 2, 2, [3, 40])
+    out = mla_decode(*problem.tensors, **problem.options)
+    assert torch.equal(out, mla_decode(*problem.tensors, **problem.options, backend="torch"))
+    assert_matches(problem, out)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_results(dtype):
+    problem = make_problem(2, 2, 3, [3, 40], dtype=dtype)
+    out, lse = mla_decode(*problem.tensors, **problem.options, return_lse=True)
+    assert (out.shape, out.dtype) == ((2, 3, 2, 512), dtype)
+    assert (lse.shape, lse.dtype) == ((2, 3, 2), torch.float32)
+    mine = torch.empty_like(out)
+    assert mla_decode(*problem.tensors, **problem.options, out=mine) is mine
+    assert torch.equal(mine, out)
+
+
+def test_lse_base_2():
+    problem = make_problem(2, 2, 3, [0, 40])
+    natural, binary = (
+        mla_decode(*problem.tensors, **problem.options, return_lse=True, lse_base=base)[1] for base in ("e", "2")
+    )
+    torch.testing.assert_close(binary, natural / torch.log(torch.tensor(2.0)))
+    assert (binary[0] == -torch.inf).all()
+
+
+def test_an_empty_batch_is_no_error():
+    problem = make_problem(1, 2, 3, [5])
+    tensors = (problem.query[:0], problem.kv_cache, problem.block_tables[:0], problem.seq_lens[:0])
+    out, lse = mla_decode(*tensors, **problem.options, return_lse=True)
+    assert out.shape == (0, 3, 2, 512) and lse.shape == (0, 3, 2)
+
+
+def test_inputs_are_left_alone():
+    problem = make_problem(2, 2, 3, [3, 40], strided=True)
+    before = [tensor.clone() for tensor in problem.tensors]
+    mla_decode(*problem.tensors, **problem.options)
+    for tensor, copy in zip(problem.tensors, before):
+        torch.testing.assert_close(tensor, copy, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "capability, arch", [((10, 0), "sm_100a"), ((10, 3), "sm_103a"), ((9, 0), None), ((12, 0), None)]
+)
+def test_architectures(capability, arch, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    device = SimpleNamespace(type="cuda")
+    if arch is None:
+        with pytest.raises(ValueError, match=f"compute capability {capability[0]}.{capability[1]}: backend='cute'"):
+            decode.device_arch(device)
+    else:
+        assert decode.device_arch(device) == arch

@@ -1,0 +1,209 @@
+"""The torch backend: exact masks, hostile inputs, memory, and mutants of it that the checks must reject."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn.attention.bias import causal_lower_right
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.wrappers.probe import visible_mask
+from wrappers import fallback
+from wrappers.decode import mla_decode
+from wrappers.testing import assert_matches, compare, make_problem
+
+
+def decode(problem, **options):
+    return mla_decode(*problem.tensors, **problem.options, return_lse=True, backend="torch", **options)
+
+
+@pytest.mark.filterwarnings("ignore:Lower right causal bias will produce NaNs")
+@pytest.mark.parametrize("seq_len_q, kv_len", [(1, 1), (2, 4), (8, 64), (3, 500), (4, 2), (8, 1), (5, 4)])
+def test_causal_mask_is_exact(seq_len_q, kv_len):
+    assert torch.equal(visible_mask(seq_len_q, kv_len), causal_lower_right(seq_len_q, kv_len)._materialize())
+
+
+def test_the_mask_of_two_tokens_and_four_keys():
+    assert visible_mask(2, 4).tolist() == [[True, True, True, False], [True, True, True, True]]
+
+
+@pytest.mark.parametrize("seq_len_q, kv_len", [(2, 4), (4, 2)])
+def test_dense_sees_every_key(seq_len_q, kv_len):
+    assert visible_mask(seq_len_q, kv_len, is_causal=False).all()
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "num_heads, seq_len_q, page_size, kv_len",
+    [
+        (1, 1, 16, [1, 16, 17]),
+        (3, 2, 32, [0, 1, 63]),
+        (16, 8, 64, [5, 8, 129]),
+        (5, 4, 128, [3, 0, 200]),
+        (2, 3, 64, [fallback.CHUNK_KEYS, fallback.CHUNK_KEYS + 1, 2 * fallback.CHUNK_KEYS + 2]),
+    ],
+)
+def test_hostile_problems(num_heads, seq_len_q, page_size, kv_len, dtype, is_causal):
+    problem = make_problem(
+        3,
+        num_heads,
+        seq_len_q,
+        kv_len,
+        page_size=page_size,
+        dtype=dtype,
+        is_causal=is_causal,
+        output_scale=-1.5,
+    )
+    assert_matches(problem, *decode(problem))
+
+
+@pytest.mark.parametrize("cache_rank", [3, 4])
+def test_strided_views(cache_rank):
+    problem = make_problem(2, 3, 2, [40, 7], page_size=16, strided=True, cache_rank=cache_rank)
+    assert problem.query.stride(1) != 3 * problem.query.stride(2)
+    wide = torch.full((2, 3, 4, 600), 7.0, dtype=torch.bfloat16)
+    out, lse = decode(problem, out=wide[:, :2, :3, :512])
+    assert_matches(problem, out, lse)
+    assert (wide[:, 2:] == 7).all() and (wide[..., 512:] == 7).all() and (wide[:, :, 3:] == 7).all()
+
+
+def test_the_boundary_of_a_chunk_may_hide_whole_chunks_from_a_row(monkeypatch):
+    """With chunks of one page, the first tokens see none of the later chunks."""
+    monkeypatch.setattr(fallback, "CHUNK_KEYS", 16)
+    problem = make_problem(1, 2, 40, 50, page_size=16)
+    assert_matches(problem, *decode(problem))
+
+
+class AllocationMeter(TorchDispatchMode):
+    """Records the largest tensor, in elements, that any operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                owned = leaf.untyped_storage().nbytes() // leaf.element_size()
+                if not any(leaf.untyped_storage().data_ptr() == a.untyped_storage().data_ptr()
+                           for a in tree_leaves(args) if isinstance(a, torch.Tensor)):  # fmt: skip
+                    self.largest = max(self.largest, owned)
+        return result
+
+
+@pytest.mark.parametrize("seq_len_q", [1, 64])
+def test_memory_does_not_grow_with_the_key_length(seq_len_q):
+    """No gathered copy of all keys, no score matrix over all keys, no (tokens x keys) mask."""
+    largest = []
+    for chunks in (1, 4, 16):
+        problem = make_problem(1, 1, seq_len_q, chunks * fallback.CHUNK_KEYS, hostile=False)
+        with AllocationMeter() as meter:
+            decode(problem)
+        largest.append(meter.largest)
+    assert largest[0] == largest[1] == largest[2]
+    assert largest[0] >= fallback.CHUNK_KEYS * 576
+
+
+def test_only_the_requests_own_pages_are_gathered(monkeypatch):
+    problem = make_problem(2, 1, 1, [20, 70], page_size=16)
+    read = []
+    gather = fallback.gather
+
+    def recording(kv_cache, page_ids, start, stop):
+        read.append(page_ids[start // 16 : -(-stop // 16)].tolist())
+        return gather(kv_cache, page_ids, start, stop)
+
+    monkeypatch.setattr(fallback, "gather", recording)
+    decode(problem)
+    assert read == [problem.block_tables[0, :2].tolist(), problem.block_tables[1, :5].tolist()]
+
+
+def top_left(num_tokens, num_heads, num_keys, is_causal, device):
+    token = torch.arange(num_tokens * num_heads) // num_heads
+    return (token + 1).clamp(max=num_keys)
+
+
+def no_mask(num_tokens, num_heads, num_keys, is_causal, device):
+    return torch.full((num_tokens * num_heads,), num_keys)
+
+
+def one_too_many(num_tokens, num_heads, num_keys, is_causal, device):
+    return (ROW_BOUNDS(num_tokens, num_heads, num_keys, is_causal, device) + 1).clamp(max=num_keys)
+
+
+def one_too_few(num_tokens, num_heads, num_keys, is_causal, device):
+    return (ROW_BOUNDS(num_tokens, num_heads, num_keys, is_causal, device) - 1).clamp(min=0)
+
+
+def head_major(num_tokens, num_heads, num_keys, is_causal, device):
+    token = torch.arange(num_tokens * num_heads) % num_tokens
+    return (num_keys - (num_tokens - 1) + token).clamp(0, num_keys)
+
+
+ROW_BOUNDS = fallback.row_bounds
+
+
+@pytest.mark.parametrize("mutant", [top_left, no_mask, one_too_many, one_too_few, head_major])
+def test_a_wrong_mask_is_rejected(mutant, monkeypatch):
+    problem = make_problem(2, 4, 4, [300, 77])
+    assert_matches(problem, *decode(problem))
+    monkeypatch.setattr(fallback, "row_bounds", mutant)
+    faults = compare(problem, *decode(problem)).faults
+    assert any(fault.startswith("out") for fault in faults) and any(fault.startswith("lse") for fault in faults)
+
+
+def last_key_zeroed(kv_cache, page_ids, start, stop):
+    keys = GATHER(kv_cache, page_ids, start, stop).clone()
+    keys[-1] = 0
+    return keys
+
+
+def pages_sorted(kv_cache, page_ids, start, stop):
+    used = page_ids[start // kv_cache.shape[1] : -(-stop // kv_cache.shape[1])].sort().values
+    return GATHER(kv_cache, used, 0, stop - start)
+
+
+GATHER = fallback.gather
+
+
+@pytest.mark.parametrize("mutant", [last_key_zeroed, pages_sorted])
+def test_wrong_keys_are_rejected(mutant, monkeypatch):
+    problem = make_problem(2, 4, 2, [300, 77], page_size=16)
+    monkeypatch.setattr(fallback, "gather", mutant)
+    assert compare(problem, *decode(problem)).faults
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"softmax_scale": 1.01 * 576**-0.5},
+        {"softmax_scale": 576**-0.5 / math.log(2.0)},
+        {"output_scale": 1.01},
+        {"lse_base": "2"},
+        {"is_causal": False},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_wrong_option_is_rejected(change):
+    problem = make_problem(2, 4, 2, [300, 77])
+    options = {**problem.options, **change}
+    result = mla_decode(*problem.tensors, **options, return_lse=True, backend="torch")
+    assert compare(problem, *result).faults
+
+
+def test_large_scores_do_not_overflow():
+    problem = make_problem(1, 2, 2, 3 * fallback.CHUNK_KEYS, softmax_scale=20.0, dtype=torch.float16)
+    out, lse = decode(problem)
+    assert lse.max() > 1000
+    assert_matches(problem, out, lse)
+
+
+@pytest.mark.parametrize("softmax_scale", [0.0, -(576**-0.5)])
+def test_any_finite_scale_hides_masked_keys(softmax_scale):
+    problem = make_problem(1, 2, 5, [30], softmax_scale=softmax_scale)
+    assert_matches(problem, *decode(problem))

@@ -1,0 +1,109 @@
+"""The glue to the compiled kernel: compile keys, launch views, and the host function, compiled for real."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from wrappers import kernel, validate
+from wrappers.testing import make_problem
+
+
+def checked(problem, **options):
+    defaults = {"out": None, "return_lse": False, "lse_base": "e", "workspace": None}
+    return validate.check_decode_call(*problem.tensors, **problem.options, **{**defaults, **options})
+
+
+def test_the_compile_key_of_a_call():
+    problem = make_problem(2, 6, 3, [9, 40], page_size=16, dtype=torch.float16, is_causal=False)
+    config = kernel.decode_config(checked(problem), "sm_103a")
+    assert (config.dtype, config.num_heads, config.seq_len_q, config.page_size) == ("fp16", 6, 3, 16)
+    assert (config.is_causal, config.lse_base, config.arch) == (False, None, "sm_103a")
+    assert (config.kv_lora_rank, config.qk_rope_head_dim) == (512, 64)
+    for base in ("e", "2"):
+        assert kernel.decode_config(checked(problem, return_lse=True, lse_base=base), "sm_100a").lse_base == base
+
+
+def test_a_query_is_packed_where_tokens_follow_heads_without_a_gap():
+    def packed(query):
+        problem = make_problem(query.shape[0], query.shape[2], query.shape[1], 20, hostile=False)
+        call = checked(problem)
+        return kernel.decode_config(validate.DecodeCall(**{**vars(call), "query": query}), "sm_100a").query_packed
+
+    rows = torch.zeros(2, 3, 8, 576, dtype=torch.bfloat16)
+    assert packed(rows)
+    assert packed(rows[:, :, :, :].clone()[:, :1])
+    assert packed(rows[:, :, :1])
+    assert packed(torch.zeros(2, 3, 8, 640, dtype=torch.bfloat16)[..., :576])
+    assert not packed(rows[:, :, :7])
+    assert not packed(torch.zeros(2, 3, 9, 576, dtype=torch.bfloat16)[:, :, :8])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 576), (2, 1, 4, 576), (2, 3, 1, 576), (1, 3, 4, 576), (1, 16, 576)])
+def test_launch_view_gives_dimensions_of_size_1_a_stride_of_whole_rows(shape):
+    base = torch.arange(2 * torch.Size(shape).numel(), dtype=torch.float32)
+    strides, step = [], 576
+    for size in reversed(shape[:-1]):
+        strides.insert(0, 3 if size == 1 else step)
+        step *= size
+    odd = base.as_strided(shape, [*strides, 1])
+    view = kernel.launch_view(odd)
+    assert view.data_ptr() == odd.data_ptr() and torch.equal(view, odd)
+    assert all(stride % 576 == 0 for stride in view.stride()[:-1])
+
+
+def test_arguments_are_in_the_host_functions_order():
+    problem = make_problem(2, 2, 1, [5, 6], output_scale=0.25)
+    out, lse = torch.empty(problem.out_shape, dtype=torch.bfloat16), torch.empty(2, 1, 2)
+    arguments = kernel.kernel_arguments(checked(problem), out, lse)
+    for given, expected in zip(arguments, (*problem.tensors, out, lse), strict=False):
+        assert given.data_ptr() == expected.data_ptr() and given.shape == expected.shape
+    assert arguments[6:] == (problem.softmax_scale, 0.25)
+
+
+HOST_CALL = """
+import sys
+from tests.wrappers.test_kernel import checked
+from wrappers import kernel
+from wrappers.testing import make_problem
+import torch
+
+problem = make_problem(2, 16, 8, [100, 7], page_size=32)
+call = checked(problem, return_lse=True)
+compiled = kernel.compiled(call, sys.argv[1])
+out, lse = torch.empty(problem.out_shape, dtype=torch.bfloat16), torch.empty(problem.out_shape[:3])
+assert f".target {sys.argv[1]}" in compiled.ptx and compiled.cubin[:4] == b"\\x7fELF"
+try:
+    compiled.host(*kernel.kernel_arguments(call, out, lse))
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("arch", ["sm_100a", "sm_103a"])
+def test_the_host_function_is_compiled_and_checks_its_arguments(arch):
+    """The real host function, given CPU tensors, gets as far as refusing their device.
+
+    In a process of its own: the compiler loads host functions for one architecture per process, which it takes from
+    the GPU, or, without one, from CUTE_DSL_ARCH.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", HOST_CALL, arch],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "CUTE_DSL_ARCH": arch},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    signature = (
+        "__call__(query: Tensor([n0, 8, 16, 576], bfloat16), kv_cache: Tensor([n1, 32, 576], bfloat16), "
+        "block_tables: Tensor([n0, n2], int32), seq_lens: Tensor([n0], int32), "
+        "out: Tensor([n0, 8, 16, 512], bfloat16), lse: Tensor([n0, 8, 16], float32), "
+        "softmax_scale: float32, output_scale: float32)"
+    )
+    assert signature in done.stdout and "expected device_type=cuda" in done.stdout

@@ -1,0 +1,382 @@
+"""Every wrong input: which error it gets, what the message says, and that nothing was written."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from wrappers import fallback, validate
+from wrappers.decode import mla_decode
+from wrappers.testing import make_problem
+
+BATCH, TOKENS, HEADS, PAGE = 2, 3, 4, 32
+POISON = 12345.0
+
+
+def good_call() -> dict[str, object]:
+    """A call that works, its output poisoned."""
+    problem = make_problem(BATCH, HEADS, TOKENS, [40, 70], page_size=PAGE)
+    return {
+        "query": problem.query,
+        "kv_cache": problem.kv_cache,
+        "block_tables": problem.block_tables,
+        "seq_lens": problem.seq_lens,
+        **problem.options,
+        "out": torch.full(problem.out_shape, POISON, dtype=torch.bfloat16),
+        "workspace": torch.full((64,), 7, dtype=torch.uint8),
+        "return_lse": True,
+        "lse_base": "e",
+        "backend": "torch",
+    }
+
+
+def replace(name, change):
+    def apply(call):
+        call[name] = change(call[name])
+
+    return apply
+
+
+def edit(name, index, value):
+    def apply(call):
+        call[name][index] = value
+
+    return apply
+
+
+def to_list(value):
+    return value.tolist()
+
+
+def padded_last(tensor):
+    """Same shape, last stride 2."""
+    return torch.zeros(*tensor.shape[:-1], 2 * tensor.shape[-1], dtype=tensor.dtype)[..., ::2]
+
+
+BAD = {
+    # query
+    "query_not_a_tensor": (replace("query", to_list), TypeError, "query is a list: must be a torch.Tensor"),
+    "query_numpy": (replace("query", lambda t: t.float().numpy()), TypeError, "query is a ndarray"),
+    "query_fp32": (
+        replace("query", torch.Tensor.float),
+        TypeError,
+        "query has dtype torch.float32: must be torch.bfloat16, torch.float16",
+    ),
+    "query_sparse": (
+        replace("query", torch.Tensor.to_sparse),
+        TypeError,
+        "query has layout torch.sparse_coo: must be torch.strided",
+    ),
+    "query_rank_3": (
+        replace("query", lambda t: t[:, 0]),
+        ValueError,
+        r"query has shape \[2, 4, 576\]: must be \[batch, seq_len_q, num_heads, 576\]",
+    ),
+    "query_head_dim": (
+        replace("query", lambda t: t[..., :512]),
+        ValueError,
+        r"query.shape\[3\]=512: must be 576",
+    ),
+    "query_no_heads": (
+        replace("query", lambda t: t[:, :, :0]),
+        ValueError,
+        r"query.shape\[2\]=0: num_heads must be 1..128",
+    ),
+    "query_129_heads": (
+        replace("query", lambda t: t[:, :, :1].repeat(1, 1, 129, 1)),
+        ValueError,
+        r"query.shape\[2\]=129: num_heads must be 1..128",
+    ),
+    "query_no_tokens": (
+        replace("query", lambda t: t[:, :0]),
+        ValueError,
+        r"query.shape\[1\]=0: seq_len_q must be at least 1",
+    ),
+    "query_last_stride": (
+        replace("query", padded_last),
+        ValueError,
+        "query has strides .*: the last dimension must be contiguous",
+    ),
+    # kv_cache
+    "cache_not_a_tensor": (replace("kv_cache", lambda t: None), TypeError, "kv_cache is a NoneType"),
+    "cache_of_another_dtype": (
+        replace("kv_cache", torch.Tensor.half),
+        TypeError,
+        "kv_cache has dtype torch.float16: must be torch.bfloat16",
+    ),
+    "cache_rank_2": (
+        replace("kv_cache", lambda t: t[0]),
+        ValueError,
+        r"kv_cache has shape \[32, 576\]: must be \[",
+    ),
+    "cache_rank_5": (
+        replace("kv_cache", lambda t: t[:, None, None]),
+        ValueError,
+        r"kv_cache has shape .* \[pages, page_size, 576\]",
+    ),
+    "cache_of_two_kv_heads": (
+        replace("kv_cache", lambda t: t[:, None].repeat(1, 2, 1, 1)),
+        ValueError,
+        r"kv_cache has shape \[\d+, 2, 32, 576\]: must be",
+    ),
+    "cache_head_dim": (
+        replace("kv_cache", lambda t: t[..., :512]),
+        ValueError,
+        "its last dimension must be 576",
+    ),
+    "cache_page_size_48": (
+        replace("kv_cache", lambda t: torch.zeros(9, 48, 576, dtype=t.dtype)),
+        ValueError,
+        "kv_cache has page_size=48: must be one of 16, 32, 64, 128",
+    ),
+    "cache_page_size_256": (
+        replace("kv_cache", lambda t: torch.zeros(9, 256, 576, dtype=t.dtype)),
+        ValueError,
+        "page_size=256",
+    ),
+    "cache_without_pages": (replace("kv_cache", lambda t: t[:0]), ValueError, "must hold at least one page"),
+    "cache_last_stride": (replace("kv_cache", padded_last), ValueError, "kv_cache has strides"),
+    "cache_on_another_device": (
+        replace("kv_cache", lambda t: t.to("meta")),
+        ValueError,
+        "kv_cache is on meta: must be on the device of query, cpu",
+    ),
+    # block_tables
+    "table_not_a_tensor": (replace("block_tables", to_list), TypeError, "block_tables is a list"),
+    "table_int64": (
+        replace("block_tables", torch.Tensor.long),
+        TypeError,
+        "block_tables has dtype torch.int64: must be torch.int32",
+    ),
+    "table_rank_1": (
+        replace("block_tables", lambda t: t[0]),
+        ValueError,
+        r"block_tables has shape \[\d+\]: must be",
+    ),
+    "table_of_another_batch": (
+        replace("block_tables", lambda t: t[:1]),
+        ValueError,
+        r"block_tables.shape\[0\]=1: must be the batch of query, 2",
+    ),
+    "table_too_narrow": (
+        replace("block_tables", lambda t: t[:, :2]),
+        ValueError,
+        r"block_tables.shape\[1\]=2: seq_lens\[1\]=70 with page_size=32 needs at least 3 entries",
+    ),
+    "table_last_stride": (
+        replace("block_tables", lambda t: t.T.contiguous().T),
+        ValueError,
+        "block_tables has strides",
+    ),
+    "table_on_another_device": (
+        replace("block_tables", lambda t: t.to("meta")),
+        ValueError,
+        "block_tables is on meta",
+    ),
+    "page_id_negative": (
+        edit("block_tables", (1, 2), -1),
+        ValueError,
+        r"block_tables\[1, 2\]=-1: an entry in use \(seq_lens\[1\]=70\) must be 0..\d+",
+    ),
+    "page_id_past_the_cache": (
+        edit("block_tables", (0, 1), 2147480000),
+        ValueError,
+        r"block_tables\[0, 1\]=2147480000",
+    ),
+    # seq_lens
+    "lengths_not_a_tensor": (replace("seq_lens", to_list), TypeError, "seq_lens is a list"),
+    "lengths_int64": (replace("seq_lens", torch.Tensor.long), TypeError, "seq_lens has dtype torch.int64"),
+    "lengths_rank_2": (replace("seq_lens", lambda t: t[None]), ValueError, r"seq_lens has shape \[1, 2\]"),
+    "lengths_of_another_batch": (
+        replace("seq_lens", lambda t: t.repeat(2)),
+        ValueError,
+        r"seq_lens.shape\[0\]=4: must be the batch of query, 2",
+    ),
+    "lengths_on_another_device": (
+        replace("seq_lens", lambda t: t.to("meta")),
+        ValueError,
+        "seq_lens is on meta",
+    ),
+    "length_negative": (edit("seq_lens", 0, -1), ValueError, r"seq_lens\[0\]=-1: must be 0\.\."),
+    "length_past_the_limit": (
+        edit("seq_lens", 1, 2**31 - 1),
+        ValueError,
+        r"seq_lens\[1\]=2147483647: must be 0\.\.",
+    ),
+    # scalars
+    "scale_a_tensor": (
+        replace("softmax_scale", torch.tensor),
+        TypeError,
+        "softmax_scale is a Tensor: must be a float",
+    ),
+    "scale_a_bool": (replace("softmax_scale", bool), TypeError, "softmax_scale is a bool"),
+    "scale_nan": (
+        replace("softmax_scale", lambda v: math.nan),
+        ValueError,
+        "softmax_scale=nan: must be finite",
+    ),
+    "output_scale_infinite": (replace("output_scale", lambda v: math.inf), ValueError, "output_scale=inf"),
+    "output_scale_a_string": (replace("output_scale", str), TypeError, "output_scale is a str"),
+    "causal_an_int": (replace("is_causal", int), TypeError, "is_causal is a int: must be a bool"),
+    "return_lse_none": (replace("return_lse", lambda v: None), TypeError, "return_lse is a NoneType"),
+    "lse_base_10": (
+        replace("lse_base", lambda v: "10"),
+        ValueError,
+        "lse_base='10': must be one of 'e', '2'",
+    ),
+    "lse_base_an_int": (replace("lse_base", lambda v: 2), ValueError, "lse_base=2"),
+    "backend_unknown": (
+        replace("backend", lambda v: "cuda"),
+        ValueError,
+        "backend='cuda': must be one of 'auto', 'cute', 'emulator', 'torch'",
+    ),
+    # out
+    "out_not_a_tensor": (
+        lambda call: call.update(out=np.zeros((BATCH, TOKENS, HEADS, 512))),
+        TypeError,
+        "out is a ndarray",
+    ),
+    "out_fp32": (
+        replace("out", torch.Tensor.float),
+        TypeError,
+        "out has dtype torch.float32: must be torch.bfloat16",
+    ),
+    "out_of_the_query_shape": (
+        replace("out", lambda t: torch.zeros(BATCH, TOKENS, HEADS, 576, dtype=t.dtype)),
+        ValueError,
+        r"out has shape \[2, 3, 4, 576\]: must be \[2, 3, 4, 512\]",
+    ),
+    "out_flattened": (
+        replace("out", lambda t: t.flatten(0, 1)),
+        ValueError,
+        r"out has shape \[6, 4, 512\]: must be \[2, 3, 4, 512\]",
+    ),
+    "out_last_stride": (replace("out", padded_last), ValueError, "out has strides"),
+    "out_expanded": (
+        replace("out", lambda t: t[:, :1].expand(-1, TOKENS, -1, -1)),
+        ValueError,
+        r"out has strides .*rows must not share memory \(a stride is 0\)",
+    ),
+    "out_on_another_device": (replace("out", lambda t: t.to("meta")), ValueError, "out is on meta"),
+    # workspace
+    "workspace_not_a_tensor": (
+        replace("workspace", lambda t: bytearray(8)),
+        TypeError,
+        "workspace is a bytearray",
+    ),
+    "workspace_fp32": (
+        replace("workspace", torch.Tensor.float),
+        TypeError,
+        "workspace has dtype torch.float32: must be torch.uint8, torch.int8",
+    ),
+    "workspace_rank_2": (
+        replace("workspace", lambda t: t.view(8, 8)),
+        ValueError,
+        r"workspace has shape \[8, 8\]: must have one dimension",
+    ),
+    "workspace_strided": (replace("workspace", lambda t: t[::2]), ValueError, "workspace has strides"),
+    "workspace_on_another_device": (
+        replace("workspace", lambda t: t.to("meta")),
+        ValueError,
+        "workspace is on meta",
+    ),
+    # backends on this machine's CPU tensors
+    "cute_on_cpu": (
+        replace("backend", lambda v: "cute"),
+        ValueError,
+        "query is on cpu: backend='cute' needs an SM100 or SM103 GPU",
+    ),
+    "emulator_off_cpu": (
+        lambda call: call.update(
+            {name: value.to("meta") for name, value in call.items() if isinstance(value, torch.Tensor)},
+            backend="emulator",
+            seq_lens=torch.zeros(0, dtype=torch.int32, device="meta"),
+            query=torch.zeros(0, TOKENS, HEADS, 576, dtype=torch.bfloat16, device="meta"),
+            block_tables=torch.zeros(0, 3, dtype=torch.int32, device="meta"),
+            out=None,
+        ),
+        ValueError,
+        "query is on meta: backend='emulator' takes CPU tensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name, monkeypatch):
+    apply, error, message = BAD[name]
+    call = good_call()
+    apply(call)
+    given = [call[key] for key in ("out", "workspace") if isinstance(call[key], torch.Tensor)]
+    outputs = [(tensor, tensor.clone()) for tensor in given if tensor.device.type == "cpu"]
+    ran = []
+    monkeypatch.setattr(fallback, "attend", lambda *args: ran.append(args))
+    with pytest.raises(error, match=message):
+        mla_decode(**call)
+    assert not ran
+    for tensor, before in outputs:
+        assert torch.equal(tensor, before)
+
+
+def test_the_unchanged_call_works():
+    call = good_call()
+    out, lse = mla_decode(**call)
+    assert out is call["out"] and not (out == POISON).any()
+    assert (call["workspace"] == 7).all()
+
+
+def test_unused_entries_and_padded_requests_are_no_error():
+    call = good_call()
+    call["block_tables"][0, 2:] = -1
+    call["block_tables"][1] = 2147480000
+    call["seq_lens"][1] = 0
+    out, lse = mla_decode(**call)
+    assert not out[1].any() and (lse[1] == -math.inf).all()
+
+
+def test_a_table_of_width_zero_serves_empty_requests():
+    call = good_call()
+    call["block_tables"] = call["block_tables"][:, :0]
+    call["seq_lens"][:] = 0
+    assert not mla_decode(**call)[0].any()
+
+
+def checked(**changes):
+    call = {**good_call(), **changes}
+    call.pop("backend")
+    return validate.check_decode_call(**call)
+
+
+def shifted(tensor, elements):
+    """The same values, starting `elements` elements into a fresh allocation."""
+    room = torch.zeros(tensor.numel() + elements, dtype=tensor.dtype)
+    view = room[elements:].view(tensor.shape)
+    view.copy_(tensor)
+    return view
+
+
+def odd_rows(tensor):
+    """The same values, rows one element further apart than compact."""
+    return torch.cat([tensor, tensor[..., :1]], dim=-1)[..., :-1]
+
+
+@pytest.mark.parametrize("name", ["query", "kv_cache", "out"])
+def test_kernel_operands_must_be_addressable_by_tma(name):
+    tensor = good_call()[name]
+    validate.check_kernel_operands(checked(**{name: shifted(tensor, 8)}))
+    with pytest.raises(ValueError, match=f"{name} starts at address 0x[0-9a-f]+: must be a multiple of 16 bytes"):
+        validate.check_kernel_operands(checked(**{name: shifted(tensor, 4)}))
+    with pytest.raises(ValueError, match=rf"{name}.stride\(\d\)=\d+ elements .*multiple of 16 bytes below 2\^40"):
+        validate.check_kernel_operands(checked(**{name: odd_rows(tensor)}))
+
+
+def test_the_torch_backend_takes_what_tma_cannot_address():
+    call = good_call()
+    expected = mla_decode(**call)[0].clone()
+    call["query"], call["kv_cache"] = odd_rows(call["query"]), odd_rows(call["kv_cache"])
+    assert torch.equal(mla_decode(**call)[0], expected)
+    call["backend"] = "emulator"
+    with pytest.raises(ValueError, match=r"query.stride\(0\)"):
+        mla_decode(**call)

@@ -1,0 +1,112 @@
+"""`mla_decode`: one call for every backend."""
+
+from __future__ import annotations
+
+import torch
+
+from wrappers import validate
+from wrappers.fallback import decode_torch
+from wrappers.validate import LATENT_DIM, DecodeCall
+
+# Compute capability -> the architecture the kernel is compiled for.
+KERNEL_ARCHS = {(10, 0): "sm_100a", (10, 3): "sm_103a"}
+EMULATED_ARCH = "sm_100a"
+
+
+def mla_decode(
+    query: torch.Tensor,
+    kv_cache: torch.Tensor,
+    block_tables: torch.Tensor,
+    seq_lens: torch.Tensor,
+    *,
+    softmax_scale: float,
+    output_scale: float = 1.0,
+    is_causal: bool = True,
+    out: torch.Tensor | None = None,
+    return_lse: bool = False,
+    lse_base: str = "e",
+    workspace: torch.Tensor | None = None,
+    backend: str = "auto",
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Multi-head latent attention of each request's last `seq_len_q` tokens over its paged KV cache.
+
+    query: [B, seq_len_q, num_heads, 576], bfloat16 or float16; 512 latent dimensions, then 64 rotary ones.
+    kv_cache: [pages, page_size, 576], [pages, 1, page_size, 576] or [pages, page_size, 1, 576] in the query's dtype;
+        page_size 16, 32, 64 or 128; any strides with a contiguous last dimension. The value is the latent part.
+    block_tables: [B, W] int32 page ids. Entries behind a request's last page are never read as pages.
+    seq_lens: [B] int32, keys per request, the query tokens' own keys included; 0 is a padded request.
+    is_causal: query token t sees keys [0, seq_lens[b] - seq_len_q + 1 + t), clamped to [0, seq_lens[b]].
+    out: [B, seq_len_q, num_heads, 512] in the query's dtype, written in place; must not overlap the inputs.
+    lse_base: base of the returned log-sum-exp, "e" or "2".
+    workspace: 1D uint8 or int8 scratch. No kernel needs any yet: it is checked and left alone.
+    backend: "cute" is the Blackwell kernel (an SM100 or SM103 GPU, on the caller's current stream). "emulator"
+        executes the same kernel's PTX on CPU tensors, for verification only: it is many orders of magnitude slower.
+        "torch" runs anywhere. "auto" is "cute" where that can run and "torch" elsewhere.
+
+    Returns `out`, or `(out, lse [B, seq_len_q, num_heads] float32)` with `return_lse`. Rows that see no key have
+    `out = 0` and `lse = -inf`.
+
+    Raises TypeError or ValueError, naming the argument, before anything is launched or written. Not differentiable.
+    """
+    validate.check_backend(backend)
+    call = validate.check_decode_call(
+        query, kv_cache, block_tables, seq_lens, softmax_scale=softmax_scale, output_scale=output_scale,
+        is_causal=is_causal, out=out, return_lse=return_lse, lse_base=lse_base, workspace=workspace,
+    )  # fmt: skip
+    chosen = choose_backend(backend, call)
+    if out is None:
+        out = query.new_empty(*query.shape[:3], LATENT_DIM)
+    lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device) if return_lse else None
+    if call.batch:
+        run_backend(chosen, call, out, lse)
+    return (out, lse) if return_lse else out
+
+
+def choose_backend(backend: str, call: DecodeCall) -> str:
+    """ "cute", "emulator" or "torch" for this call; ValueError where the backend asked for cannot run it."""
+    if backend == "torch":
+        return backend
+    if backend == "auto":
+        try:
+            return choose_backend("cute", call)
+        except ValueError:
+            return "torch"
+    device = call.query.device
+    if backend == "emulator" and device.type != "cpu":
+        raise ValueError(f"query is on {device}: backend='emulator' takes CPU tensors")
+    if backend == "cute":
+        device_arch(device)
+    validate.check_kernel_operands(call)
+    return backend
+
+
+def device_arch(device: torch.device) -> str:
+    """Architecture to compile for on this device; ValueError where the kernel does not run on it."""
+    if device.type != "cuda":
+        raise ValueError(f"query is on {device}: backend='cute' needs an SM100 or SM103 GPU")
+    capability = torch.cuda.get_device_capability(device)
+    if capability not in KERNEL_ARCHS:
+        raise ValueError(
+            f"query is on {device} of compute capability {capability[0]}.{capability[1]}: backend='cute' needs 10.0 "
+            "or 10.3"
+        )
+    return KERNEL_ARCHS[capability]
+
+
+def run_backend(backend: str, call: DecodeCall, out: torch.Tensor, lse: torch.Tensor | None) -> None:
+    if backend == "torch":
+        decode_torch(
+            call.query, call.kv_cache, call.block_tables, call.seq_lens, out, lse,
+            softmax_scale=call.softmax_scale, output_scale=call.output_scale, is_causal=call.is_causal,
+            lse_base=call.lse_base,
+        )  # fmt: skip
+        return
+    # Imported on use: the torch backend must not need the compiler or the emulator.
+    from wrappers import kernel
+
+    if backend == "emulator":
+        from wrappers import emulated
+
+        emulated.launch(kernel.compiled(call, EMULATED_ARCH), call, out, lse)
+    else:
+        kernel.launch(kernel.compiled(call, device_arch(call.query.device)), call, out, lse)

@@ -1,0 +1,69 @@
+"""From a checked call to the compiled kernel of `mla` and its arguments: the one place that knows both sides."""
+
+from __future__ import annotations
+
+import torch
+
+from mla.compile import CompiledDecode, compile_decode
+from mla.config import MlaDecodeConfig
+from wrappers.validate import DecodeCall
+
+DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def decode_config(call: DecodeCall, arch: str) -> MlaDecodeConfig:
+    """The compile key of the kernel that runs `call`."""
+    token_stride, head_stride = launch_view(call.query).stride()[1:3]
+    return MlaDecodeConfig(
+        dtype=DTYPE_NAMES[call.query.dtype],
+        num_heads=call.num_heads,
+        seq_len_q=call.seq_len_q,
+        is_causal=call.is_causal,
+        page_size=call.page_size,
+        lse_base=call.lse_base if call.return_lse else None,
+        query_packed=token_stride == call.num_heads * head_stride,
+        arch=arch,
+    )
+
+
+def compiled(call: DecodeCall, arch: str) -> CompiledDecode:
+    """The kernel for `call`; the first one of a configuration takes seconds, later ones come from a cache."""
+    return compile_decode(decode_config(call, arch))
+
+
+def kernel_arguments(call: DecodeCall, out: torch.Tensor, lse: torch.Tensor | None) -> tuple[object, ...]:
+    """What the compiled host function takes, in its order; the stream comes from the environment."""
+    return (
+        launch_view(call.query),
+        launch_view(call.kv_cache),
+        call.block_tables,
+        call.seq_lens,
+        launch_view(out),
+        lse,
+        call.softmax_scale,
+        call.output_scale,
+    )
+
+
+def launch(kernel: CompiledDecode, call: DecodeCall, out: torch.Tensor, lse: torch.Tensor | None) -> None:
+    """Launches on the current stream of the query's device, through the DSL's own host function (tvm-ffi)."""
+    with torch.cuda.device(call.query.device):
+        kernel.host(*kernel_arguments(call, out, lse))
+
+
+def launch_view(tensor: torch.Tensor) -> torch.Tensor:
+    """The same elements with strides that mean something in every dimension.
+
+    torch leaves the stride of a dimension of size 1 arbitrary, but TMA needs every stride to be a multiple of 16
+    bytes, and (token, head) of a query is one mode only where the token stride is num_heads times the head stride.
+    Such a dimension gets the stride that makes it compact over the dimension inside it; a single head takes the
+    token's stride.
+    """
+    sizes, strides = list(tensor.shape), list(tensor.stride())
+    strides[-1] = 1
+    for dim in reversed(range(tensor.dim() - 1)):
+        if sizes[dim] == 1:
+            strides[dim] = sizes[dim + 1] * strides[dim + 1]
+    if tensor.dim() == 4 and sizes[2] == 1 and sizes[1] > 1:
+        strides[2] = strides[1]
+    return tensor.as_strided(sizes, strides)

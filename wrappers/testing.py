@@ -1,0 +1,252 @@
+"""Problems, hostile inputs and tolerances for whoever checks an MLA decode: tests, validation, benchmarks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from wrappers.reference import gather_tokens, mla_decode_reference, visible_keys
+
+LATENT_DIM = 512
+HEAD_DIM = 576
+# Unit-normal queries and keys then have unit-variance scores.
+DEFAULT_SCALE = HEAD_DIM**-0.5
+# What unused block-table entries hold: a sentinel in common use, page ids far outside any cache, both int32 ends.
+ABSURD_PAGES = (-1, 2147480000, -2147483648, 2147483647)
+# Unused table entries behind the longest request's last page.
+SPARE_TABLE_ENTRIES = 3
+# The kernel's exp2 and log2 are approximate (2 ulp and 2^-22, PTX ISA) and its scores are fp32 sums of 576 products.
+LSE_TOLERANCE = 2e-4
+# Largest relative error of rounding to nearest.
+UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}
+
+
+@dataclass(frozen=True)
+class MlaProblem:
+    """Inputs of one call: query [B, Q, H, 576], kv_cache 3D or 4D, block_tables [B, W] int32, seq_lens [B] int32."""
+
+    query: torch.Tensor
+    kv_cache: torch.Tensor
+    block_tables: torch.Tensor
+    seq_lens: torch.Tensor
+    softmax_scale: float = DEFAULT_SCALE
+    output_scale: float = 1.0
+    is_causal: bool = True
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.query, self.kv_cache, self.block_tables, self.seq_lens
+
+    @property
+    def options(self) -> dict[str, object]:
+        return {
+            "softmax_scale": self.softmax_scale,
+            "output_scale": self.output_scale,
+            "is_causal": self.is_causal,
+        }
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        return (*self.query.shape[:3], LATENT_DIM)
+
+    def reference(self, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(out, lse)` of the brute-force reference, lse base e."""
+        return mla_decode_reference(*self.tensors, **self.options, dtype=dtype)
+
+    def active_rows(self) -> torch.Tensor:
+        """Rows that see at least one key, `[B, Q, H]` bool, by the reference's rule."""
+        batch, num_tokens, num_heads, _ = self.query.shape
+        active = [
+            [bool(visible_keys(token, num_tokens, num_keys, self.is_causal)) for token in range(num_tokens)]
+            for num_keys in self.seq_lens.tolist()
+        ]
+        return torch.tensor(active, device=self.query.device).view(batch, num_tokens, 1).expand(-1, -1, num_heads)
+
+    def to(self, device: torch.device | str) -> MlaProblem:
+        moved = (tensor.to(device) for tensor in self.tensors)
+        return replace(self, **dict(zip(("query", "kv_cache", "block_tables", "seq_lens"), moved)))
+
+
+def make_problem(
+    batch: int,
+    num_heads: int,
+    seq_len_q: int,
+    kv_len: int | Sequence[int],
+    *,
+    page_size: int = 64,
+    dtype: torch.dtype = torch.bfloat16,
+    is_causal: bool = True,
+    seed: int = 0,
+    softmax_scale: float = DEFAULT_SCALE,
+    output_scale: float = 1.0,
+    cache_rank: int = 3,
+    strided: bool = False,
+    hostile: bool = True,
+) -> MlaProblem:
+    """A random problem; `kv_len` is one length for all requests or a length per request.
+
+    Hostile (the default) means that everything the contract allows to be junk is junk: pages are shuffled, unused
+    slots and pages hold NaN or Inf, unused table entries hold `ABSURD_PAGES`, the table is wider than needed, and
+    query rows that see no key are NaN. `strided` makes query and cache views into wider NaN-filled memory.
+    """
+    lengths = [kv_len] * batch if isinstance(kv_len, int) else list(kv_len)
+    if len(lengths) != batch:
+        raise ValueError(f"kv_len has {len(lengths)} lengths: must be one or batch={batch}")
+    generator = torch.Generator().manual_seed(seed)
+    pages_of = [-(-length // page_size) for length in lengths]
+    num_pages = sum(pages_of) + 2
+    order = torch.randperm(num_pages, generator=generator) if hostile else torch.arange(num_pages)
+    cache = torch.empty(num_pages, page_size, HEAD_DIM, dtype=dtype)
+    cache[0::2], cache[1::2] = (math.nan, math.inf) if hostile else (0.0, 0.0)
+    table = torch.zeros(batch, max(pages_of) + SPARE_TABLE_ENTRIES, dtype=torch.int32)
+    if hostile:
+        absurd = torch.tensor(ABSURD_PAGES, dtype=torch.int32)
+        table = absurd[torch.arange(table.numel()) % len(absurd)].view_as(table)
+    taken = 0
+    for request, (length, count) in enumerate(zip(lengths, pages_of)):
+        ids = order[taken : taken + count]
+        taken += count
+        table[request, :count] = ids.int()
+        kv = torch.randn(length, HEAD_DIM, generator=generator).to(dtype)
+        for index, page in enumerate(ids.tolist()):
+            part = kv[index * page_size : (index + 1) * page_size]
+            cache[page, : len(part)] = part
+    query = torch.randn(batch, seq_len_q, num_heads, HEAD_DIM, generator=generator).to(dtype)
+    if strided:
+        query, cache = widen(query), widen(cache)
+    if cache_rank == 4:
+        cache = cache.unsqueeze(1)
+    problem = MlaProblem(
+        query, cache, table, torch.tensor(lengths, dtype=torch.int32), softmax_scale, output_scale, is_causal
+    )
+    if hostile:
+        query[~problem.active_rows()] = math.nan
+    return problem
+
+
+def widen(tensor: torch.Tensor, pad: int = 64) -> torch.Tensor:
+    """The same values as a view whose every stride is larger than compact; the memory between rows is NaN."""
+    wide = tensor.new_full((*(size + 1 for size in tensor.shape[:-1]), tensor.shape[-1] + pad), math.nan)
+    view = wide[tuple(slice(size) for size in tensor.shape)]
+    view.copy_(tensor)
+    return view
+
+
+def baseline_output(problem: MlaProblem) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(out in the problem's dtype, lse float32)` of torch doing the kernel's roundings and no others.
+
+    Scores and softmax are fp32; P is rounded to the input dtype before P @ V while the row sum adds the unrounded
+    values; the accumulator is fp32 and the output is rounded once. What is left of a kernel's error above this
+    baseline is the kernel's own.
+    """
+    query, dtype = problem.query, problem.query.dtype
+    batch, num_tokens, num_heads, _ = query.shape
+    out = torch.zeros(problem.out_shape, dtype=dtype)
+    lse = torch.full(query.shape[:3], -math.inf)
+    for request, num_keys in enumerate(problem.seq_lens.tolist()):
+        kv = gather_tokens(problem.kv_cache, problem.block_tables[request], num_keys).float()
+        for token in range(num_tokens):
+            count = len(visible_keys(token, num_tokens, num_keys, problem.is_causal))
+            if not count:
+                continue
+            scores = problem.softmax_scale * (query[request, token].float() @ kv[:count].T)
+            row_max = scores.amax(dim=-1, keepdim=True)
+            probabilities = torch.exp(scores - row_max)
+            row_sum = probabilities.sum(dim=-1, keepdim=True)
+            latent = probabilities.to(dtype).float() @ kv[:count, :LATENT_DIM]
+            out[request, token] = (latent * (problem.output_scale / row_sum)).to(dtype)
+            lse[request, token] = (row_max + torch.log(row_sum)).squeeze(-1)
+    return out, lse
+
+
+def snr_db(out: torch.Tensor, reference: torch.Tensor, rows: torch.Tensor) -> float:
+    """Signal-to-noise ratio over `rows` ([B, Q, H] bool): 10 log10(sum ref^2 / sum (out - ref)^2), in dB.
+
+    +inf for an exact output, -inf for one that holds a NaN or Inf, +inf where no row is active.
+    """
+    signal = reference[rows].double()
+    noise = out[rows].double() - signal
+    if not torch.isfinite(noise).all():
+        return -math.inf
+    noise_power = float(noise.square().sum())
+    if noise_power == 0.0:
+        return math.inf
+    signal_power = float(signal.square().sum())
+    return 10.0 * math.log10(signal_power / noise_power) if signal_power else -math.inf
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far an output is from the fp64 reference. `faults` says in words what is out of tolerance; empty is good."""
+
+    snr_db: float
+    baseline_snr_db: float
+    max_abs_err: float
+    lse_max_abs_err: float
+    faults: tuple[str, ...]
+
+
+def compare(problem: MlaProblem, out: torch.Tensor, lse: torch.Tensor | None = None) -> Comparison:
+    """Judges an output (and log-sum-exp, base e) of `problem` against the fp64 reference.
+
+    Rows that see no key must be exactly 0 with lse -inf. Every other row is judged alone, so one wrong row in a large
+    batch cannot hide in a mean: its largest error may be twice the baseline's plus two roundings of its largest
+    element. All of them together may have twice the baseline's noise power plus a tenth of a rounding's, so a small
+    error of every row shows. The lse may be off by `LSE_TOLERANCE` (relative above 1).
+    """
+    out, lse = out.cpu(), None if lse is None else lse.cpu()
+    problem = problem.to("cpu")
+    reference, reference_lse = problem.reference()
+    baseline, _ = baseline_output(problem)
+    active = problem.active_rows()
+    faults = []
+    error = (out.double() - reference).abs()
+    allowed = 2.0 * (baseline.double() - reference).abs().amax(dim=-1)
+    allowed += 2.0 * UNIT_ROUNDOFF[out.dtype] * reference.abs().amax(dim=-1)
+    row_error = error.amax(dim=-1)
+    # `not (a <= b)` rather than `a > b`: a NaN must count as wrong.
+    wrong = active & ~(row_error <= allowed)
+    if wrong.any():
+        faults.append(f"out: {describe_rows(wrong)} off by up to {float(row_error[wrong].max()):.3g}")
+    noise, baseline_noise, signal = (
+        float(values[active].double().square().sum()) for values in (error, baseline.double() - reference, reference)
+    )
+    allowed_noise = 2.0 * baseline_noise + 0.1 * UNIT_ROUNDOFF[out.dtype] ** 2 * signal
+    if noise > allowed_noise:
+        faults.append(f"out: noise power {noise:.3g} over all rows, at most {allowed_noise:.3g} allowed")
+    nonzero = ~active & ~(out == 0).all(dim=-1)
+    if nonzero.any():
+        faults.append(f"out: {describe_rows(nonzero)} see no key and are not 0")
+    lse_error = 0.0
+    if lse is not None:
+        difference = (lse.double() - reference_lse).abs()
+        wrong = active & ~(difference <= LSE_TOLERANCE * reference_lse.abs().clamp(min=1.0))
+        lse_error = float(difference[active].max()) if active.any() else 0.0
+        if wrong.any():
+            faults.append(f"lse: {describe_rows(wrong)} off by up to {float(difference[wrong].max()):.3g}")
+        finite = ~active & (lse != -math.inf)
+        if finite.any():
+            faults.append(f"lse: {describe_rows(finite)} see no key and are not -inf")
+    return Comparison(
+        snr_db(out, reference, active),
+        snr_db(baseline, reference, active),
+        float(error[active].max()) if active.any() else 0.0,
+        lse_error,
+        tuple(faults),
+    )
+
+
+def assert_matches(problem: MlaProblem, out: torch.Tensor, lse: torch.Tensor | None = None) -> None:
+    """AssertionError with every fault that `compare` finds."""
+    faults = compare(problem, out, lse).faults
+    if faults:
+        raise AssertionError("; ".join(faults))
+
+
+def describe_rows(rows: torch.Tensor) -> str:
+    """Count and first member of a [B, Q, H] selection, for messages."""
+    request, token, head = rows.nonzero()[0].tolist()
+    return f"{int(rows.sum())} of {rows.numel()} rows (first: request {request}, token {token}, head {head})"

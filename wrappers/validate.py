@@ -1,0 +1,265 @@
+"""Every error a caller of `mla_decode` can get, raised before anything is allocated, launched or written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+LATENT_DIM = 512
+ROPE_DIM = 64
+HEAD_DIM = LATENT_DIM + ROPE_DIM
+MAX_HEADS = 128
+PAGE_SIZES = (16, 32, 64, 128)
+DTYPES = (torch.bfloat16, torch.float16)
+BACKENDS = ("auto", "cute", "emulator", "torch")
+LSE_BASES = ("e", "2")
+# Key positions are int32 in the kernel and are rounded up to whole tiles of keys.
+MAX_KV_LEN = 2**31 - 1024
+# Strides and base addresses that a TMA tensor map can hold (PTX ISA, tensor-map: 16-byte aligned global address,
+# global strides that are multiples of 16 bytes and below 2^40).
+TMA_ALIGN_BYTES = 16
+TMA_MAX_STRIDE_BYTES = 2**40
+
+
+@dataclass(frozen=True)
+class DecodeCall:
+    """The arguments of one call after validation, the cache as a 3D view.
+
+    query [B, Q, H, 576], kv_cache [pages, page_size, 576], block_tables [B, W] int32, seq_lens [B] int32; `out`
+    [B, Q, H, 512] in the query's dtype or None where the caller gave none; workspace 1D bytes or None.
+    """
+
+    query: torch.Tensor
+    kv_cache: torch.Tensor
+    block_tables: torch.Tensor
+    seq_lens: torch.Tensor
+    out: torch.Tensor | None
+    workspace: torch.Tensor | None
+    softmax_scale: float
+    output_scale: float
+    is_causal: bool
+    return_lse: bool
+    lse_base: str
+
+    @property
+    def batch(self) -> int:
+        return self.query.shape[0]
+
+    @property
+    def seq_len_q(self) -> int:
+        return self.query.shape[1]
+
+    @property
+    def num_heads(self) -> int:
+        return self.query.shape[2]
+
+    @property
+    def page_size(self) -> int:
+        return self.kv_cache.shape[1]
+
+
+def check_decode_call(
+    query: torch.Tensor,
+    kv_cache: torch.Tensor,
+    block_tables: torch.Tensor,
+    seq_lens: torch.Tensor,
+    *,
+    softmax_scale: float,
+    output_scale: float,
+    is_causal: bool,
+    out: torch.Tensor | None,
+    return_lse: bool,
+    lse_base: str,
+    workspace: torch.Tensor | None,
+) -> DecodeCall:
+    """The call's arguments, checked.
+
+    Raises TypeError for an argument of the wrong type or dtype and ValueError for any other fault; the message names
+    the argument, what came and what is allowed. The values of `seq_lens` and of the table entries in use are read on
+    the host, which waits for a GPU; during CUDA-graph capture that is impossible and only they go unchecked.
+    """
+    check_query(query)
+    cache = check_kv_cache(kv_cache, query)
+    check_index_tensor("block_tables", block_tables, 2, query)
+    check_index_tensor("seq_lens", seq_lens, 1, query)
+    check_finite_float("softmax_scale", softmax_scale)
+    check_finite_float("output_scale", output_scale)
+    check_bool("is_causal", is_causal)
+    check_bool("return_lse", return_lse)
+    check_choice("lse_base", lse_base, LSE_BASES)
+    if out is not None:
+        check_out(out, query)
+    if workspace is not None:
+        check_workspace(workspace, query)
+    if not (query.is_cuda and torch.cuda.is_current_stream_capturing()):
+        check_lengths_and_pages(cache, block_tables, seq_lens)
+    return DecodeCall(
+        query, cache, block_tables, seq_lens, out, workspace,
+        float(softmax_scale), float(output_scale), is_causal, return_lse, lse_base,
+    )  # fmt: skip
+
+
+def check_query(query: torch.Tensor) -> None:
+    check_tensor("query", query, DTYPES)
+    if query.dim() != 4:
+        raise ValueError(f"query has shape {shape_text(query)}: must be [batch, seq_len_q, num_heads, {HEAD_DIM}]")
+    _, num_tokens, num_heads, head_dim = query.shape
+    if head_dim != HEAD_DIM:
+        raise ValueError(f"query.shape[3]={head_dim}: must be {HEAD_DIM} (kv_lora_rank {LATENT_DIM} + rope {ROPE_DIM})")
+    if not 1 <= num_heads <= MAX_HEADS:
+        raise ValueError(f"query.shape[2]={num_heads}: num_heads must be 1..{MAX_HEADS}")
+    if num_tokens < 1:
+        raise ValueError(f"query.shape[1]={num_tokens}: seq_len_q must be at least 1")
+    check_last_dim_contiguous("query", query)
+
+
+def check_kv_cache(kv_cache: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """The cache as `[pages, page_size, 576]`, the same memory."""
+    check_tensor("kv_cache", kv_cache, (query.dtype,))
+    check_device("kv_cache", kv_cache, query)
+    allowed = f"[pages, page_size, {HEAD_DIM}], [pages, 1, page_size, {HEAD_DIM}] or [pages, page_size, 1, {HEAD_DIM}]"
+    if kv_cache.dim() == 4 and kv_cache.shape[1] == 1:
+        cache = kv_cache.squeeze(1)
+    elif kv_cache.dim() == 4 and kv_cache.shape[2] == 1:
+        cache = kv_cache.squeeze(2)
+    elif kv_cache.dim() == 3:
+        cache = kv_cache
+    else:
+        raise ValueError(f"kv_cache has shape {shape_text(kv_cache)}: must be {allowed}")
+    num_pages, page_size, head_dim = cache.shape
+    if head_dim != HEAD_DIM:
+        raise ValueError(f"kv_cache has shape {shape_text(kv_cache)}: its last dimension must be {HEAD_DIM}")
+    if page_size not in PAGE_SIZES:
+        raise ValueError(f"kv_cache has page_size={page_size}: must be one of {list_text(PAGE_SIZES)}")
+    if num_pages < 1:
+        raise ValueError(f"kv_cache has shape {shape_text(kv_cache)}: must hold at least one page")
+    check_last_dim_contiguous("kv_cache", cache)
+    return cache
+
+
+def check_index_tensor(name: str, value: torch.Tensor, rank: int, query: torch.Tensor) -> None:
+    check_tensor(name, value, (torch.int32,))
+    check_device(name, value, query)
+    expected = "[batch]" if rank == 1 else "[batch, pages per request]"
+    if value.dim() != rank:
+        raise ValueError(f"{name} has shape {shape_text(value)}: must be {expected}")
+    if value.shape[0] != query.shape[0]:
+        raise ValueError(f"{name}.shape[0]={value.shape[0]}: must be the batch of query, {query.shape[0]}")
+    check_last_dim_contiguous(name, value)
+
+
+def check_out(out: torch.Tensor, query: torch.Tensor) -> None:
+    check_tensor("out", out, (query.dtype,))
+    check_device("out", out, query)
+    expected = [*query.shape[:3], LATENT_DIM]
+    if list(out.shape) != expected:
+        raise ValueError(f"out has shape {shape_text(out)}: must be {expected}")
+    check_last_dim_contiguous("out", out)
+    if any(size > 1 and stride == 0 for size, stride in zip(out.shape, out.stride())):
+        raise ValueError(f"out has strides {list(out.stride())}: rows must not share memory (a stride is 0)")
+
+
+def check_workspace(workspace: torch.Tensor, query: torch.Tensor) -> None:
+    check_tensor("workspace", workspace, (torch.uint8, torch.int8))
+    check_device("workspace", workspace, query)
+    if workspace.dim() != 1:
+        raise ValueError(f"workspace has shape {shape_text(workspace)}: must have one dimension (bytes)")
+    check_last_dim_contiguous("workspace", workspace)
+
+
+def check_lengths_and_pages(kv_cache: torch.Tensor, block_tables: torch.Tensor, seq_lens: torch.Tensor) -> None:
+    """Lengths in range, the table wide enough for the longest, every table entry in use naming a page."""
+    if seq_lens.numel() == 0:
+        return
+    lengths = seq_lens.tolist()
+    page_size, width = kv_cache.shape[1], block_tables.shape[1]
+    for request, length in enumerate(lengths):
+        if not 0 <= length <= MAX_KV_LEN:
+            raise ValueError(f"seq_lens[{request}]={length}: must be 0..{MAX_KV_LEN}")
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    needed = -(-lengths[longest] // page_size)
+    if width < needed:
+        raise ValueError(
+            f"block_tables.shape[1]={width}: seq_lens[{longest}]={lengths[longest]} with page_size={page_size} "
+            f"needs at least {needed} entries"
+        )
+    if needed == 0:
+        return
+    table = block_tables[:, :needed]
+    used = torch.arange(needed, device=table.device) * page_size < seq_lens[:, None]
+    wrong = used & ((table < 0) | (table >= kv_cache.shape[0]))
+    if wrong.any():
+        request, entry = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"block_tables[{request}, {entry}]={int(table[request, entry])}: an entry in use "
+            f"(seq_lens[{request}]={lengths[request]}) must be 0..{kv_cache.shape[0] - 1}"
+        )
+
+
+def check_backend(backend: str) -> None:
+    check_choice("backend", backend, BACKENDS)
+
+
+def check_kernel_operands(call: DecodeCall) -> None:
+    """What the Blackwell kernel asks beyond the contract: memory that TMA and 16-byte stores can address."""
+    for name, tensor in (("query", call.query), ("kv_cache", call.kv_cache), ("out", call.out)):
+        if tensor is None:
+            continue
+        if tensor.data_ptr() % TMA_ALIGN_BYTES:
+            raise ValueError(
+                f"{name} starts at address {tensor.data_ptr():#x}: must be a multiple of {TMA_ALIGN_BYTES} bytes for "
+                "this backend (backend='torch' takes any)"
+            )
+        for dim, (size, stride) in enumerate(zip(tensor.shape[:-1], tensor.stride()[:-1])):
+            stride_bytes = stride * tensor.element_size()
+            if size > 1 and (stride_bytes % TMA_ALIGN_BYTES or not 0 < stride_bytes < TMA_MAX_STRIDE_BYTES):
+                raise ValueError(
+                    f"{name}.stride({dim})={stride} elements ({stride_bytes} bytes): must be a positive multiple of "
+                    f"{TMA_ALIGN_BYTES} bytes below 2^40 for this backend (backend='torch' takes any)"
+                )
+
+
+def check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...]) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}: must be a torch.Tensor")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} has layout {value.layout}: must be torch.strided")
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {value.dtype}: must be {list_text(dtypes)}")
+
+
+def check_device(name: str, value: torch.Tensor, query: torch.Tensor) -> None:
+    if value.device != query.device:
+        raise ValueError(f"{name} is on {value.device}: must be on the device of query, {query.device}")
+
+
+def check_last_dim_contiguous(name: str, value: torch.Tensor) -> None:
+    if value.shape[-1] > 1 and value.stride(-1) != 1:
+        raise ValueError(f"{name} has strides {list(value.stride())}: the last dimension must be contiguous (stride 1)")
+
+
+def check_finite_float(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is a {type(value).__name__}: must be a float")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}={value}: must be finite")
+
+
+def check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is a {type(value).__name__}: must be a bool")
+
+
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: must be one of {list_text(map(repr, allowed))}")
+
+
+def shape_text(tensor: torch.Tensor) -> str:
+    return str(list(tensor.shape))
+
+
+def list_text(items) -> str:
+    return ", ".join(str(item) for item in items)
