@@ -1,6 +1,8 @@
 """What the kernel does for a workload, counted in an emulated launch. Runs anywhere; not a timing.
 
-    python -m bench.counts --batch 2 --num-heads 16 --seq-len-q 8 --kv-len 2048 --dtype bf16 [--page-size 64] [--json]
+    python -m bench.counts --batch 2 --num-heads 16 --seq-len-q 8 --kv-len 2048 --dtype bf16 [--page-size 64]
+
+        [--num-ctas 148] [--json]
 
 Per role: PTX instructions, each counted once per warp. For the launch: tcgen05.mma, bytes that TMA brought in per key
 token, and key tiles that were masked, read without a mask, and never read.
@@ -11,26 +13,30 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 
 from bench.roofline import Workload, add_workload_arguments, workload_of
+from mla import split_kv
+from mla.causal_mask import TilePhases
 from mla.config import MlaDecodeConfig
 from mla.decode import MlaDecode
 from mla.warp_schedule import WarpSchedule
-from ptx_emulator import Report
 from wrappers import emulated, kernel, validate
+from wrappers.emulated import DecodeReports
+from wrappers.kernel import EMULATED_CTAS
 from wrappers.testing import make_problem
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 ARCH = "sm_100a"
 
 
 @dataclass(frozen=True)
 class TileCounts:
-    """Key tiles over all work units: read without mask code, read and masked, above every bound and never read."""
+    """Key tiles over all row tiles: read without mask code, read and masked, above every bound and never read."""
 
     unmasked: int
     masked: int
@@ -42,74 +48,105 @@ class TileCounts:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """One launch. `kv_bytes_per_token` is what TMA brought in of the cache per key token and row tile that reads it."""
+class WorkItem:
+    """What one CTA computes of one row tile: key tiles [begin, end) in three phases, and the keys in them."""
 
-    work_units: int
+    cta: int
+    phases: TilePhases
+    keys: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """One call. Instructions and MMAs are the decode kernel's, `merge_instructions` those of the merge of split tiles.
+
+    `makespan_tiles` is the largest number of key tiles that one CTA reads. `kv_bytes_per_token` is what TMA wrote to
+    shared memory of the cache per key token and row tile that reads it; e4m3 rows are filled up with 64 zero bytes.
+    """
+
+    row_tiles: int
+    work_items: int
+    busy_ctas: int
+    makespan_tiles: int
     tiles: TileCounts
     warp_instructions: dict[str, int]
+    merge_instructions: int
     tcgen05_mma: int
     tma_load_bytes: int
     kv_bytes_per_token: float
 
 
 def roles_of(warps: WarpSchedule) -> dict[str, list[int]]:
-    """Warp indices per role; idle warps, where there are any, are left out."""
+    """Warp indices per role."""
     return {
         "softmax": list(warps.softmax),
         "correction": list(warps.correction),
         "mma": [warps.mma],
         "load": [warps.load],
         "page_table": [warps.page_table],
+        "scheduler": [warps.scheduler],
     }
 
 
-def count_tiles(config: MlaDecodeConfig, seq_lens: Sequence[int]) -> TileCounts:
-    """From the kernel's own scheduler, evaluated on the host."""
-    description = MlaDecode(config)
-    scheduler = description.scheduler
-    unmasked = masked = skipped = 0
-    for unit in range(scheduler.num_units(len(seq_lens))):
-        keys = seq_lens[scheduler.batch_of(unit)]
-        phases = scheduler.work_unit(unit, keys).phases
-        straddling = phases.num_tiles - phases.bulk_end
-        if phases.num_tiles and not phases.final_straddles:
-            straddling -= 1
+def work_items(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) -> list[WorkItem]:
+    """The cut of the batch into shares, from the kernel's own scheduler evaluated on the host."""
+    scheduler = MlaDecode(config).scheduler
+    total = sum(scheduler.request_cost(keys) for keys in seq_lens)
+    share = split_kv.share_tiles(total, num_ctas)
+    items, first = [], 0
+    for keys in seq_lens:
+        for row_tile in range(scheduler.row_tiles):
+            cost = scheduler.cost(row_tile, keys)
+            for cta in range(first // share, (first + cost - 1) // share + 1):
+                taken = split_kv.take(first, cost, cta * share, (cta + 1) * share)
+                phases = scheduler.phases(row_tile, keys, taken.begin, taken.end)
+                below_end, below_begin = (
+                    min(tile * scheduler.tile_tokens, phases.keys) for tile in (phases.end, phases.begin)
+                )
+                items.append(WorkItem(cta, phases, below_end - below_begin))
+            first += cost
+    return items
+
+
+def count_tiles(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int = EMULATED_CTAS) -> TileCounts:
+    """Key tiles of a call by what happens to them."""
+    scheduler = MlaDecode(config).scheduler
+    unmasked = masked = 0
+    for item in work_items(config, seq_lens, num_ctas):
+        phases = item.phases
+        straddling = phases.end - phases.bulk_end - (not phases.final_straddles) if phases.num_tiles else 0
         unmasked += phases.num_tiles - straddling
         masked += straddling
-        skipped += -(-keys // scheduler.tile_tokens) - phases.num_tiles
-    return TileCounts(unmasked, masked, skipped)
+    in_cache = scheduler.row_tiles * sum(-(-keys // scheduler.tile_tokens) for keys in seq_lens)
+    return TileCounts(unmasked, masked, in_cache - unmasked - masked)
 
 
-def tokens_read(config: MlaDecodeConfig, seq_lens: Sequence[int]) -> tuple[int, int]:
-    """(key tokens that work units read, summed over the units; work units that read any)."""
-    scheduler = MlaDecode(config).scheduler
-    keys = [
-        scheduler.work_unit(unit, seq_lens[scheduler.batch_of(unit)]).phases.keys
-        for unit in range(scheduler.num_units(len(seq_lens)))
-    ]
-    return sum(keys), sum(count > 0 for count in keys)
-
-
-def summarise(config: MlaDecodeConfig, seq_lens: Sequence[int], report: Report) -> Counts:
-    """Counts of a launch of the kernel that `config` describes on requests of these lengths."""
-    description = MlaDecode(config)
-    tokens, active_units = tokens_read(config, seq_lens)
-    loaded = report.counters["tma_load_bytes"]
+def summarise(config: MlaDecodeConfig, seq_lens: Sequence[int], reports: DecodeReports, num_ctas: int) -> Counts:
+    """Counts of an emulated call of the kernel that `config` describes on requests of these lengths."""
+    description, report = MlaDecode(config), reports.decode
+    items = work_items(config, seq_lens, num_ctas)
+    tiles_of_cta = Counter()
+    for item in items:
+        tiles_of_cta[item.cta] += item.phases.num_tiles
+    tokens, loaded = sum(item.keys for item in items), report.counters["tma_load_bytes"]
     return Counts(
-        work_units=description.scheduler.num_units(len(seq_lens)),
-        tiles=count_tiles(config, seq_lens),
+        row_tiles=description.scheduler.row_tiles * len(seq_lens),
+        work_items=len(items),
+        busy_ctas=len(tiles_of_cta),
+        makespan_tiles=max(tiles_of_cta.values()),
+        tiles=count_tiles(config, seq_lens, num_ctas),
         warp_instructions={
             role: sum(report.by_opcode(warps).values()) for role, warps in roles_of(description.warps).items()
         },
+        merge_instructions=reports.merge.warp_instructions,
         tcgen05_mma=report.counters["tcgen05_mma"],
         tma_load_bytes=loaded,
-        kv_bytes_per_token=(loaded - active_units * description.plan.query_bytes) / tokens if tokens else 0.0,
+        kv_bytes_per_token=(loaded - len(items) * description.plan.query_bytes) / tokens if tokens else 0.0,
     )
 
 
-def count(workload: Workload, page_size: int, is_causal: bool) -> Counts:
-    """Emulates one call of `workload` and counts."""
+def count(workload: Workload, page_size: int, is_causal: bool, num_ctas: int = EMULATED_CTAS) -> Counts:
+    """Emulates one call of `workload` on `num_ctas` CTAs and counts."""
     problem = make_problem(
         workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=page_size,
         dtype=DTYPES[workload.dtype], is_causal=is_causal,
@@ -117,9 +154,9 @@ def count(workload: Workload, page_size: int, is_causal: bool) -> Counts:
     call = validate.check_decode_call(
         *problem.tensors, **problem.options, out=None, return_lse=False, lse_base="e", workspace=None
     )
-    out = torch.empty(problem.out_shape, dtype=problem.query.dtype)
-    report = emulated.launch(kernel.compiled(call, ARCH), call, out, None)
-    return summarise(kernel.decode_config(call, ARCH), problem.seq_lens.tolist(), report)
+    out = torch.empty(problem.out_shape, dtype=problem.out_dtype)
+    reports = emulated.launch(kernel.compiled(call, ARCH), call, out, None, num_ctas=num_ctas)
+    return summarise(kernel.decode_config(call, ARCH), problem.seq_lens.tolist(), reports, num_ctas)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,24 +167,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.set_defaults(batch=2)
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
     parser.add_argument("--page-size", type=int, choices=validate.PAGE_SIZES, default=64)
+    parser.add_argument("--num-ctas", type=int, default=EMULATED_CTAS, help="SMs of the GPU")
     parser.add_argument("--causal", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--json", action="store_true", help="as JSON instead of text")
     options = parser.parse_args(arguments)
     try:
         workload = workload_of(options)
+        if options.num_ctas < 1:
+            raise ValueError(f"--num-ctas {options.num_ctas}: must be at least 1")
     except ValueError as error:
         parser.error(str(error))
-    counts = count(workload, options.page_size, options.causal)
+    counts = count(workload, options.page_size, options.causal, options.num_ctas)
     print(json.dumps(asdict(counts), indent=2) if options.json else text_of(counts))
     return 0
 
 
 def text_of(counts: Counts) -> str:
     tiles = counts.tiles
-    lines = [f"{counts.work_units} work units"]
+    lines = [
+        f"{counts.row_tiles} row tiles in {counts.work_items} work items on {counts.busy_ctas} CTAs, "
+        f"at most {counts.makespan_tiles} key tiles each"
+    ]
     lines.append(f"key tiles: {tiles.unmasked} unmasked, {tiles.masked} masked, {tiles.skipped} never read")
     for role, instructions in counts.warp_instructions.items():
         lines.append(f"{role:11s} {instructions:10d} warp instructions, {instructions / max(1, tiles.read):.0f} per tile")
+    lines.append(f"merge       {counts.merge_instructions:10d} warp instructions")
     lines.append(f"tcgen05.mma {counts.tcgen05_mma:10d}, {counts.tcgen05_mma / max(1, tiles.read):.1f} per tile")
     lines.append(f"TMA loads   {counts.tma_load_bytes:10d} bytes")
     lines.append(f"KV          {counts.kv_bytes_per_token:10.1f} bytes per key token and row tile")

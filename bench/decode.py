@@ -20,10 +20,10 @@ import torch
 
 from bench.hardware import B200, B300
 from bench.roofline import Workload, add_workload_arguments, roofline, workload_of
-from wrappers.decode import KERNEL_ARCHS, mla_decode
+from wrappers.decode import KERNEL_ARCHS, mla_decode, workspace_bytes
 from wrappers.testing import make_problem
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 GPU_OF_ARCH = {"sm_100a": B200, "sm_103a": B300}
 # Twice the largest L2 of these GPUs (B200: 126 MB).
 FLUSH_BYTES = 256 << 20
@@ -87,10 +87,11 @@ def bench(workload: Workload, backend: str, page_size: int, warmup: int, repeats
         workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=page_size,
         dtype=DTYPES[workload.dtype],
     ).to("cuda")  # fmt: skip
-    out = torch.empty(problem.out_shape, dtype=problem.query.dtype, device="cuda")
+    out = torch.empty(problem.out_shape, dtype=problem.out_dtype, device="cuda")
+    workspace = torch.empty(workspace_bytes("cuda"), dtype=torch.uint8, device="cuda") if backend == "cute" else None
 
     def run() -> object:
-        return mla_decode(*problem.tensors, **problem.options, out=out, backend=backend)
+        return mla_decode(*problem.tensors, **problem.options, out=out, workspace=workspace, backend=backend)
 
     timings = {"events": time_cold(run, warmup, repeats)}
     if backend == "cute":

@@ -24,7 +24,7 @@ class Gpu:
 # HBM 7.2 TB/s: TMA loads with at least 64 KiB in flight per SM, SemiAnalysis microbenchmarks (8.0 is the datasheet's).
 # tcgen05: 8192 (16-bit) and 16384 (e4m3) FLOP per clock and SM at M=128, and at M=64 with `.ws` near N=256;
 # SemiAnalysis microbenchmarks. ex2: 16 per clock and SM on B200, 32 on B300; Hao AI Lab, TileSight.
-B200 = Gpu("B200", 148, 1.85e9, 7.2e12, {"bf16": 8192, "fp16": 8192, "e4m3": 16384}, 16)
+B200 = Gpu("B200", 148, 1.85e9, 7.2e12, {"bf16": 8192, "fp16": 8192, "fp8": 16384}, 16)
 # B300: 148 SMs of 160 enabled, 7.30 TB/s, 1920 to 2032 MHz; QuickRunCUDA.
-B300 = Gpu("B300", 148, 1.92e9, 7.3e12, {"bf16": 8192, "fp16": 8192, "e4m3": 16384}, 32)
+B300 = Gpu("B300", 148, 1.92e9, 7.3e12, {"bf16": 8192, "fp16": 8192, "fp8": 16384}, 32)
 GPUS = {"b200": B200, "b300": B300}

@@ -16,7 +16,7 @@ from bench.hardware import GPUS, Gpu
 
 LATENT_DIM = 512
 HEAD_DIM = 576
-ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "e4m3": 1}
+ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp8": 1}
 OUTPUT_BYTES = 2
 # Rows (query token x head) of one tensor-core tile; a partly empty tile costs as much as a full one.
 TILE_ROWS = 64

@@ -15,28 +15,33 @@ from typing import Any
 import cutlass
 
 
-def _minimum(a: Any, b: Any) -> Any:
+def minimum(a: Any, b: Any) -> Any:
     return min(a, b) if isinstance(a, int) and isinstance(b, int) else cutlass.min(a, b)
 
 
-def _maximum(a: Any, b: Any) -> Any:
+def maximum(a: Any, b: Any) -> Any:
     return max(a, b) if isinstance(a, int) and isinstance(b, int) else cutlass.max(a, b)
 
 
 @dataclass(frozen=True)
 class TilePhases:
-    """Key tiles of one work unit, in loop order. Counts are tiles.
+    """Key tiles [begin, end) of a work item, in loop order. All but `keys` count tiles from the request's first.
 
-    [0, bulk_end):       wholly below every row's bound; no mask code runs.
-    [bulk_end, last):    may straddle a bound; masked.
-    last = num_tiles-1:  the final tile; masked iff final_straddles.
-    keys:                keys the unit reads, the largest bound of its rows; num_tiles = ceil(keys / tile_tokens).
+    [begin, bulk_end):    wholly below every row's bound; no mask code runs.
+    [bulk_end, end - 1):  may straddle a bound; masked.
+    end - 1:              the final tile; masked iff final_straddles.
+    keys:                 keys the row tile reads in all, the largest bound of its rows.
     """
 
     keys: Any
-    num_tiles: Any
+    begin: Any
     bulk_end: Any
+    end: Any
     final_straddles: Any
+
+    @property
+    def num_tiles(self) -> Any:
+        return self.end - self.begin
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,14 @@ class CausalMask:
 
     def query_token(self, row: Any) -> Any:
         """Query token of a row; rows past the last one (the empty part of a row tile) count as the last token."""
-        return _minimum(row // self.num_heads, self.seq_len_q - 1)
+        return minimum(row // self.num_heads, self.seq_len_q - 1)
 
     def k_bound(self, row: Any, seq_len_k: Any) -> Any:
         """Number of keys that `row` sees: key j is visible iff j < k_bound. In [0, seq_len_k]."""
         if not self.is_causal:
             return seq_len_k
         bound = seq_len_k - (self.seq_len_q - 1) + self.query_token(row)
-        return _maximum(_minimum(bound, seq_len_k), 0)
+        return maximum(minimum(bound, seq_len_k), 0)
 
     def mask_tile_count(self, tile_tokens: int) -> int:
         """Upper limit, over all lengths, of the tiles counted from the end that may straddle a bound."""
@@ -64,11 +69,16 @@ class CausalMask:
             return 1
         return -(-(self.seq_len_q - 1) // tile_tokens) + 1
 
-    def phases(self, first_row: Any, tile_rows: int, tile_tokens: int, seq_len_k: Any) -> TilePhases:
-        """The three phases of the rows [first_row, first_row + tile_rows). Bounds grow with the row."""
-        smallest = self.k_bound(first_row, seq_len_k)
+    def num_tiles(self, first_row: Any, tile_rows: int, tile_tokens: int, seq_len_k: Any) -> Any:
+        """Key tiles that any of the rows [first_row, first_row + tile_rows) sees. Bounds grow with the row."""
         largest = self.k_bound(first_row + (tile_rows - 1), seq_len_k)
-        num_tiles = (largest + (tile_tokens - 1)) // tile_tokens
-        unmasked = smallest // tile_tokens
-        bulk_end = _maximum(_minimum(unmasked, num_tiles - 1), 0)
-        return TilePhases(largest, num_tiles, bulk_end, unmasked < num_tiles)
+        return (largest + (tile_tokens - 1)) // tile_tokens
+
+    def phases(
+        self, first_row: Any, tile_rows: int, tile_tokens: int, seq_len_k: Any, begin: Any, end: Any
+    ) -> TilePhases:
+        """The three phases of key tiles [begin, end), a part of the tiles that the row tile sees."""
+        keys = self.k_bound(first_row + (tile_rows - 1), seq_len_k)
+        unmasked = self.k_bound(first_row, seq_len_k) // tile_tokens
+        bulk_end = maximum(minimum(unmasked, end - 1), begin)
+        return TilePhases(keys, begin, bulk_end, end, unmasked < end)

@@ -24,7 +24,8 @@ class CompiledDecode:
     """What the DSL emitted for one config.
 
     host:  the DSL's own host function. On a machine with the target GPU, call it with
-           (query, kv_cache, block_tables, seq_lens, out, lse or None, softmax_scale, output_scale); tensors may be
+           (query, kv_cache, block_tables, seq_lens, out, lse or None, workspace, num_ctas, softmax_scale,
+           output_scale); tensors may be
            torch CUDA tensors (tvm-ffi), the launch goes to the caller's current stream.
     ptx, ir: text. cubin: bytes.
     """
@@ -95,4 +96,6 @@ def fake_arguments(config: MlaDecodeConfig) -> tuple[Any, ...]:
             cutlass.Float32, rows, (cute.sym_int64(), cute.sym_int64(), cute.sym_int64()), assumed_align=4
         )
     stream = make_fake_stream(use_tvm_ffi_env_stream=True)
-    return query, cache, tables, lens, out, lse, cutlass.Float32(1.0), cutlass.Float32(1.0), stream
+    workspace = make_fake_tensor(cutlass.Float32, (cute.sym_int64(),), (1,), assumed_align=16)
+    scales = cutlass.Float32(1.0), cutlass.Float32(1.0)
+    return query, cache, tables, lens, out, lse, workspace, cutlass.Int32(1), *scales, stream

@@ -8,10 +8,11 @@ from typing import Any
 import cutlass.cute as cute
 from cutlass import AddressSpace, Float32, Int32, Int64
 
+from mla.causal_mask import TilePhases
 from mla.config import MlaDecodeConfig
-from mla.memory_plan import NarrowPlan
+from mla.memory_plan import WORK_RECORD_INTS, NarrowPlan
 from mla.pipelines import BARRIER_BYTES, Pipeline
-from mla.tile_scheduler import TileScheduler, WorkUnit
+from mla.tile_scheduler import TileScheduler
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Arguments:
     seq_lens: Any
     out: Any
     lse: Any
+    partial_out: Any
+    partial_lse: Any
     scale_log2: Any
     output_scale: Any
 
@@ -34,7 +37,7 @@ class Arguments:
 class Context:
     """config, plan: compile-time. smem: Int32 shared address of the dynamic shared memory (1024-aligned).
 
-    tmem: Int32 Tensor Memory address of the allocation. unit: what this CTA computes. seq_len_k: keys of its request.
+    tmem: Int32 Tensor Memory address of the allocation.
     """
 
     config: MlaDecodeConfig
@@ -43,8 +46,6 @@ class Context:
     smem: Any
     tmem: Any
     scheduler: TileScheduler
-    unit: WorkUnit
-    seq_len_k: Any
 
     def pipe(self, name: str) -> Pipeline:
         plan = self.plan.barriers
@@ -59,3 +60,49 @@ class Context:
 
     def smem_ints(self, offset: int, count: int) -> Any:
         return cute.make_tensor(self.smem_pointer(Int32, offset, 4), cute.make_layout(count))
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """A part of one row tile, read from the `work` ring.
+
+    batch:     request index; negative: no more work.
+    first_row: first row of the tile in the request's flat (token, head) packing.
+    seq_len_k: keys of the request.
+    slot:      partial result to write, or -1 to write the output itself.
+    phases:    the key tiles of this part.
+    """
+
+    batch: Any
+    first_row: Any
+    seq_len_k: Any
+    slot: Any
+    phases: TilePhases
+
+
+def work_cells(ctx: Context, item: Any) -> Any:
+    """The ring entry of work item `item`, WORK_RECORD_INTS integers."""
+    stage = item % ctx.plan.work_stages
+    pointer = ctx.smem_pointer(Int32, ctx.plan.work_offset + stage * (WORK_RECORD_INTS * 4), 4)
+    return cute.make_tensor(pointer, cute.make_layout(WORK_RECORD_INTS))
+
+
+def has_work(ctx: Context, item: Any) -> Any:
+    """Wait for work item `item`; False where the CTA has none left."""
+    ctx.pipe("work").wait_full(item)
+    return work_cells(ctx, item)[0] >= 0
+
+
+def read_work(ctx: Context, item: Any) -> WorkItem:
+    """The item that has_work announced. The caller releases it with `release_work` once all its lanes have read it."""
+    cells = work_cells(ctx, item)
+    batch, row_tile, seq_len_k, begin, end, slot = (cells[i] for i in range(WORK_RECORD_INTS))
+    phases = ctx.scheduler.phases(row_tile, seq_len_k, begin, end)
+    return WorkItem(batch, row_tile * ctx.scheduler.tile_rows, seq_len_k, slot, phases)
+
+
+def release_work(ctx: Context, item: Any) -> None:
+    """One arrival per warp: the ring entry may be overwritten."""
+    cute.arch.sync_warp()
+    with cute.arch.elect_one():
+        ctx.pipe("work").arrive_empty(item)

@@ -9,18 +9,18 @@ import cutlass.cute as cute
 from cutlass import AddressSpace, Float32, Int32, Int64
 from cutlass.cute.nvgpu import cpasync
 
-from mla import operands
+from mla import operands, split_kv
 from mla.arch import SMEM_ALIGN, TMEM_COLUMNS
 from mla.config import MlaDecodeConfig
 from mla.context import Arguments, Context
 from mla.memory_plan import NarrowPlan
 from mla.pipelines import BARRIER_BYTES, init_barriers
-from mla.roles import correction, load, mma, page_table, softmax
+from mla.reduction import MergePartials
+from mla.roles import correction, load, mma, page_table, scheduler, softmax
 from mla.tile_scheduler import TileScheduler
 from mla.warp_schedule import WarpSchedule
 
 LOG2_E = 1.4426950408889634
-CTA_BARRIER = 0
 
 
 @dataclass(frozen=True)
@@ -50,28 +50,41 @@ class MlaDecode:
         seq_lens: cute.Tensor,
         out: cute.Tensor,
         lse: cute.Tensor | None,
+        workspace: cute.Tensor,
+        num_ctas: Int32,
         softmax_scale: Float32,
         output_scale: Float32,
         stream,
     ):
-        """Host side: build the TMA descriptors and launch one CTA per work unit on `stream`.
+        """Host side: build the TMA descriptors, launch `num_ctas` CTAs and the merge of split row tiles on `stream`.
 
         query [B, seq_len_q, num_heads, 576], kv_cache [pages, page_size, 576], block_tables [B, W] int32,
-        seq_lens [B] int32, out [B, seq_len_q, num_heads, 512], lse [B, seq_len_q, num_heads] fp32 or None.
+        seq_lens [B] int32, out [B, seq_len_q, num_heads, 512], lse [B, seq_len_q, num_heads] fp32 or None, workspace
+        fp32 [split_kv.workspace_bytes(num_ctas, ...) / 4 or more].
         """
-        plan = self.plan
-        rows = self.config.query_box_rows(plan.tile_rows)
+        plan, config = self.plan, self.config
+        rows = config.query_box_rows(plan.tile_rows)
         query_tma, query_boxes = operands.make_box_tma(self.query_view(query), rows, plan.chunk_elements)
         kv_view = cute.make_tensor(kv_cache.iterator, cute.select(kv_cache.layout, mode=[1, 2, 0]))
         kv_tma, kv_boxes = operands.make_box_tma(kv_view, plan.box_tokens, plan.chunk_elements)
+        partial_out, partial_lse = self.partials(workspace, num_ctas)
         self.kernel(
-            query_tma, query_boxes, kv_tma, kv_boxes, block_tables, seq_lens, out, lse, softmax_scale * LOG2_E, output_scale
-        ).launch(
-            grid=[self.scheduler.num_units(cute.size(seq_lens)), 1, 1],
-            block=[self.warps.threads, 1, 1],
-            smem=plan.smem_bytes,
-            stream=stream,
+            query_tma, query_boxes, kv_tma, kv_boxes, block_tables, seq_lens, out, lse, partial_out, partial_lse,
+            softmax_scale * LOG2_E, output_scale,
+        ).launch(grid=[num_ctas, 1, 1], block=[self.warps.threads, 1, 1], smem=plan.smem_bytes, stream=stream)  # fmt: skip
+        merge = MergePartials(config, self.scheduler)
+        merge.kernel(seq_lens, out, lse, partial_out, partial_lse, num_ctas, output_scale).launch(
+            grid=[merge.num_ctas(cute.size(seq_lens)), 1, 1], block=[merge.threads, 1, 1], stream=stream, use_pdl=True
         )
+
+    @cute.jit
+    def partials(self, workspace: cute.Tensor, num_ctas: Int32):
+        """Workspace as partial outputs [slot, row, latent] and log-sum-exps [slot, row], base 2."""
+        slots, rows, dims = split_kv.num_slots(num_ctas), self.plan.tile_rows, self.config.kv_lora_rank
+        out_layout = cute.make_layout((slots, rows, dims), stride=(rows * dims, dims, 1))
+        partial_out = cute.make_tensor(workspace.iterator, out_layout)
+        lse_start = workspace.iterator + Int64(slots) * (rows * dims)
+        return partial_out, cute.make_tensor(lse_start, cute.make_layout((slots, rows), stride=(rows, 1)))
 
     @cute.jit
     def query_view(self, query: cute.Tensor):
@@ -96,15 +109,18 @@ class MlaDecode:
         seq_lens: cute.Tensor,
         out: cute.Tensor,
         lse: cute.Tensor | None,
+        partial_out: cute.Tensor,
+        partial_lse: cute.Tensor,
         scale_log2: Float32,
         output_scale: Float32,
     ):
-        plan, warps, scheduler = self.plan, self.warps, self.scheduler
+        plan, warps = self.plan, self.warps
         smem = Int32(cute.arch.get_dyn_smem(cutlass.Int8, SMEM_ALIGN).toint())
         barriers = cute.make_ptr(Int64, smem + plan.barrier_offset, AddressSpace.smem, assumed_align=BARRIER_BYTES)
         tmem_holder = cute.make_ptr(Int32, smem + plan.tmem_pointer_offset, AddressSpace.smem, assumed_align=4)
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
 
+        cute.arch.griddepcontrol_launch_dependents()
         if warp == warps.load:
             cpasync.prefetch_descriptor(query_tma)
             cpasync.prefetch_descriptor(kv_tma)
@@ -119,12 +135,12 @@ class MlaDecode:
         operands.fence_after_sync()
 
         tmem_pointer = cute.arch.retrieve_tmem_ptr(Float32, 16, tmem_holder)
-        block = cute.arch.block_idx()[0]
-        seq_len_k = cutlass.max(seq_lens[scheduler.batch_of(block)], 0)
-        args = Arguments(query_tma, query, kv_tma, kv, block_tables, seq_lens, out, lse, scale_log2, output_scale)
-        ctx = Context(
-            self.config, plan, args, smem, Int32(tmem_pointer.toint()), scheduler, scheduler.work_unit(block, seq_len_k), seq_len_k
+        args = Arguments(
+            query_tma, query, kv_tma, kv, block_tables, seq_lens, out, lse, partial_out, partial_lse, scale_log2, output_scale
         )
+        ctx = Context(self.config, plan, args, smem, Int32(tmem_pointer.toint()), self.scheduler)
+        if warp == warps.scheduler:
+            scheduler.run(ctx)
         if warp == warps.page_table:
             page_table.run(ctx)
         if warp == warps.load:

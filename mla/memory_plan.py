@@ -12,6 +12,7 @@ from mla.warp_schedule import WarpSchedule
 SWIZZLE_BYTES = 128  # row pitch of a 128-byte-swizzled chunk
 FLOAT_BYTES = 4
 INT_BYTES = 4
+WORK_RECORD_INTS = 6  # batch, row tile, seq_len_k, begin, end, slot
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class NarrowPlan:
     score_stages: int = 2
     scale_stages: int = 2
     page_stages: int = 2
+    work_stages: int = 2
     page_ids_per_stage: int = WARP_SIZE
 
     def __post_init__(self) -> None:
@@ -121,21 +123,23 @@ class NarrowPlan:
 
     @property
     def scale_offset(self) -> int:
-        """[scale stage][row] floats: what the correction warps multiply O with."""
+        """[scale stage][row] floats: what the correction warps multiply O with; behind a work item's last tile, its
+        row sums.
+        """
         return self.row_exchange_offset + 2 * 2 * self.tile_rows * FLOAT_BYTES
 
     @property
-    def row_sum_offset(self) -> int:
-        """[row] floats: final softmax denominators."""
+    def page_ids_offset(self) -> int:
         return self.scale_offset + self.scale_stages * self.tile_rows * FLOAT_BYTES
 
     @property
-    def page_ids_offset(self) -> int:
-        return self.row_sum_offset + self.tile_rows * FLOAT_BYTES
+    def work_offset(self) -> int:
+        """[work stage][record] integers: what the scheduler warp tells the others."""
+        return self.page_ids_offset + self.page_stages * self.page_ids_per_stage * INT_BYTES
 
     @property
     def barrier_offset(self) -> int:
-        return self.page_ids_offset + self.page_stages * self.page_ids_per_stage * INT_BYTES
+        return self.work_offset + self.work_stages * WORK_RECORD_INTS * INT_BYTES
 
     @property
     def tmem_pointer_offset(self) -> int:
@@ -172,14 +176,15 @@ class NarrowPlan:
     def barriers(self) -> BarrierPlan:
         """Edges: producer -> consumer.
 
-        query: load -> mma.  kv: load -> mma (commit frees).  tail: load's own wait on its last tile.
+        work: scheduler -> all roles, which release it warp by warp.  query: load -> mma (commit frees).  kv: load -> mma (commit frees).  tail: load's own wait on a ragged tile.
         pages: page table -> load.  score: mma (commit) -> softmax.  probs: softmax -> mma (commit frees).
         scale: softmax -> correction.  rescaled: correction -> mma.
         """
         softmax, correction = self.warps.softmax_threads, self.warps.correction_threads
         return BarrierPlan(
             (
-                Edge("query", 1, 1, 0),
+                Edge("work", self.work_stages, 1, self.warps.num_workers),
+                Edge("query", 1, 1, 1),
                 Edge("kv", self.kv_stages, 1, 1),
                 Edge("tail", 1, 1, 0),
                 Edge("pages", self.page_stages, WARP_SIZE, 1),

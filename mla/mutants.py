@@ -11,11 +11,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
-from mla import causal_mask, decode, softmax
+from mla import causal_mask, decode, softmax, split_kv
 from mla.compile import CompiledDecode, compile_kernel
 from mla.config import MlaDecodeConfig
 from mla.decode import MlaDecode
 from mla.pipelines import Pipeline
+from mla.reduction import MergePartials
 from mla.roles import correction, load
 
 
@@ -24,24 +25,23 @@ def _no_mtp_mask(mask: Any, row: Any, seq_len_k: Any) -> Any:
 
 
 def _top_left_mask(mask: Any, row: Any, seq_len_k: Any) -> Any:
-    return causal_mask._minimum(mask.query_token(row) + 1, seq_len_k)
+    return causal_mask.minimum(mask.query_token(row) + 1, seq_len_k)
 
 
 def _late_bound(mask: Any, row: Any, seq_len_k: Any) -> Any:
-    return causal_mask._minimum(seq_len_k - (mask.seq_len_q - 1) + mask.query_token(row) + 1, seq_len_k)
+    return causal_mask.minimum(seq_len_k - (mask.seq_len_q - 1) + mask.query_token(row) + 1, seq_len_k)
 
 
 def _no_mask(values: list[Any], visible: Any) -> list[Any]:
     return values
 
 
-def _no_rescale(ctx: Any, count: Any, lane: Any, factor: Any) -> None:
-    ctx.pipe("probs").wait_drained(count - 1)
-    ctx.pipe("rescaled").arrive_full(count - 1)
-
-
-def _no_clear(ctx: Any, stage_offset: Any, tokens: Any) -> None:
+def _nothing(*arguments: Any) -> None:
     return None
+
+
+def _short_take(first: Any, cost: Any, share_begin: Any, share_end: Any) -> split_kv.Share:
+    return _TAKE(first, cost, share_begin, share_end - 1)
 
 
 def _skip_probs_wait(pipeline: Pipeline, count: Any) -> None:
@@ -50,6 +50,7 @@ def _skip_probs_wait(pipeline: Pipeline, count: Any) -> None:
 
 
 _WAIT_FULL = Pipeline.wait_full
+_TAKE = split_kv.take
 
 MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     "no-mtp-mask": (
@@ -74,11 +75,23 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     ),
     "no-rescale": (
         "the accumulated output is not rescaled when a row's maximum grows",
-        lambda: mock.patch.object(correction, "rescale", _no_rescale),
+        lambda: mock.patch.object(correction, "rescale", _nothing),
     ),
     "no-tail-clear": (
         "unused slots of the last page reach the tensor core",
-        lambda: mock.patch.object(load, "clear_rows", _no_clear),
+        lambda: mock.patch.object(load, "clear_rows", _nothing),
+    ),
+    "share-off-by-one": (
+        "a CTA stops one key tile short of its share",
+        lambda: mock.patch.object(split_kv, "take", _short_take),
+    ),
+    "no-merge": (
+        "the parts of a split row tile are not merged",
+        lambda: mock.patch.object(MergePartials, "merge_row", _nothing),
+    ),
+    "unscaled-probs": (
+        "probabilities are rounded to e4m3 as they are, in [0, 1]; the same kernel for fp16 and bf16",
+        lambda: mock.patch.object(MlaDecodeConfig, "probs_scale_log2", 0),
     ),
     "no-probs-wait": (
         "the tensor core does not wait for the probabilities",

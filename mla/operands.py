@@ -106,11 +106,17 @@ def partition_box(atom: Any, target: Any, boxes: Any) -> Any:
     )
 
 
-def converted_words(values: list[Any], dtype: str) -> Any:
-    """fp32 values rounded to `dtype`, as a register tensor of 32-bit words (element 0 in the low half)."""
+def register_words(values: list[Any]) -> Any:
+    """fp32 values as a register tensor of 32-bit words."""
     fragment = cute.make_rmem_tensor(len(values), cutlass.Float32)
     for i, value in enumerate(values):
         fragment[i] = value
+    return cute.recast_tensor(fragment, Int32)
+
+
+def converted_words(values: list[Any], dtype: str) -> Any:
+    """fp32 values rounded to `dtype`, as a register tensor of 32-bit words (element 0 in the low half)."""
+    fragment = cute.recast_tensor(register_words(values), cutlass.Float32)
     narrow = cute.make_rmem_tensor(len(values), ELEMENT_TYPE[dtype])
     narrow.store(fragment.load().to(ELEMENT_TYPE[dtype]))
     return cute.recast_tensor(narrow, Int32)
@@ -130,3 +136,21 @@ def fence_before_sync() -> None:
 def fence_after_sync() -> None:
     """Order this thread's Tensor Memory accesses after the wait or barrier it has just passed."""
     prims.tcgen05_fence("after_thread_sync")
+
+
+def store_row(row: Any, byte_offset: Any, words: Any) -> None:
+    """A register tensor of 32-bit words to `byte_offset` of a row in global memory, which is aligned to what is stored."""
+    count = cute.size(words)
+    pointer = cute.make_ptr(
+        Int32, row.iterator.toint() + byte_offset, cutlass.AddressSpace.gmem, assumed_align=min(16, 4 * count)
+    )
+    store_words(pointer, words, 0, count)
+
+
+def load_floats(row: Any, element: Any) -> Any:
+    """Four neighbouring fp32 of a row in global memory, from a multiple of 4 on, as a register tensor."""
+    address = row.iterator.toint() + cutlass.Int64(element) * 4
+    source = cute.make_ptr(cutlass.Float32, address, cutlass.AddressSpace.gmem, assumed_align=16)
+    fragment = cute.make_rmem_tensor(4, cutlass.Float32)
+    cute.autovec_copy(cute.make_tensor(source, cute.make_layout(4)), fragment)
+    return fragment

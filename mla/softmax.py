@@ -6,6 +6,7 @@ masked probability is exactly 0 whatever the scale.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import cutlass
@@ -58,3 +59,8 @@ def total(values: list[Any]) -> Any:
         summed = [cute.arch.add_packed_f32x2(a, b) for a, b in zip(pairs[0::2], pairs[1::2])]
         pairs = summed + pairs[len(summed) * 2 :]
     return pairs[0][0] + pairs[0][1]
+
+
+def in_base(lse_log2: Any, base: str) -> Any:
+    """A base-2 log-sum-exp in base "e" or "2"."""
+    return lse_log2 * math.log(2.0) if base == "e" else lse_log2

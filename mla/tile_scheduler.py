@@ -1,33 +1,20 @@
-"""Work units: which (request, row tile) a CTA computes, and which key tiles that unit reads."""
+"""Work items: which part of which row tile a CTA computes, and which key tiles that part reads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from mla import split_kv
 from mla.causal_mask import CausalMask, TilePhases
 from mla.config import MlaDecodeConfig
 
 
 @dataclass(frozen=True)
-class WorkUnit:
-    """One row tile of one request.
-
-    batch:     request index.
-    first_row: first row of the tile, a multiple of tile_rows, in the request's flat (token, head) packing.
-    phases:    the key tiles to visit.
-    """
-
-    batch: Any
-    first_row: Any
-    phases: TilePhases
-
-
-@dataclass(frozen=True)
 class TileScheduler:
-    """One CTA per work unit, on a one-dimensional grid (x reaches 2^31 - 1, y and z only 65535).
+    """Row tiles of a request, and the line of work that split_kv.py cuts into shares.
 
-    The row tiles of a request are neighbours in the grid, so that they run together and share its keys in L2.
+    The row tiles of a request are neighbours in the line, so that they run at about the same time and share keys in L2.
     """
 
     tile_rows: int
@@ -40,13 +27,21 @@ class TileScheduler:
         mask = CausalMask(config.is_causal, config.num_heads, config.seq_len_q)
         return cls(tile_rows, tile_tokens, -(-config.num_rows // tile_rows), mask)
 
-    def num_units(self, batch_size: Any) -> Any:
-        return batch_size * self.row_tiles
+    def cost(self, row_tile: Any, seq_len_k: Any) -> Any:
+        """Positions of a row tile in the line."""
+        first_row = row_tile * self.tile_rows
+        return split_kv.item_cost(self.mask.num_tiles(first_row, self.tile_rows, self.tile_tokens, seq_len_k))
 
-    def batch_of(self, unit: Any) -> Any:
-        return unit // self.row_tiles
+    def request_cost(self, seq_len_k: Any) -> Any:
+        """Positions of all row tiles of a request."""
+        total = self.cost(0, seq_len_k)
+        for row_tile in range(1, self.row_tiles):
+            total = total + self.cost(row_tile, seq_len_k)
+        return total
 
-    def work_unit(self, unit: Any, seq_len_k: Any) -> WorkUnit:
-        first_row = (unit % self.row_tiles) * self.tile_rows
-        phases = self.mask.phases(first_row, self.tile_rows, self.tile_tokens, seq_len_k)
-        return WorkUnit(self.batch_of(unit), first_row, phases)
+    def phases(self, row_tile: Any, seq_len_k: Any, begin: Any, end: Any) -> TilePhases:
+        """Key tiles [begin, end) of a row tile; an empty row tile, whose one position is no tile, has none."""
+        first_row = row_tile * self.tile_rows
+        shape = (self.tile_rows, self.tile_tokens)
+        end = split_kv.minimum(end, self.mask.num_tiles(first_row, *shape, seq_len_k))
+        return self.mask.phases(first_row, *shape, seq_len_k, begin, end)

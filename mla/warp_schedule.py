@@ -18,6 +18,7 @@ class WarpSchedule:
     mma: int = 8
     load: int = 9
     page_table: int = 10
+    scheduler: int = 11
 
     def __post_init__(self) -> None:
         for group in (self.softmax, self.correction):
@@ -26,7 +27,12 @@ class WarpSchedule:
 
     @property
     def num_warps(self) -> int:
-        return 1 + max(*self.softmax, *self.correction, self.mma, self.load, self.page_table)
+        return 1 + max(*self.softmax, *self.correction, self.mma, self.load, self.page_table, self.scheduler)
+
+    @property
+    def num_workers(self) -> int:
+        """Warps that follow the scheduler's work items."""
+        return self.num_warps - 1
 
     @property
     def threads(self) -> int:

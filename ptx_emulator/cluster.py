@@ -13,8 +13,7 @@ from .errors import EmulationError
 from .registry import Blocked
 from .warp import Warp
 
-SLICE = 20000  # micro-operations of a turn
-RANDOM_SLICE = 200
+SLICE = 256  # micro-operations of a warp's turn: short, so that warps advance evenly as on hardware
 SPIN_LIMIT = 50  # times a million micro-operations without any change before a spin is taken for a deadlock
 SHARED_PER_CTA = 232448  # bytes a kernel may use on sm_100 (PTX ISA release notes; CUDA programming guide, table 24)
 
@@ -105,7 +104,7 @@ class Cluster:
         for slot, bases in zip((st.H_SHARED_BASES, st.H_MBAR_BASES, st.H_NAMED_BASES), self._bases, strict=True):
             h[slot] = bases.ctypes.data
         h[st.H_SCRATCH] = self._scratch.ctypes.data
-        h[st.H_SLICE] = RANDOM_SLICE if grid.order == "random" else SLICE
+        h[st.H_SLICE] = SLICE
         if grid.order == "random":
             h[st.H_RANDOM] = grid.rng.getrandbits(62) | 1
 
@@ -124,7 +123,7 @@ class Cluster:
         """Poisons memory and registers and sets every thread to the first instruction."""
         kernel, grid, h = self.kernel, self.grid, self.header
         for slot in (st.H_CLUSTER_ARRIVED, st.H_CLUSTER_PHASE, st.H_PROGRESS, st.H_CURSOR, st.H_TIMEOUT, st.H_RETRY,
-                     st.H_ERROR, st.H_IDLE_INSTRUCTIONS, st.H_IDLE_PROGRESS):  # fmt: skip
+                     st.H_ERROR, st.H_IDLE_INSTRUCTIONS, st.H_IDLE_PROGRESS, st.H_BUDGET):  # fmt: skip
             h[slot] = 0
         self.blocked.clear()
         self._registers32[:, len(kernel.fixed32) :] = 0xFFFFFFFF

@@ -65,6 +65,10 @@ class Emitter:
     def row(self, reg: Reg) -> int:
         """The row of a register, in the file that its type asks for."""
         if reg.name.startswith("%") and self.function.specials.get(reg.name) is reg:
+            if reg.name in CLOCKS:
+                t = self.temp64() if reg.is64 else self.temp32()
+                self.emit(mc.CLOCK64 if reg.is64 else mc.CLOCK, t)
+                return t
             table = self.fixed64 if reg.is64 else self.fixed32
             return self._fixed(table, ("special", reg.name))
         if reg.row < 0:
@@ -392,6 +396,8 @@ def _shift(emitter: Emitter, wide: bool, n: int) -> tuple[list[list[int]], list[
     return code, aux
 
 
+# Special registers that are read anew each time. All count executed micro-operations.
+CLOCKS = ("%clock", "%clock64", "%globaltimer", "%globaltimer_lo")
 SINK_ROW = -(1 << 30)  # in a vector of destinations: `_`
 
 

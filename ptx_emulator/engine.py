@@ -190,13 +190,15 @@ def _control(p_head, p_warp, g, pc, m, budget):
     op = row[0]
     p32, scratch = warp[st.W_R32], head[st.H_SCRATCH]
     lanes = group[st.G_MASK]
+    if budget < 0:
+        # The turn is over. A loop also lets the warp's other groups go first.
+        if op == mc.BRA and row[2] <= pc:
+            group[st.G_STATUS] = st.YIELDED
+        return np.int64(-100)
     if op == mc.BRA:
         target = np.int64(row[2])
         if m == lanes:
             group[st.G_PC] = target
-            if budget < 0 and target <= pc:
-                group[st.G_STATUS] = st.YIELDED
-                return np.int64(-100)
             return target if warp[st.W_GROUPS] == 1 else np.int64(-100)
         group[st.G_PC] = pc + 1
         _split(p_warp, g, lanes & ~m, m, target)
@@ -264,14 +266,15 @@ def _run_group(p_head, p_warp, g, budget):
             guard = np.int64(code[np.uint64(pc), 1])
             if guard != 0:
                 m = guarded(p32, guard, mask)
-            if code[np.uint64(pc), 0] != mc.HANDLER:
-                counts[np.uint64(pc)] += 1
-            budget -= 1
-            head[st.H_CLOCK] += 1
             if m == 0:
                 pc += 1
             else:
                 pc = _control(p_head, p_warp, g, pc, m, budget)
+            if (budget >= 0 or m == 0) and code[np.uint64(start), 0] != mc.HANDLER:
+                counts[np.uint64(start)] += 1
+            budget -= 1
+            head[st.H_CLOCK] += 1
+            if m != 0:
                 if pc == -100:
                     return np.int64(-1), budget
                 if pc < 0:
@@ -330,7 +333,9 @@ def run(p_head):
     n = head[st.H_WARPS]
     while True:
         first = head[st.H_CURSOR]
-        if head[st.H_RANDOM] != 0:
+        budget = head[st.H_BUDGET]
+        head[st.H_BUDGET] = 0
+        if budget <= 0 and head[st.H_RANDOM] != 0:
             first = _next_random(p_head) % n
         chosen, live = np.int64(-1), False
         p_warp = np.int64(0)
@@ -351,12 +356,15 @@ def run(p_head):
             return np.int64(st.STOP_IDLE if live else st.STOP_DONE)
         head[st.H_CURSOR] = chosen
         head[st.H_STOP_WARP] = chosen
-        budget = head[st.H_SLICE]
+        if budget <= 0 or chosen != first:
+            budget = head[st.H_SLICE]
         while g >= 0 and budget >= 0:
             stop, budget = _run_group(p_head, p_warp, g, budget)
             if stop >= 0:
+                head[st.H_BUDGET] = max(budget, 1)
                 return stop
-            if int64s(p_warp, st.W_SIZE)[st.W_LIVE] == 0:
+            # Picking a group makes those that yielded eligible again, so it must be one that runs.
+            if budget < 0 or int64s(p_warp, st.W_SIZE)[st.W_LIVE] == 0:
                 break
             g = _pick_group(p_head, p_warp)
         # Its turn is over: the next warp is looked at first.

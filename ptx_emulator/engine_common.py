@@ -14,6 +14,7 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from . import engine_cache  # noqa: F401  (must run before anything is compiled)
 from . import state as st
 
 OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}

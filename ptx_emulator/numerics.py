@@ -8,6 +8,7 @@ takes the accumulator format's floor. A NaN result has the canonical pattern, a 
 
 Source of these rules: the MMA-Sim measurements of Blackwell (PyPI `mmasim`, which the tests use as the oracle).
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -19,8 +20,10 @@ FRACTION_BITS = 25
 ZERO_EXPONENT = np.float32(-1000)  # exponent given to a zero operand: can never be the largest
 FLOOR_F32 = np.float32(-133)  # exponent of a zero F32 accumulator
 _GROUP = 8  # products summed in an int32 before widening: 8 * 4 * 2**25 = 2**30
-# Products of operands within these exponents are normal float32 numbers, so that `a * b` is exact.
-_SAFE_MIN, _SAFE_MAX = -100, 120
+# float32 products: none overflows while the largest exponent is below _SAFE_HIGH. One that underflows is lost in the
+# alignment anyway (25 bits) unless the largest exponent of its sum is below _SAFE_LOW, which can only be if products
+# below _SAFE_LOW exist.
+_SAFE_LOW, _SAFE_HIGH = -100, 120
 
 
 class NumberFormat(NamedTuple):
@@ -142,8 +145,8 @@ def _largest_exponent(exp_a, exp_b, first, width, largest):
 def _sum_products(val_a, val_b, first, width, largest, scale, partial):
     """partial[k / 8, n] = sum of trunc(val_a[k] * val_b[k, first + n] * 2**(25 - largest[n])) over 8 products.
 
-    Every nonzero product must be a normal float32. Where no product is nonzero, `largest` may lie below the
-    exponents a float32 scale can express; the scale is clamped there and multiplies zeros only.
+    Where no product is nonzero, `largest` may lie below the exponents that a float32 scale can express; the scale is
+    clamped there and multiplies zeros only.
     """
     last = first + width
     for n in range(width):
@@ -158,11 +161,27 @@ def _sum_products(val_a, val_b, first, width, largest, scale, partial):
         out = partial[k // _GROUP]
         for n in range(width):
             s = scale[n]
-            total = (np.int32(a0 * b0[n] * s) + np.int32(a1 * b1[n] * s)
-                     + np.int32(a2 * b2[n] * s) + np.int32(a3 * b3[n] * s)
-                     + np.int32(a4 * b4[n] * s) + np.int32(a5 * b5[n] * s)
-                     + np.int32(a6 * b6[n] * s) + np.int32(a7 * b7[n] * s))
+            total = (
+                np.int32(a0 * b0[n] * s)
+                + np.int32(a1 * b1[n] * s)
+                + np.int32(a2 * b2[n] * s)
+                + np.int32(a3 * b3[n] * s)
+                + np.int32(a4 * b4[n] * s)
+                + np.int32(a5 * b5[n] * s)
+                + np.int32(a6 * b6[n] * s)
+                + np.int32(a7 * b7[n] * s)
+            )
             out[n] = np.int32(total)
+
+
+@njit(nogil=True, cache=True)
+def _sum_products_wide(val_a, val_b, first, width, largest, partial):
+    """As `_sum_products` for any finite operands, in float64 (products are exact), several times slower."""
+    partial[:] = 0
+    for k in range(val_a.size):
+        a, b, out = np.float64(val_a[k]), val_b[k, first : first + width], partial[k // _GROUP]
+        for n in range(width):
+            out[n] += np.int32(a * np.float64(b[n]) * _power_of_two(FRACTION_BITS - np.int64(largest[n])))
 
 
 @njit(nogil=True, cache=True)
@@ -186,7 +205,7 @@ def _round_f32(exact):
     # The rounding to nearest went away from zero, or to infinity from below 2**128: one step back.
     bits = np.int32(bits - 1) if abs(np.float64(near)) > abs(exact) else bits
     infinity = np.int32(0x7F800000) if exact > 0 else np.int32(-0x800000)
-    bits = infinity if abs(exact) >= 2.0 ** 128 else bits
+    bits = infinity if abs(exact) >= 2.0**128 else bits
     bits = np.int32(0) if exact == 0 else bits
     bits = np.int32(0x7FFFFFFF) if exact != exact else bits
     return np.uint32(bits)
@@ -225,23 +244,26 @@ def _finish_f32(accumulator, largest, partial, groups, width, total, words):
 
 
 @njit(nogil=True, cache=True)
-def _mma_fast(val_a, exp_a, val_b, exp_b, memory, segments, column, width, accumulate):
-    """F32 accumulators, finite operands, products within float32. Stops at the first segment whose accumulators
-    hold an infinity or NaN; returns how many segments were done."""
+def _mma_fast(val_a, exp_a, val_b, exp_b, low, high, memory, segments, column, width, accumulate):
+    """F32 accumulators and finite operands; low, high: range of the products' exponents. Stops at the first segment
+    whose accumulators hold an infinity or NaN; returns how many segments were done."""
     groups = val_a.shape[1] // _GROUP
     largest, scale = np.empty(width, np.float32), np.empty(width, np.float32)
     accumulator, total = np.zeros(width, np.float32), np.empty(width, np.float64)
     partial = np.empty((groups, width), np.int32)
     for s in range(segments.shape[0]):
         row, lane, first = segments[s, 0], segments[s, 1], segments[s, 2]
-        words = memory[lane, column:column + width]
+        words = memory[lane, column : column + width]
         if accumulate:
             if not _load_f32(words, width, accumulator, largest):
                 return s
         else:
             largest[:] = FLOOR_F32
         _largest_exponent(exp_a[row], exp_b, first, width, largest)
-        _sum_products(val_a[row], val_b, first, width, largest, scale, partial)
+        if high <= _SAFE_HIGH and (low >= _SAFE_LOW or largest.min() >= _SAFE_LOW):
+            _sum_products(val_a[row], val_b, first, width, largest, scale, partial)
+        else:
+            _sum_products_wide(val_a[row], val_b, first, width, largest, partial)
         _finish_f32(accumulator, largest, partial, groups, width, total, words)
     return segments.shape[0]
 
@@ -251,7 +273,7 @@ def _half_value(bits):
     """The number that float16 bits encode, and its exponent."""
     field = (bits >> 10) & 31
     mantissa = bits & 1023
-    number = np.float64(mantissa) * 2.0 ** -24 if field == 0 else (1024 + mantissa) * 2.0 ** (field - 25)
+    number = np.float64(mantissa) * 2.0**-24 if field == 0 else (1024 + mantissa) * 2.0 ** (field - 25)
     if field == 31:
         number = np.inf if mantissa == 0 else np.nan
     return (-number if bits & 0x8000 else number), max(field, 1) - 15
@@ -292,7 +314,7 @@ def _mma_general(val_a, exp_a, val_b, exp_b, memory, segments, column, width, ac
                 else:
                     accumulator = np.float64(_float_from_bits(np.int32(bits)))
                     exponent = max((bits >> 23) & 255, 1) - 127
-                accumulator *= 2.0 ** -scale_log2
+                accumulator *= 2.0**-scale_log2
                 largest = max(exponent - scale_log2, floor) if accumulator != 0 else floor
             exact = _fused_sum(val_a[row], exp_a[row], val_b, exp_b, first + n, accumulator, largest)
             memory[lane, column + n] = _round_f16(exact) if half else _round_f32(exact)
@@ -318,13 +340,26 @@ def decode(raw: np.ndarray, fmt: NumberFormat, negate: bool = False) -> Operand:
     _decode(flat, fmt.exponent_bits, fmt.mantissa_bits, fmt.bias, fmt.shift, sign, value.ravel(), exponent.ravel())
     low, high = _exponent_range(exponent.ravel())
     largest_field = (1 << fmt.exponent_bits) - 1 - fmt.bias
-    specials = fmt.special > 0 and high == largest_field and _decode_specials(
-        flat, fmt.exponent_bits, fmt.mantissa_bits, fmt.special, fmt.shift, sign, value.ravel())
+    specials = (
+        fmt.special > 0
+        and high == largest_field
+        and _decode_specials(flat, fmt.exponent_bits, fmt.mantissa_bits, fmt.special, fmt.shift, sign, value.ravel())
+    )
     return Operand(value, exponent, low, high, specials)
 
 
-def mma_into(a: Operand, b: Operand, memory: np.ndarray, segments: np.ndarray, column: int, width: int, *,
-             accumulate: bool, half: bool, scale_log2: int = 0) -> None:
+def mma_into(
+    a: Operand,
+    b: Operand,
+    memory: np.ndarray,
+    segments: np.ndarray,
+    column: int,
+    width: int,
+    *,
+    accumulate: bool,
+    half: bool,
+    scale_log2: int = 0,
+) -> None:
     """D = A * B (+ D * 2**-scale_log2), in place in `memory`, one K step.
 
     a: [rows, K] operand; b: [K, N] operand; K is 8, 16 or 32 and covers 32 bytes of the wider operand type.
@@ -333,16 +368,39 @@ def mma_into(a: Operand, b: Operand, memory: np.ndarray, segments: np.ndarray, c
     results into memory[lane, column : column + width].
     """
     done = 0
-    safe = a.low + b.low >= _SAFE_MIN and a.high + b.high <= _SAFE_MAX
-    if safe and not (a.specials or b.specials or half or scale_log2):
-        done = _mma_fast(a.value, a.exponent, b.value, b.exponent, memory, segments, column, width, accumulate)
+    if not (a.specials or b.specials or half or scale_log2):
+        done = _mma_fast(
+            a.value,
+            a.exponent,
+            b.value,
+            b.exponent,
+            a.low + b.low,
+            a.high + b.high,
+            memory,
+            segments,
+            column,
+            width,
+            accumulate,
+        )
     if done < len(segments):
-        _mma_general(a.value, a.exponent, b.value, b.exponent, memory, segments[done:], column, width, accumulate,
-                     half, scale_log2)
+        _mma_general(
+            a.value,
+            a.exponent,
+            b.value,
+            b.exponent,
+            memory,
+            segments[done:],
+            column,
+            width,
+            accumulate,
+            half,
+            scale_log2,
+        )
 
 
-def matmul(a_raw: np.ndarray, b_raw: np.ndarray, c_raw: np.ndarray | None, a_format: str, b_format: str,
-           d_format: str) -> np.ndarray:
+def matmul(
+    a_raw: np.ndarray, b_raw: np.ndarray, c_raw: np.ndarray | None, a_format: str, b_format: str, d_format: str
+) -> np.ndarray:
     """One `tcgen05.mma` on plain matrices of container bits.
 
     a_raw: [M, K], b_raw: [N, K] unsigned; c_raw: [M, N] bits of d_format ("f32" or "f16") or None for D = A * B.

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from .errors import PtxSyntaxError
 from .ir import Address, Imm, Instruction, Not, Pair, Reg, Sink, Symbol, Vector, type_bytes
 
-SPECIAL_64 = {"%clock64", "%globaltimer", "%gridid", "%current_graph_exec"}
+SPECIAL_64 = {"%clock64", "%globaltimer", "%gridid"}
 SPECIAL_32 = {
-    "%laneid", "%warpid", "%nwarpid", "%smid", "%nsmid", "%clock", "%clock_hi", "%lanemask_eq", "%lanemask_le",
+    "%laneid", "%warpid", "%nwarpid", "%smid", "%nsmid", "%clock", "%lanemask_eq", "%lanemask_le",
     "%lanemask_lt", "%lanemask_ge", "%lanemask_gt", "%cluster_ctarank", "%cluster_nctarank",
-    "%dynamic_smem_size", "%total_smem_size", "%aggr_smem_size", "%globaltimer_lo", "%globaltimer_hi",
+    "%dynamic_smem_size", "%total_smem_size", "%aggr_smem_size", "%globaltimer_lo",
     "%reserved_smem_offset_begin", "%reserved_smem_offset_end", "%reserved_smem_offset_cap",
 }  # fmt: skip
 SPECIAL_VECTORS = ("%tid", "%ntid", "%ctaid", "%nctaid", "%clusterid", "%nclusterid", "%cluster_ctaid",

@@ -36,7 +36,7 @@ H_CLUSTER_PHASE = 13
 H_PROGRESS = 14  # counts every change that another warp could be waiting for
 H_CURSOR = 15  # warp to look at next
 H_RANDOM = 16  # state of the random generator; 0: round robin
-H_SLICE = 17  # instructions a group runs before another gets a turn
+H_SLICE = 17  # micro-operations of a warp's turn; it ends at the next control operation
 H_CLOCK = 18
 H_TIMEOUT = 19  # 1: waits that may time out do so
 H_STOP_WARP = 20  # where the engine stopped: warp, group, micro-op, lanes
@@ -51,6 +51,7 @@ H_SCRATCH = 28  # host address of scratch rows
 H_RETRY = 29  # 1: warps blocked in a Python handler may be tried again
 H_IDLE_INSTRUCTIONS = 30  # instructions since H_IDLE_PROGRESS was seen
 H_IDLE_PROGRESS = 31
+H_BUDGET = 32  # what is left of the turn of the warp at H_CURSOR; 0: a new turn
 H_SIZE = 40
 
 # Row of a warp.

@@ -1,4 +1,5 @@
 """Shared-memory swizzles, common to TMA and to the matrix descriptors of the tensor core (PTX ISA 5.5.7)."""
+
 from __future__ import annotations
 
 from typing import NamedTuple

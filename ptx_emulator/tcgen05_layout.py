@@ -7,6 +7,7 @@ documentation, as ptx_sm100.md tells.
 
 Every `decode_*` raises ValueError that names the field, its value, and what is allowed.
 """
+
 from __future__ import annotations
 
 from functools import lru_cache
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .swizzle import (NO_SWIZZLE, SWIZZLE_32B, SWIZZLE_64B, SWIZZLE_128B, SWIZZLE_128B_ATOM_32B, Swizzle)
+from .swizzle import NO_SWIZZLE, SWIZZLE_32B, SWIZZLE_64B, SWIZZLE_128B, SWIZZLE_128B_ATOM_32B, Swizzle
 
 TMEM_LANES = 128
 TMEM_COLUMNS = 512
@@ -58,24 +59,41 @@ def decode_instruction_descriptor(bits: int, kind: str, ws: bool, cta_group: int
     def field(low: int, width: int) -> int:
         return bits >> low & (1 << width) - 1
 
-    for name, low, width in (("sparsity selector", 0, 2), ("sparsity", 2, 1), ("saturate", 3, 1),
-                             ("reserved bit 6", 6, 1), ("reserved bit 23", 23, 1), ("reserved bit 29", 29, 1),
-                             ("maximum shift of B reuse", 30, 2)):
+    for name, low, width in (
+        ("sparsity selector", 0, 2),
+        ("sparsity", 2, 1),
+        ("saturate", 3, 1),
+        ("reserved bit 6", 6, 1),
+        ("reserved bit 23", 23, 1),
+        ("reserved bit 29", 29, 1),
+        ("maximum shift of B reuse", 30, 2),
+    ):
         if field(low, width):
-            raise ValueError(f"instruction descriptor {bits:#010x}: field {name!r} is {field(low, width)}, "
-                             f"only 0 is implemented")
+            raise ValueError(
+                f"instruction descriptor {bits:#010x}: field {name!r} is {field(low, width)}, only 0 is implemented"
+            )
 
     def lookup(name: str, low: int, width: int, table: dict[int, str]) -> str:
         if field(low, width) not in table:
-            raise ValueError(f"instruction descriptor {bits:#010x}: {name} {field(low, width)} is not allowed for "
-                             f"kind::{kind} (allowed: {table})")
+            raise ValueError(
+                f"instruction descriptor {bits:#010x}: {name} {field(low, width)} is not allowed for "
+                f"kind::{kind} (allowed: {table})"
+            )
         return table[field(low, width)]
 
     result = InstructionDescriptor(
-        m=field(24, 5) << 4, n=field(17, 6) << 3, k=K_BYTES // element_bytes,
-        a_type=lookup("A type", 7, 3, types), b_type=lookup("B type", 10, 3, types),
-        d_type=lookup("D type", 4, 2, d_types), a_negate=bool(field(13, 1)), b_negate=bool(field(14, 1)),
-        a_mn_major=bool(field(15, 1)), b_mn_major=bool(field(16, 1)), element_bytes=element_bytes)
+        m=field(24, 5) << 4,
+        n=field(17, 6) << 3,
+        k=K_BYTES // element_bytes,
+        a_type=lookup("A type", 7, 3, types),
+        b_type=lookup("B type", 10, 3, types),
+        d_type=lookup("D type", 4, 2, d_types),
+        a_negate=bool(field(13, 1)),
+        b_negate=bool(field(14, 1)),
+        a_mn_major=bool(field(15, 1)),
+        b_mn_major=bool(field(16, 1)),
+        element_bytes=element_bytes,
+    )
     _check_shape(bits, kind, result, ws, cta_group)
     return result
 
@@ -83,8 +101,9 @@ def decode_instruction_descriptor(bits: int, kind: str, ws: bool, cta_group: int
 def _check_shape(bits: int, kind: str, d: InstructionDescriptor, ws: bool, cta_group: int) -> None:
     """Tables 39 (shapes) and 52 (8-bit transposed B), and the pairs of 16-bit types that exist."""
     if kind == "f16" and d.d_type == "f16" and (d.a_type, d.b_type) != ("f16", "f16"):
-        raise ValueError(f"instruction descriptor {bits:#010x}: an f16 accumulator takes f16 operands, "
-                         f"not {d.a_type} and {d.b_type}")
+        raise ValueError(
+            f"instruction descriptor {bits:#010x}: an f16 accumulator takes f16 operands, not {d.a_type} and {d.b_type}"
+        )
     if ws and cta_group != 1:
         raise ValueError("tcgen05.mma.ws exists for cta_group::1 only")
     if ws:
@@ -97,9 +116,11 @@ def _check_shape(bits: int, kind: str, d: InstructionDescriptor, ws: bool, cta_g
         step = 16 * cta_group
         allowed_n = [n for n in allowed_n if n % step == 0]
     if d.m not in allowed_m or d.n not in allowed_n:
-        raise ValueError(f"instruction descriptor {bits:#010x}: shape M={d.m}, N={d.n} with cta_group::{cta_group}"
-                         f"{', .ws' if ws else ''}: M must be in {tuple(allowed_m)}, N in "
-                         f"{', '.join(map(str, allowed_n))}")
+        raise ValueError(
+            f"instruction descriptor {bits:#010x}: shape M={d.m}, N={d.n} with cta_group::{cta_group}"
+            f"{', .ws' if ws else ''}: M must be in {tuple(allowed_m)}, N in "
+            f"{', '.join(map(str, allowed_n))}"
+        )
 
 
 _DESCRIPTOR_SWIZZLES = {0: NO_SWIZZLE, 1: SWIZZLE_128B_ATOM_32B, 2: SWIZZLE_128B, 4: SWIZZLE_64B, 6: SWIZZLE_32B}
@@ -117,23 +138,31 @@ class SharedDescriptor(NamedTuple):
 
 def decode_shared_descriptor(bits: int) -> SharedDescriptor:
     """Decode the 64-bit shared memory descriptor (PTX ISA 9.7.16.4.1, table 40)."""
-    for name, low, width, allowed in (("constant 0b001 at bit 46", 46, 3, 1), ("matrix base offset", 49, 3, 0),
-                                      ("leading dimension stride mode", 52, 1, 0),
-                                      ("constant 0 at bit 53", 53, 8, 0)):
+    for name, low, width, allowed in (
+        ("constant 0b001 at bit 46", 46, 3, 1),
+        ("matrix base offset", 49, 3, 0),
+        ("leading dimension stride mode", 52, 1, 0),
+        ("constant 0 at bit 53", 53, 8, 0),
+    ):
         value = bits >> low & (1 << width) - 1
         if value != allowed:
-            raise ValueError(f"shared memory descriptor {bits:#018x}: field {name!r} is {value}, "
-                             f"only {allowed} is implemented")
+            raise ValueError(
+                f"shared memory descriptor {bits:#018x}: field {name!r} is {value}, only {allowed} is implemented"
+            )
     code = bits >> 61
     if code not in _DESCRIPTOR_SWIZZLES:
-        raise ValueError(f"shared memory descriptor {bits:#018x}: swizzling mode {code} is not allowed "
-                         f"(allowed: {', '.join(map(str, _DESCRIPTOR_SWIZZLES))})")
-    return SharedDescriptor((bits & 0x3FFF) << 4, (bits >> 16 & 0x3FFF) << 4, (bits >> 32 & 0x3FFF) << 4,
-                            _DESCRIPTOR_SWIZZLES[code])
+        raise ValueError(
+            f"shared memory descriptor {bits:#018x}: swizzling mode {code} is not allowed "
+            f"(allowed: {', '.join(map(str, _DESCRIPTOR_SWIZZLES))})"
+        )
+    return SharedDescriptor(
+        (bits & 0x3FFF) << 4, (bits >> 16 & 0x3FFF) << 4, (bits >> 32 & 0x3FFF) << 4, _DESCRIPTOR_SWIZZLES[code]
+    )
 
 
-def linear_offsets(rows: int, k: int, element_bytes: int, mn_major: bool, lbo: int, sbo: int,
-                   swizzle: Swizzle) -> np.ndarray:
+def linear_offsets(
+    rows: int, k: int, element_bytes: int, mn_major: bool, lbo: int, sbo: int, swizzle: Swizzle
+) -> np.ndarray:
     """Byte offsets int64 [rows, k] from the matrix start, before swizzling: the canonical layouts of 9.7.16.3.3.
 
     Raises ValueError for a major-ness that the swizzle mode does not support (table 54).
@@ -146,8 +175,10 @@ def linear_offsets(rows: int, k: int, element_bytes: int, mn_major: bool, lbo: i
         along_k = byte if swizzle is not NO_SWIZZLE else byte % 16 + byte // 16 * lbo
         return row % 8 * swizzle.span + row // 8 * sbo + along_k
     if (element_bytes == 4) != (swizzle is SWIZZLE_128B_ATOM_32B):
-        raise ValueError(f"MN-major matrix of {element_bytes}-byte elements: 128B swizzle with 32B atomicity is for "
-                         f"4-byte elements and they need it")
+        raise ValueError(
+            f"MN-major matrix of {element_bytes}-byte elements: 128B swizzle with 32B atomicity is for "
+            f"4-byte elements and they need it"
+        )
     per_span = swizzle.span // element_bytes
     inner = row % per_span * element_bytes
     if swizzle is NO_SWIZZLE:
@@ -157,8 +188,17 @@ def linear_offsets(rows: int, k: int, element_bytes: int, mn_major: bool, lbo: i
 
 
 @lru_cache(maxsize=2048)
-def _operand_map(phase: int, rows: int, k: int, element_bytes: int, mn_major: bool, lbo: int, sbo: int,
-                 swizzle: Swizzle, transposed: bool) -> tuple[np.ndarray, int]:
+def _operand_map(
+    phase: int,
+    rows: int,
+    k: int,
+    element_bytes: int,
+    mn_major: bool,
+    lbo: int,
+    sbo: int,
+    swizzle: Swizzle,
+    transposed: bool,
+) -> tuple[np.ndarray, int]:
     offsets = linear_offsets(rows, k, element_bytes, mn_major, lbo, sbo, swizzle)
     swizzled = swizzle.apply(offsets + phase) - phase
     extent = int(max(swizzled.max(), offsets.max())) + element_bytes
@@ -167,16 +207,26 @@ def _operand_map(phase: int, rows: int, k: int, element_bytes: int, mn_major: bo
     return index, extent
 
 
-def operand_map(descriptor: SharedDescriptor, rows: int, k: int, element_bytes: int, mn_major: bool, *,
-                transposed: bool = False) -> tuple[np.ndarray, int]:
+def operand_map(
+    descriptor: SharedDescriptor, rows: int, k: int, element_bytes: int, mn_major: bool, *, transposed: bool = False
+) -> tuple[np.ndarray, int]:
     """(int32 byte offsets from `descriptor.start`, read-only; bytes from the start that the matrix reaches).
 
     Offsets are [rows, k], or [k, rows] if `transposed`. The swizzle applies to the absolute address, wherever the
     matrix starts, so the map depends on the start's place in the swizzle pattern. CUTLASS' tutorial GEMMs rely on
     this: their tiles start at any multiple of 128 bytes, with a base offset of 0.
     """
-    return _operand_map(descriptor.start % descriptor.swizzle.period, rows, k, element_bytes, mn_major, descriptor.lbo,
-                        descriptor.sbo, descriptor.swizzle, transposed)
+    return _operand_map(
+        descriptor.start % descriptor.swizzle.period,
+        rows,
+        k,
+        element_bytes,
+        mn_major,
+        descriptor.lbo,
+        descriptor.sbo,
+        descriptor.swizzle,
+        transposed,
+    )
 
 
 class DataPath(NamedTuple):
@@ -202,8 +252,9 @@ def data_path(m: int, n: int, ws: bool, cta_group: int) -> DataPath:
     half_used = chunks == 1 and rows == 64  # layout F: lanes 0-15 or 16-31 of each quarter
     lane = 32 * (row // 16) + row % 16 if half_used else row
     width = n // chunks
-    segments = np.concatenate([np.stack([row, lane + rows * c, np.full(rows, width * c)], axis=1)
-                               for c in range(chunks)]).astype(np.int64)
+    segments = np.concatenate(
+        [np.stack([row, lane + rows * c, np.full(rows, width * c)], axis=1) for c in range(chunks)]
+    ).astype(np.int64)
     segments.flags.writeable = False
     return DataPath(segments, width, rows, 16 if half_used else 0)
 

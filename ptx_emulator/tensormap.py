@@ -4,6 +4,7 @@ NVIDIA's 128-byte tensor map is opaque. The emulator has a record of its own of 
 in kernel parameters or global memory; programs only pass its address on. Limits follow the CUDA driver's
 `cuTensorMapEncodeTiled`.
 """
+
 from __future__ import annotations
 
 import struct
@@ -13,16 +14,32 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numba import njit
 
-from .swizzle import (NO_SWIZZLE, SWIZZLE_32B, SWIZZLE_64B, SWIZZLE_128B, SWIZZLE_128B_ATOM_32B)
+from .swizzle import NO_SWIZZLE, SWIZZLE_32B, SWIZZLE_64B, SWIZZLE_128B, SWIZZLE_128B_ATOM_32B
 
 TENSOR_MAP_BYTES = 128
 MAX_RANK = 5
-ELEMENT_BYTES = {"u8": 1, "u16": 2, "u32": 4, "s32": 4, "u64": 8, "s64": 8, "f16": 2, "f32": 4, "f64": 8,
-                 "bf16": 2, "tf32": 4}
+ELEMENT_BYTES = {
+    "u8": 1,
+    "u16": 2,
+    "u32": 4,
+    "s32": 4,
+    "u64": 8,
+    "s64": 8,
+    "f16": 2,
+    "f32": 4,
+    "f64": 8,
+    "bf16": 2,
+    "tf32": 4,
+}
 # The OOB-NaN is documented only as "a special NaN"; the all-ones quiet NaN stands for it here.
 _NAN_FILL = {"f16": 0x7FFF, "bf16": 0x7FFF, "f32": 0x7FFFFFFF, "tf32": 0x7FFFFFFF, "f64": 0x7FFFFFFFFFFFFFFF}
-SWIZZLES = {"none": NO_SWIZZLE, "32B": SWIZZLE_32B, "64B": SWIZZLE_64B, "128B": SWIZZLE_128B,
-            "128B_atom_32B": SWIZZLE_128B_ATOM_32B}
+SWIZZLES = {
+    "none": NO_SWIZZLE,
+    "32B": SWIZZLE_32B,
+    "64B": SWIZZLE_64B,
+    "128B": SWIZZLE_128B,
+    "128B_atom_32B": SWIZZLE_128B_ATOM_32B,
+}
 _FILLS = ("zero", "nan")
 _TYPES = tuple(ELEMENT_BYTES)
 _SWIZZLE_NAMES = tuple(SWIZZLES)
@@ -60,8 +77,11 @@ class TensorMap:
         self._check_swizzle()
 
     def _check_names(self) -> None:
-        for name, value, allowed in (("element_type", self.element_type, _TYPES),
-                                     ("swizzle", self.swizzle, _SWIZZLE_NAMES), ("oob_fill", self.oob_fill, _FILLS)):
+        for name, value, allowed in (
+            ("element_type", self.element_type, _TYPES),
+            ("swizzle", self.swizzle, _SWIZZLE_NAMES),
+            ("oob_fill", self.oob_fill, _FILLS),
+        ):
             if value not in allowed:
                 raise ValueError(f"tensor map: {name}={value!r}, allowed: {', '.join(allowed)}")
         if self.oob_fill == "nan" and self.element_type not in _NAN_FILL:
@@ -71,8 +91,11 @@ class TensorMap:
         rank = self.rank
         if not 1 <= rank <= MAX_RANK:
             raise ValueError(f"tensor map: dims={self.dims} has rank {rank}, allowed: 1 to {MAX_RANK}")
-        for name, value, length in (("strides", self.strides, rank - 1), ("box", self.box, rank),
-                                    ("element_strides", self.element_strides, rank)):
+        for name, value, length in (
+            ("strides", self.strides, rank - 1),
+            ("box", self.box, rank),
+            ("element_strides", self.element_strides, rank),
+        ):
             if len(value) != length:
                 raise ValueError(f"tensor map: {name}={value} has {len(value)} entries, rank {rank} needs {length}")
         if self.address % 16:
@@ -86,8 +109,10 @@ class TensorMap:
         if self.element_strides[0] != 1 or any(not 1 <= s <= 8 for s in self.element_strides):
             raise ValueError(f"tensor map: element_strides={self.element_strides}, each must be 1 to 8, the first 1")
         if self.inner_bytes % 16:
-            raise ValueError(f"tensor map: box[0]={self.box[0]} of {self.element_type} is {self.inner_bytes} bytes, "
-                             f"not a multiple of 16")
+            raise ValueError(
+                f"tensor map: box[0]={self.box[0]} of {self.element_type} is {self.inner_bytes} bytes, "
+                f"not a multiple of 16"
+            )
 
     def _check_swizzle(self) -> None:
         if self.swizzle == "none":
@@ -96,8 +121,10 @@ class TensorMap:
         if self.inner_bytes > span:
             raise ValueError(f"tensor map: box[0] spans {self.inner_bytes} bytes, swizzle {self.swizzle} allows {span}")
         if self.inner_bytes < span and self.box[1:] != (1,) * (self.rank - 1):
-            raise ValueError(f"tensor map: box[0] spans {self.inner_bytes} bytes, less than the {span} of swizzle "
-                             f"{self.swizzle}: where the next row then goes is not documented")
+            raise ValueError(
+                f"tensor map: box[0] spans {self.inner_bytes} bytes, less than the {span} of swizzle "
+                f"{self.swizzle}: where the next row then goes is not documented"
+            )
 
     @property
     def rank(self) -> int:
@@ -125,8 +152,12 @@ class TensorMap:
     def table(self) -> np.ndarray:
         """int64 [4, 5]: dims, byte strides, counts, element strides, padded with neutral entries."""
         pad = (1,) * (MAX_RANK - self.rank)
-        rows = (self.dims + pad, (self.element_bytes,) + self.strides + (0,) * len(pad), self.counts + pad,
-                self.element_strides + pad)
+        rows = (
+            self.dims + pad,
+            (self.element_bytes,) + self.strides + (0,) * len(pad),
+            self.counts + pad,
+            self.element_strides + pad,
+        )
         return np.array(rows, np.int64)
 
     @cached_property
@@ -139,9 +170,21 @@ class TensorMap:
         """The 128-byte record."""
         pad = MAX_RANK - self.rank
         record = _RECORD.pack(
-            _MAGIC, self.address, _TYPES.index(self.element_type), self.rank, _SWIZZLE_NAMES.index(self.swizzle),
-            _FILLS.index(self.oob_fill), *self.dims, *(0,) * pad, *self.strides, *(0,) * pad, *self.box, *(0,) * pad,
-            *self.element_strides, *(0,) * pad)
+            _MAGIC,
+            self.address,
+            _TYPES.index(self.element_type),
+            self.rank,
+            _SWIZZLE_NAMES.index(self.swizzle),
+            _FILLS.index(self.oob_fill),
+            *self.dims,
+            *(0,) * pad,
+            *self.strides,
+            *(0,) * pad,
+            *self.box,
+            *(0,) * pad,
+            *self.element_strides,
+            *(0,) * pad,
+        )
         return record.ljust(TENSOR_MAP_BYTES, b"\0")
 
     @staticmethod
@@ -157,8 +200,16 @@ def _from_bytes(record: bytes) -> TensorMap:
     fields = _RECORD.unpack_from(record)
     _, address, element_type, rank, swizzle, fill = fields[:6]
     dims, strides, box, steps = fields[6:11], fields[11:15], fields[15:20], fields[20:25]
-    return TensorMap(address, _TYPES[element_type], dims[:rank], strides[:rank - 1], box[:rank], steps[:rank],
-                     _SWIZZLE_NAMES[swizzle], _FILLS[fill])
+    return TensorMap(
+        address,
+        _TYPES[element_type],
+        dims[:rank],
+        strides[: rank - 1],
+        box[:rank],
+        steps[:rank],
+        _SWIZZLE_NAMES[swizzle],
+        _FILLS[fill],
+    )
 
 
 @njit(nogil=True, cache=True)
@@ -204,8 +255,12 @@ def copy_box(memory, origin, shared, start, coordinates, table, bits, source, ta
         for i3 in range(table[2, 3]):
             for i2 in range(table[2, 2]):
                 for i1 in range(table[2, 1]):
-                    inside = (ranges[0, 1] <= i1 < ranges[1, 1] and ranges[0, 2] <= i2 < ranges[1, 2]
-                              and ranges[0, 3] <= i3 < ranges[1, 3] and ranges[0, 4] <= i4 < ranges[1, 4])
+                    inside = (
+                        ranges[0, 1] <= i1 < ranges[1, 1]
+                        and ranges[0, 2] <= i2 < ranges[1, 2]
+                        and ranges[0, 3] <= i3 < ranges[1, 3]
+                        and ranges[0, 4] <= i4 < ranges[1, 4]
+                    )
                     place = origin + coordinates[0] * size
                     place += (coordinates[1] + i1 * table[3, 1]) * table[1, 1]
                     place += (coordinates[2] + i2 * table[3, 2]) * table[1, 2]
@@ -217,7 +272,7 @@ def copy_box(memory, origin, shared, start, coordinates, table, bits, source, ta
                         address = row + chunk
                         address ^= ((address >> source) & mask) << target
                         if chunk >= low and chunk + 16 <= high:
-                            here, there = shared[address:address + 16], memory[place + chunk:place + chunk + 16]
+                            here, there = shared[address : address + 16], memory[place + chunk : place + chunk + 16]
                             for j in range(16):
                                 if store:
                                     there[j] = here[j]
@@ -236,5 +291,5 @@ def copy_box(memory, origin, shared, start, coordinates, table, bits, source, ta
 def padded(coordinates) -> np.ndarray:
     """int64 [5] from up to five coordinates."""
     result = np.zeros(MAX_RANK, np.int64)
-    result[:len(coordinates)] = coordinates
+    result[: len(coordinates)] = coordinates
     return result

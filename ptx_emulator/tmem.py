@@ -1,4 +1,5 @@
 """Tensor Memory of a CTA: cells, allocation, and the checks that every access makes (PTX ISA 9.7.16.1, 9.7.16.7)."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -29,8 +30,10 @@ class TensorMemory:
         if self.relinquished:
             raise TmemError(f"CTA {self.rank} allocates after tcgen05.relinquish_alloc_permit", **where)
         if columns > self._last_columns:
-            raise TmemError(f"allocation of {columns} columns after one of {self._last_columns}: the number must not "
-                            f"increase", **where)
+            raise TmemError(
+                f"allocation of {columns} columns after one of {self._last_columns}: the number must not increase",
+                **where,
+            )
 
     def find(self, columns: int) -> int | None:
         """First column of a free, aligned run of `columns`, or None."""
@@ -48,18 +51,22 @@ class TensorMemory:
     def free(self, first: int, columns: int, where: dict) -> None:
         """Give an allocation back, all of it. Raises TmemError if it is not one."""
         if self.allocations.get(first) != columns:
-            raise TmemError(f"dealloc of {columns} columns at column {first}: allocated are "
-                            f"{self.describe_allocations()}", **where)
+            raise TmemError(
+                f"dealloc of {columns} columns at column {first}: allocated are {self.describe_allocations()}", **where
+            )
         del self.allocations[first]
         self._allocated &= ~((1 << columns) - 1 << first)
-        self.words[:, first:first + columns] = POISON
+        self.words[:, first : first + columns] = POISON
 
     def check_columns(self, column: int, columns: int, where: dict) -> None:
         """Raises TmemError unless all of `columns` from `column` are allocated."""
         run = (1 << columns) - 1 << column
         if column + columns > TMEM_COLUMNS or self._allocated & run != run:
-            raise TmemError(f"columns {column} to {column + columns - 1} of CTA {self.rank}: allocated are "
-                            f"{self.describe_allocations()}", **where)
+            raise TmemError(
+                f"columns {column} to {column + columns - 1} of CTA {self.rank}: allocated are "
+                f"{self.describe_allocations()}",
+                **where,
+            )
 
     def describe_allocations(self) -> str:
         ranges = (f"{first} to {first + count - 1}" for first, count in sorted(self.allocations.items()))

@@ -1,6 +1,11 @@
-"""Signal-to-noise ratios of the decode kernel against the fp64 reference, one row per combination of the lists given.
+"""Signal-to-noise ratios of the decode kernel against the fp64 reference: a table, one row per problem.
 
-    python -m scripts.validate --dtype bf16,fp16 --num-heads 16 --seq-len-q 1,4,8 --kv-len 2048 --batch 10
+    python -m scripts.validate [--dtype bf16,fp16,fp8]     a fixed set of shapes
+    python -m scripts.validate --num-heads 16 --seq-len-q 1,4,8 --kv-len 2048 --batch 10 --page-size 64
+
+With any option that describes a problem there is one row per combination of the lists given; what is left out is
+16 heads, 1, 4 and 8 tokens, 10 requests of 2048 keys, pages of 64, causal, scores of standard deviation 1, values of
+mean 0.
 
 A row passes when its SNR is within 0.5 dB of torch doing the kernel's roundings, its log-sum-exp is right, and rows
 that see no key are (0, -inf). Exit status: 0 all rows passed, 1 some did not, 2 wrong arguments.
@@ -15,7 +20,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +28,9 @@ import torch
 
 from scripts.progress import Progress
 from wrappers import decode, validate
-from wrappers.testing import MlaProblem, compare, make_problem
+from wrappers.testing import DEFAULT_SCALE, MlaProblem, compare, make_problem
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 BACKENDS = ("auto", "cute", "emulator", "torch")
 ORDERS = ("in_order", "late", "random")
 SNR_MARGIN_DB = 0.5
@@ -33,19 +38,46 @@ SNR_MARGIN_DB = 0.5
 
 @dataclass(frozen=True)
 class Case:
-    """One row's question: `batch` requests of `kv_len` keys each."""
+    """One row's question: `batch` requests of `kv_len` keys each, or, ragged, of 0 to `kv_len` in equal steps.
+
+    `logit_sigma` is the standard deviation of the scores, `value_mean` the mean of the values.
+    """
 
     dtype: str
-    num_heads: int
-    seq_len_q: int
-    kv_len: int
-    batch: int
-    page_size: int
-    is_causal: bool
+    num_heads: int = 16
+    seq_len_q: int = 8
+    kv_len: int = 2048
+    batch: int = 10
+    page_size: int = 64
+    is_causal: bool = True
+    is_ragged: bool = False
+    logit_sigma: float = 1.0
+    value_mean: float = 0.0
 
     def __str__(self) -> str:
         mask = "causal" if self.is_causal else "dense"
-        return f"{self.dtype} B={self.batch} H={self.num_heads} Q={self.seq_len_q} K={self.kv_len} {mask}"
+        keys = f"K=0..{self.kv_len}" if self.is_ragged else f"K={self.kv_len}"
+        return f"{self.dtype} B={self.batch} H={self.num_heads} Q={self.seq_len_q} {keys} {mask}"
+
+    @property
+    def kv_lens(self) -> list[int]:
+        if not self.is_ragged or self.batch == 1:
+            return [self.kv_len] * self.batch
+        return [self.kv_len * (self.batch - 1 - index) // (self.batch - 1) for index in range(self.batch)]
+
+
+def default_cases(dtype: str) -> list[Case]:
+    """The fixed set: B=10, H=16, K=2048 for three query lengths, then one shape per further property."""
+    shapes = [Case(dtype, seq_len_q=tokens) for tokens in (1, 4, 8)] + [
+        Case(dtype, num_heads=128, seq_len_q=1, kv_len=1024, batch=2),
+        Case(dtype, num_heads=40, seq_len_q=5, kv_len=777, batch=3, page_size=16, is_ragged=True),
+        Case(dtype, seq_len_q=4, kv_len=600, batch=4, page_size=128, is_causal=False),
+        Case(dtype, num_heads=3, seq_len_q=2, kv_len=1300, batch=6, page_size=32, is_ragged=True),
+    ]
+    if dtype == "fp8":
+        peaked = Case(dtype, num_heads=8, seq_len_q=1, kv_len=4096, batch=1, value_mean=1.0)
+        shapes += [replace(peaked, logit_sigma=sigma) for sigma in (2.0, 3.0)]
+    return shapes
 
 
 @dataclass(frozen=True)
@@ -59,6 +91,9 @@ class Row:
     batch: int
     page_size: int
     is_causal: bool
+    is_ragged: bool
+    logit_sigma: float
+    value_mean: float
     backend: str
     arch: str
     snr_db: float
@@ -85,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(rows), file=sys.stderr if to_stdout else sys.stdout)
     for row in rows:
         for fault in row.faults:
-            print(f"{row.dtype} Q={row.seq_len_q} K={row.kv_len}: {fault}", file=sys.stderr)
+            print(f"{row.dtype} H={row.num_heads} Q={row.seq_len_q} K={row.kv_len}: {fault}", file=sys.stderr)
     if options.json:
         text = json.dumps([json_row(row) for row in rows], indent=2, allow_nan=False)
         if to_stdout:
@@ -101,13 +136,17 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--dtype", type=list_of(choice(DTYPES)), default=["bf16", "fp16"], help="bf16,fp16")
-    parser.add_argument("--num-heads", type=list_of(at_least(1)), default=[16])
-    parser.add_argument("--seq-len-q", type=list_of(at_least(1)), default=[1, 4, 8])
-    parser.add_argument("--kv-len", type=list_of(at_least(0)), default=[2048])
-    parser.add_argument("--batch", type=list_of(at_least(1)), default=[10])
-    parser.add_argument("--page-size", type=list_of(at_least(1)), default=[64])
-    parser.add_argument("--causal", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--dtype", type=list_of(choice(DTYPES)), default=list(DTYPES), help=",".join(DTYPES))
+    parser.add_argument("--num-heads", type=list_of(at_least(1)))
+    parser.add_argument("--seq-len-q", type=list_of(at_least(1)))
+    parser.add_argument("--kv-len", type=list_of(at_least(0)))
+    parser.add_argument("--batch", type=list_of(at_least(1)))
+    parser.add_argument("--page-size", type=list_of(at_least(1)))
+    parser.add_argument("--causal", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--ragged", action=argparse.BooleanOptionalAction,
+                        help="lengths from 0 to --kv-len over the batch")  # fmt: skip
+    parser.add_argument("--logit-sigma", type=list_of(number), help="standard deviation of the scores")
+    parser.add_argument("--value-mean", type=list_of(number))
     parser.add_argument(
         "--backend", choices=BACKENDS, default="auto", help="auto: cute on an SM100/SM103 GPU, else emulator"
     )
@@ -129,11 +168,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def check_options(options: argparse.Namespace) -> None:
     """ValueError for what argparse cannot know: the problem's limits and the names of the mutants."""
-    for heads, page_size in itertools.product(options.num_heads, options.page_size):
-        if heads > validate.MAX_HEADS:
-            raise ValueError(f"--num-heads {heads}: must be 1..{validate.MAX_HEADS}")
-        if page_size not in validate.PAGE_SIZES:
-            raise ValueError(f"--page-size {page_size}: must be one of {validate.list_text(validate.PAGE_SIZES)}")
+    for case in cases_of(options):
+        if case.num_heads > validate.MAX_HEADS:
+            raise ValueError(f"--num-heads {case.num_heads}: must be 1..{validate.MAX_HEADS}")
+        if case.page_size not in validate.PAGE_SIZES:
+            raise ValueError(f"--page-size {case.page_size}: must be one of {validate.list_text(validate.PAGE_SIZES)}")
     if options.mutate is None:
         return
     if options.backend == "torch":
@@ -158,20 +197,30 @@ def pick_backend(asked: str) -> str:
 
 
 def cases_of(options: argparse.Namespace) -> list[Case]:
-    lists = (
-        options.dtype, options.num_heads, options.seq_len_q, options.kv_len, options.batch, options.page_size,
-        [options.causal],
-    )  # fmt: skip
-    return [Case(*values) for values in itertools.product(*lists)]
+    causal, ragged = ([value] if value is not None else None for value in (options.causal, options.ragged))
+    lists = {
+        "num_heads": options.num_heads, "seq_len_q": options.seq_len_q, "kv_len": options.kv_len,
+        "batch": options.batch, "page_size": options.page_size, "is_causal": causal, "is_ragged": ragged,
+        "logit_sigma": options.logit_sigma, "value_mean": options.value_mean,
+    }  # fmt: skip
+    given = {name: values for name, values in lists.items() if values is not None}
+    if not given:
+        return [case for dtype in options.dtype for case in default_cases(dtype)]
+    given = {"seq_len_q": [1, 4, 8], **given}
+    return [
+        Case(dtype, **dict(zip(given, values)))
+        for dtype, *values in itertools.product(options.dtype, *given.values())
+    ]
 
 
 def run_case(case: Case, options: argparse.Namespace, progress: Progress) -> Row:
     progress.begin(f"{case}: inputs")
     problem = make_problem(
-        case.batch, case.num_heads, case.seq_len_q, case.kv_len, page_size=case.page_size,
+        case.batch, case.num_heads, case.seq_len_q, case.kv_lens, page_size=case.page_size,
         dtype=DTYPES[case.dtype], is_causal=case.is_causal, seed=options.seed,
+        softmax_scale=case.logit_sigma * DEFAULT_SCALE, value_mean=case.value_mean,
     )  # fmt: skip
-    out = torch.full(problem.out_shape, math.nan, dtype=DTYPES[case.dtype])
+    out = torch.full(problem.out_shape, math.nan, dtype=problem.out_dtype)
     lse = torch.full(problem.out_shape[:3], math.nan)
     arch, faults, seconds = run_backend(problem, out, lse, options, lambda text: progress.begin(f"{case}: {text}"))
     progress.begin(f"{case}: reference")
@@ -254,13 +303,14 @@ def run_on_device(
 
 def table(rows: list[Row]) -> str:
     """Aligned text, one line per row under a header."""
-    header = ("dtype", "B", "H", "Q", "K", "page", "mask", "backend", "arch", "SNR dB", "baseline", "max err",
+    header = ("dtype", "B", "H", "Q", "K", "page", "mask", "sigma", "mean", "backend", "arch", "SNR dB", "baseline", "max err",
               "lse err", "compile s", "run s", "")  # fmt: skip
     lines = [header]
     for row in rows:
         lines.append((
-            row.dtype, str(row.batch), str(row.num_heads), str(row.seq_len_q), str(row.kv_len), str(row.page_size),
-            "causal" if row.is_causal else "dense", row.backend, row.arch, f"{row.snr_db:.2f}",
+            row.dtype, str(row.batch), str(row.num_heads), str(row.seq_len_q),
+            f"0..{row.kv_len}" if row.is_ragged else str(row.kv_len), str(row.page_size),
+            "causal" if row.is_causal else "dense", f"{row.logit_sigma:g}", f"{row.value_mean:g}", row.backend, row.arch, f"{row.snr_db:.2f}",
             f"{row.baseline_snr_db:.2f}", f"{row.max_abs_err:.2e}", f"{row.lse_max_abs_err:.1e}",
             f"{row.compile_seconds:.1f}", f"{row.run_seconds:.1f}", "passed" if row.passed else "FAILED",
         ))  # fmt: skip
@@ -290,6 +340,16 @@ def at_least(smallest: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number")
+    return value
 
 
 def choice(allowed: dict[str, Any]) -> Callable[[str], str]:

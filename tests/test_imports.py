@@ -28,12 +28,14 @@ EXCEPTIONS = {
 MLA_LAYERS = (
     {"mutants"},
     {"compile"},
-    {"decode", "reduction"},
-    {"roles"},
+    {"decode"},
+    {"roles", "reduction"},
     {"paths"},
     {"context"},
-    {"operands", "softmax", "tile_scheduler"},
-    {"causal_mask", "split_kv", "pipelines", "memory_plan", "warp_schedule"},
+    {"operands", "softmax", "line", "page_ring"},
+    {"tile_scheduler"},
+    {"split_kv", "memory_plan"},
+    {"causal_mask", "pipelines", "warp_schedule"},
     {"config"},
     {"arch"},
 )

@@ -30,15 +30,20 @@ def mla_decode(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Multi-head latent attention of each request's last `seq_len_q` tokens over its paged KV cache.
 
-    query: [B, seq_len_q, num_heads, 576], bfloat16 or float16; 512 latent dimensions, then 64 rotary ones.
+    query: [B, seq_len_q, num_heads, 576], bfloat16, float16 or float8_e4m3fn; 512 latent dimensions, then 64 rotary.
     kv_cache: [pages, page_size, 576], [pages, 1, page_size, 576] or [pages, page_size, 1, 576] in the query's dtype;
         page_size 16, 32, 64 or 128; any strides with a contiguous last dimension. The value is the latent part.
     block_tables: [B, W] int32 page ids. Entries behind a request's last page are never read as pages.
     seq_lens: [B] int32, keys per request, the query tokens' own keys included; 0 is a padded request.
     is_causal: query token t sees keys [0, seq_lens[b] - seq_len_q + 1 + t), clamped to [0, seq_lens[b]].
-    out: [B, seq_len_q, num_heads, 512] in the query's dtype, written in place; must not overlap the inputs.
+    softmax_scale, output_scale: factors of the scores and of the output; for e4m3 they carry the quantisation scales,
+        query's times cache's and cache's.
+    out: [B, seq_len_q, num_heads, 512] in the query's dtype, bfloat16 for float8_e4m3fn; written in place; must not
+        overlap the inputs.
     lse_base: base of the returned log-sum-exp, "e" or "2".
-    workspace: 1D uint8 or int8 scratch. No kernel needs any yet: it is checked and left alone.
+    workspace: 1D uint8 or int8 scratch of the kernels, 16-byte aligned, at least `workspace_bytes(device)` bytes, any
+        content; calls that may run at the same time must not share one. Allocated where None. The torch backend
+        leaves it alone.
     backend: "cute" is the Blackwell kernel (an SM100 or SM103 GPU, on the caller's current stream). "emulator"
         executes the same kernel's PTX on CPU tensors, for verification only: it is many orders of magnitude slower.
         "torch" runs anywhere. "auto" is "cute" where that can run and "torch" elsewhere.
@@ -54,12 +59,25 @@ def mla_decode(
         is_causal=is_causal, out=out, return_lse=return_lse, lse_base=lse_base, workspace=workspace,
     )  # fmt: skip
     chosen = choose_backend(backend, call)
+    if chosen != "torch" and call.workspace is not None:
+        validate.check_kernel_workspace(call.workspace, workspace_bytes(query.device))
     if out is None:
-        out = query.new_empty(*query.shape[:3], LATENT_DIM)
+        out = torch.empty(*query.shape[:3], LATENT_DIM, dtype=call.output_dtype, device=query.device)
     lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device) if return_lse else None
     if call.batch:
         run_backend(chosen, call, out, lse)
     return (out, lse) if return_lse else out
+
+
+def workspace_bytes(device: torch.device | str | int | None = None) -> int:
+    """Bytes of `mla_decode`'s workspace for kernels on `device`, a CUDA device; None or "cpu" is the emulator.
+
+    One size serves every shape, length and dtype: it depends only on the number of SMs.
+    """
+    # Imported on use: the torch backend must not need the compiler or the emulator.
+    from wrappers import kernel
+
+    return kernel.workspace_bytes(kernel.num_ctas(device))
 
 
 def choose_backend(backend: str, call: DecodeCall) -> str:
@@ -101,8 +119,7 @@ def run_backend(backend: str, call: DecodeCall, out: torch.Tensor, lse: torch.Te
             lse_base=call.lse_base,
         )  # fmt: skip
         return
-    # Imported on use: the torch backend must not need the compiler or the emulator.
-    from wrappers import kernel
+    from wrappers import kernel  # on use, as in `workspace_bytes`
 
     if backend == "emulator":
         from wrappers import emulated

@@ -1,4 +1,4 @@
-"""The `emulator` backend: the compiled kernel's PTX, executed on the CPU. The only user of `ptx_emulator` here.
+"""The `emulator` backend: the compiled kernels' PTX, executed on the CPU. The only user of `ptx_emulator` here.
 
 For verification: it runs what the GPU would run, instruction by instruction, many orders of magnitude slower.
 """
@@ -6,26 +6,42 @@ For verification: it runs what the GPU would run, instruction by instruction, ma
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from mla.compile import CompiledDecode
-from ptx_emulator import cute_abi
-from wrappers.kernel import kernel_arguments
+from ptx_emulator import Report, cute_abi
+from wrappers.kernel import EMULATED_CTAS, kernel_arguments, workspace_of
 from wrappers.validate import DecodeCall
 
 
-def launch(
-    kernel: CompiledDecode, call: DecodeCall, out: torch.Tensor, lse: torch.Tensor | None, **options: Any
-) -> Any:
-    """Executes `kernel` on CPU tensors and returns the emulator's report of the launch.
+class DecodeReports(NamedTuple):
+    """The emulator's reports of a call's two launches: the decode kernel, and the merge of split row tiles."""
 
-    `out` and `lse` are filled with NaN first, so that an element the kernel does not write is seen. `options` go to
-    `ptx_emulator.launch` (`order`, `seed`, ...).
+    decode: Report
+    merge: Report
+
+
+def launch(
+    kernel: CompiledDecode,
+    call: DecodeCall,
+    out: torch.Tensor,
+    lse: torch.Tensor | None,
+    *,
+    num_ctas: int = EMULATED_CTAS,
+    **options: Any,
+) -> DecodeReports:
+    """Executes `kernel` on CPU tensors, on a GPU of `num_ctas` SMs.
+
+    `out`, `lse` and a workspace that the call does not bring are filled with NaN first, so that an element the kernel
+    does not write is seen. `options` go to `ptx_emulator.launch` (`order`, `seed`, ...).
     """
+    workspace = workspace_of(call, num_ctas)
+    if call.workspace is None:
+        workspace.fill_(math.nan)
     out.fill_(math.nan)
     if lse is not None:
         lse.fill_(math.nan)
-    (report,) = cute_abi.launch(kernel.ir, kernel.ptx, kernel_arguments(call, out, lse), **options)
-    return report
+    arguments = kernel_arguments(call, out, lse, workspace, num_ctas)
+    return DecodeReports(*cute_abi.launch(kernel.ir, kernel.ptx, arguments, **options))

@@ -32,7 +32,7 @@ def decode_torch(
     """Writes `out` and, where given, `lse`. Scores, softmax and accumulation are fp32.
 
     query [B, Q, H, 576]; kv_cache [pages, page_size, 576]; block_tables [B, W] int32; seq_lens [B] int32;
-    out [B, Q, H, 512] in the query's dtype; lse [B, Q, H] float32. Arguments are as
+    out [B, Q, H, 512] of any float dtype; lse [B, Q, H] float32. Arguments are as
     `wrappers.validate.check_decode_call` leaves them. `seq_lens` is read on the host, so the call synchronises a
     GPU and cannot be captured in a CUDA graph.
     """

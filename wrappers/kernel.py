@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from mla import split_kv
 from mla.compile import CompiledDecode, compile_decode
 from mla.config import MlaDecodeConfig
-from wrappers.validate import DecodeCall
+from mla.memory_plan import NarrowPlan
+from wrappers.validate import FLOAT_BYTES, LATENT_DIM, DecodeCall, check_kernel_workspace
 
-DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float8_e4m3fn: "fp8"}
+# CTAs of an emulated launch: as many as a B200 has SMs.
+EMULATED_CTAS = 148
 
 
 def decode_config(call: DecodeCall, arch: str) -> MlaDecodeConfig:
@@ -31,7 +35,30 @@ def compiled(call: DecodeCall, arch: str) -> CompiledDecode:
     return compile_decode(decode_config(call, arch))
 
 
-def kernel_arguments(call: DecodeCall, out: torch.Tensor, lse: torch.Tensor | None) -> tuple[object, ...]:
+def num_ctas(device: torch.device | str | int | None) -> int:
+    """CTAs of a launch: one per SM of a CUDA device, else (None or "cpu") `EMULATED_CTAS`."""
+    if device is None or torch.device(device).type == "cpu":
+        return EMULATED_CTAS
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def workspace_bytes(ctas: int) -> int:
+    """Bytes of workspace that a launch of `ctas` CTAs needs."""
+    return split_kv.workspace_bytes(ctas, NarrowPlan.tile_rows, LATENT_DIM)
+
+
+def workspace_of(call: DecodeCall, ctas: int) -> torch.Tensor:
+    """The workspace of a launch of `ctas` CTAs, 1D float32: the caller's memory, or new where the call has none."""
+    needed = workspace_bytes(ctas)
+    if call.workspace is None:
+        return torch.empty(needed // FLOAT_BYTES, dtype=torch.float32, device=call.query.device)
+    check_kernel_workspace(call.workspace, needed)
+    return call.workspace[:needed].view(torch.float32)
+
+
+def kernel_arguments(
+    call: DecodeCall, out: torch.Tensor, lse: torch.Tensor | None, workspace: torch.Tensor, ctas: int
+) -> tuple[object, ...]:
     """What the compiled host function takes, in its order; the stream comes from the environment."""
     return (
         launch_view(call.query),
@@ -40,6 +67,8 @@ def kernel_arguments(call: DecodeCall, out: torch.Tensor, lse: torch.Tensor | No
         call.seq_lens,
         launch_view(out),
         lse,
+        workspace,
+        ctas,
         call.softmax_scale,
         call.output_scale,
     )
@@ -47,8 +76,9 @@ def kernel_arguments(call: DecodeCall, out: torch.Tensor, lse: torch.Tensor | No
 
 def launch(kernel: CompiledDecode, call: DecodeCall, out: torch.Tensor, lse: torch.Tensor | None) -> None:
     """Launches on the current stream of the query's device, through the DSL's own host function (tvm-ffi)."""
+    ctas = num_ctas(call.query.device)
     with torch.cuda.device(call.query.device):
-        kernel.host(*kernel_arguments(call, out, lse))
+        kernel.host(*kernel_arguments(call, out, lse, workspace_of(call, ctas), ctas))
 
 
 def launch_view(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from wrappers.reference import gather_tokens, mla_decode_reference, visible_keys
+from wrappers.validate import OUTPUT_DTYPES
 
 LATENT_DIM = 512
 HEAD_DIM = 576
@@ -20,7 +21,9 @@ ABSURD_PAGES = (-1, 2147480000, -2147483648, 2147483647)
 SPARE_TABLE_ENTRIES = 3
 # The kernel's exp2 and log2 are approximate (2 ulp and 2^-22, PTX ISA) and its scores are fp32 sums of 576 products.
 LSE_TOLERANCE = 2e-4
-# Largest relative error of rounding to nearest.
+# log2 of what the kernel multiplies probabilities by before it rounds them: e4m3 has 2^-9 .. 448 for them.
+PROBS_SCALE_LOG2 = {torch.bfloat16: 0, torch.float16: 0, torch.float8_e4m3fn: 8}
+# Largest relative error of rounding an output to nearest.
 UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}
 
 
@@ -47,6 +50,10 @@ class MlaProblem:
             "output_scale": self.output_scale,
             "is_causal": self.is_causal,
         }
+
+    @property
+    def out_dtype(self) -> torch.dtype:
+        return OUTPUT_DTYPES[self.query.dtype]
 
     @property
     def out_shape(self) -> tuple[int, ...]:
@@ -82,14 +89,18 @@ def make_problem(
     seed: int = 0,
     softmax_scale: float = DEFAULT_SCALE,
     output_scale: float = 1.0,
+    value_mean: float = 0.0,
     cache_rank: int = 3,
     strided: bool = False,
     hostile: bool = True,
 ) -> MlaProblem:
     """A random problem; `kv_len` is one length for all requests or a length per request.
 
+    Queries and keys are unit normal before rounding, so the scores have standard deviation
+    `softmax_scale / DEFAULT_SCALE`; `value_mean` is added to the latent part, which moves all scores of a row alike.
+
     Hostile (the default) means that everything the contract allows to be junk is junk: pages are shuffled, unused
-    slots and pages hold NaN or Inf, unused table entries hold `ABSURD_PAGES`, the table is wider than needed, and
+    slots and pages hold NaN or Inf (e4m3 has only NaN), unused table entries hold `ABSURD_PAGES`, the table is wider than needed, and
     query rows that see no key are NaN. `strided` makes query and cache views into wider NaN-filled memory.
     """
     lengths = [kv_len] * batch if isinstance(kv_len, int) else list(kv_len)
@@ -100,7 +111,8 @@ def make_problem(
     num_pages = sum(pages_of) + 2
     order = torch.randperm(num_pages, generator=generator) if hostile else torch.arange(num_pages)
     cache = torch.empty(num_pages, page_size, HEAD_DIM, dtype=dtype)
-    cache[0::2], cache[1::2] = (math.nan, math.inf) if hostile else (0.0, 0.0)
+    junk = (math.nan, math.nan if dtype == torch.float8_e4m3fn else math.inf)
+    cache[0::2], cache[1::2] = junk if hostile else (0.0, 0.0)
     table = torch.zeros(batch, max(pages_of) + SPARE_TABLE_ENTRIES, dtype=torch.int32)
     if hostile:
         absurd = torch.tensor(ABSURD_PAGES, dtype=torch.int32)
@@ -110,7 +122,9 @@ def make_problem(
         ids = order[taken : taken + count]
         taken += count
         table[request, :count] = ids.int()
-        kv = torch.randn(length, HEAD_DIM, generator=generator).to(dtype)
+        kv = torch.randn(length, HEAD_DIM, generator=generator)
+        kv[:, :LATENT_DIM] += value_mean
+        kv = kv.to(dtype)
         for index, page in enumerate(ids.tolist()):
             part = kv[index * page_size : (index + 1) * page_size]
             cache[page, : len(part)] = part
@@ -123,7 +137,8 @@ def make_problem(
         query, cache, table, torch.tensor(lengths, dtype=torch.int32), softmax_scale, output_scale, is_causal
     )
     if hostile:
-        query[~problem.active_rows()] = math.nan
+        # By way of fp32: torch fills no selection of e4m3 elements.
+        query.copy_(query.float().masked_fill(~problem.active_rows()[..., None], math.nan))
     return problem
 
 
@@ -135,16 +150,17 @@ def widen(tensor: torch.Tensor, pad: int = 64) -> torch.Tensor:
     return view
 
 
-def baseline_output(problem: MlaProblem) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(out in the problem's dtype, lse float32)` of torch doing the kernel's roundings and no others.
+def baseline_output(problem: MlaProblem, probs_scale_log2: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(out in the kernel's output dtype, lse float32)` of torch doing the kernel's roundings and no others.
 
-    Scores and softmax are fp32; P is rounded to the input dtype before P @ V while the row sum adds the unrounded
-    values; the accumulator is fp32 and the output is rounded once. What is left of a kernel's error above this
-    baseline is the kernel's own.
+    Scores and softmax are fp32; P, scaled by a power of two (`probs_scale_log2`, by default the kernel's), is rounded
+    to the input dtype before P @ V while the row sum adds the unrounded values; the accumulator is fp32 and the
+    output is rounded once. What is left of a kernel's error above this baseline is the kernel's own.
     """
     query, dtype = problem.query, problem.query.dtype
+    probs_scale = 2.0 ** (PROBS_SCALE_LOG2[dtype] if probs_scale_log2 is None else probs_scale_log2)
     batch, num_tokens, num_heads, _ = query.shape
-    out = torch.zeros(problem.out_shape, dtype=dtype)
+    out = torch.zeros(problem.out_shape, dtype=problem.out_dtype)
     lse = torch.full(query.shape[:3], -math.inf)
     for request, num_keys in enumerate(problem.seq_lens.tolist()):
         kv = gather_tokens(problem.kv_cache, problem.block_tables[request], num_keys).float()
@@ -154,11 +170,11 @@ def baseline_output(problem: MlaProblem) -> tuple[torch.Tensor, torch.Tensor]:
                 continue
             scores = problem.softmax_scale * (query[request, token].float() @ kv[:count].T)
             row_max = scores.amax(dim=-1, keepdim=True)
-            probabilities = torch.exp(scores - row_max)
+            probabilities = torch.exp(scores - row_max) * probs_scale
             row_sum = probabilities.sum(dim=-1, keepdim=True)
             latent = probabilities.to(dtype).float() @ kv[:count, :LATENT_DIM]
-            out[request, token] = (latent * (problem.output_scale / row_sum)).to(dtype)
-            lse[request, token] = (row_max + torch.log(row_sum)).squeeze(-1)
+            out[request, token] = (latent * (problem.output_scale / row_sum)).to(out.dtype)
+            lse[request, token] = (row_max + torch.log(row_sum / probs_scale)).squeeze(-1)
     return out, lse
 
 

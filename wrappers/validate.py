@@ -12,7 +12,13 @@ ROPE_DIM = 64
 HEAD_DIM = LATENT_DIM + ROPE_DIM
 MAX_HEADS = 128
 PAGE_SIZES = (16, 32, 64, 128)
-DTYPES = (torch.bfloat16, torch.float16)
+# Dtype of query and cache -> dtype of the output.
+OUTPUT_DTYPES = {
+    torch.bfloat16: torch.bfloat16,
+    torch.float16: torch.float16,
+    torch.float8_e4m3fn: torch.bfloat16,
+}
+DTYPES = tuple(OUTPUT_DTYPES)
 BACKENDS = ("auto", "cute", "emulator", "torch")
 LSE_BASES = ("e", "2")
 # Key positions are int32 in the kernel and are rounded up to whole tiles of keys.
@@ -21,6 +27,9 @@ MAX_KV_LEN = 2**31 - 1024
 # global strides that are multiples of 16 bytes and below 2^40).
 TMA_ALIGN_BYTES = 16
 TMA_MAX_STRIDE_BYTES = 2**40
+# The kernel sees the workspace as fp32 and moves it in 16-byte accesses.
+WORKSPACE_ALIGN_BYTES = 16
+FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class DecodeCall:
     """The arguments of one call after validation, the cache as a 3D view.
 
     query [B, Q, H, 576], kv_cache [pages, page_size, 576], block_tables [B, W] int32, seq_lens [B] int32; `out`
-    [B, Q, H, 512] in the query's dtype or None where the caller gave none; workspace 1D bytes or None.
+    [B, Q, H, 512] in `output_dtype` or None where the caller gave none; workspace 1D bytes or None.
     """
 
     query: torch.Tensor
@@ -46,6 +55,10 @@ class DecodeCall:
     @property
     def batch(self) -> int:
         return self.query.shape[0]
+
+    @property
+    def output_dtype(self) -> torch.dtype:
+        return OUTPUT_DTYPES[self.query.dtype]
 
     @property
     def seq_len_q(self) -> int:
@@ -151,7 +164,7 @@ def check_index_tensor(name: str, value: torch.Tensor, rank: int, query: torch.T
 
 
 def check_out(out: torch.Tensor, query: torch.Tensor) -> None:
-    check_tensor("out", out, (query.dtype,))
+    check_tensor("out", out, (OUTPUT_DTYPES[query.dtype],))
     check_device("out", out, query)
     expected = [*query.shape[:3], LATENT_DIM]
     if list(out.shape) != expected:
@@ -167,6 +180,20 @@ def check_workspace(workspace: torch.Tensor, query: torch.Tensor) -> None:
     if workspace.dim() != 1:
         raise ValueError(f"workspace has shape {shape_text(workspace)}: must have one dimension (bytes)")
     check_last_dim_contiguous("workspace", workspace)
+
+
+def check_kernel_workspace(workspace: torch.Tensor, needed: int) -> None:
+    """What a kernel asks of a caller's buffer that `check_workspace` has passed; `needed` in bytes."""
+    if workspace.numel() < needed:
+        raise ValueError(f"workspace has {workspace.numel()} bytes: must have at least {needed} for this backend")
+    if workspace.data_ptr() % WORKSPACE_ALIGN_BYTES:
+        raise ValueError(
+            f"workspace starts at address {workspace.data_ptr():#x}: must be a multiple of {WORKSPACE_ALIGN_BYTES} bytes"
+        )
+    if workspace.storage_offset() % FLOAT_BYTES:
+        raise ValueError(
+            f"workspace starts {workspace.storage_offset()} bytes into its storage: must be a multiple of {FLOAT_BYTES}"
+        )
 
 
 def check_lengths_and_pages(kv_cache: torch.Tensor, block_tables: torch.Tensor, seq_lens: torch.Tensor) -> None:

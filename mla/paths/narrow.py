@@ -68,8 +68,11 @@ def issue_scores(ctx: Context, count: Any) -> None:
 
 
 @cute.jit
-def issue_output(ctx: cutlass.Constexpr, count: Int32, visible: Int32):
-    """O += P(count) V(count) over the first `visible` tokens, in whole K steps. One thread."""
+def issue_output(ctx: cutlass.Constexpr, count: Int32, visible: Int32, accumulate: cutlass.Boolean):
+    """O (+)= P(count) V(count) over the first `visible` tokens, in whole K steps. One thread.
+
+    accumulate: False starts O anew.
+    """
     plan, config = ctx.plan, ctx.config
     probs = operands.smem_descriptor(ctx.smem + plan.probs_offset, 0)
     kv_address = ctx.smem + (plan.kv_offset + (count % plan.kv_stages) * plan.kv_stage_bytes)
@@ -85,7 +88,7 @@ def issue_output(ctx: cutlass.Constexpr, count: Int32, visible: Int32):
                     operands.advance(probs, step * plan.mma_k * config.element_bytes),
                     operands.advance(values, half * half_bytes + step * plan.mma_k * operands.SWIZZLE_BYTES),
                     idesc,
-                    (count > 0) | (step > 0),
+                    accumulate | (step > 0),
                 )
 
 

@@ -1,6 +1,6 @@
 """Correction role: rescales O when a row's maximum has grown, then runs the epilogue.
 
-Consumes: edges `scale`, `probs` (drained: P*V is done). Produces: edge `rescaled`. Warps: four, one TMEM lane per
+Consumes: edges `work`, `scale`, `probs` (drained: P*V is done). Produces: edge `rescaled`. Warps: four, one TMEM lane per
 thread. Registers: 32 columns of O at a time.
 """
 
@@ -12,7 +12,7 @@ from cutlass import Float32, Int32
 from cutlass.experimental import primitives as prims
 
 from mla import operands, softmax
-from mla.context import Context
+from mla.context import has_work, read_work, release_work
 from mla.paths import narrow
 from mla.roles import epilogue
 
@@ -21,19 +21,39 @@ CHUNK_COLUMNS = 32
 
 @cute.jit
 def run(ctx: cutlass.Constexpr):
-    num_tiles = ctx.unit.phases.num_tiles
-    scale = ctx.pipe("scale")
-    lane = cute.arch.thread_idx()[0] - ctx.plan.warps.correction[0] * 32
-    for count in cutlass.range(num_tiles, unroll=1):
-        scale.wait_full(count)
-        factor = ctx.smem_floats(ctx.plan.scale_offset, ctx.plan.scale_stages * ctx.plan.tile_rows)[
-            scale.stage(count) * ctx.plan.tile_rows + narrow.row_of_lane(lane)
-        ]
-        scale.arrive_empty(count)
-        if count > 0:
-            rescale(ctx, count, lane, factor)
-    scale.wait_full(num_tiles)
-    epilogue.run(ctx, lane)
+    item, tiles = Int32(0), Int32(0)
+    is_open = has_work(ctx, item)
+    while is_open:
+        tiles = correct_item(ctx, item, tiles)
+        item = item + 1
+        is_open = has_work(ctx, item)
+
+
+@cute.jit
+def correct_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
+    """One work item. Returns the number of key tiles behind it. `scale` counts one more per item than tiles."""
+    plan, scale = ctx.plan, ctx.pipe("scale")
+    work = read_work(ctx, item)
+    release_work(ctx, item)
+    num_tiles = work.phases.num_tiles
+    lane = cute.arch.thread_idx()[0] - plan.warps.correction[0] * 32
+    scales = ctx.smem_floats(plan.scale_offset, plan.scale_stages * plan.tile_rows)
+    row = narrow.row_of_lane(lane)
+    for index in cutlass.range(num_tiles, unroll=1):
+        announced = tiles + item + index
+        scale.wait_full(announced)
+        factor = scales[scale.stage(announced) * plan.tile_rows + row]
+        scale.arrive_empty(announced)
+        if index > 0:
+            rescale(ctx, tiles + index, lane, factor)
+        operands.fence_before_sync()
+        ctx.pipe("rescaled").arrive_full(tiles + index)
+    announced = tiles + item + num_tiles
+    scale.wait_full(announced)
+    row_sum = scales[scale.stage(announced) * plan.tile_rows + row]
+    scale.arrive_empty(announced)
+    epilogue.run(ctx, work, lane, tiles + num_tiles, row_sum)
+    return tiles + num_tiles
 
 
 @cute.jit
@@ -47,5 +67,3 @@ def rescale(ctx: cutlass.Constexpr, count: Int32, lane: Int32, factor: Float32):
             values = narrow.load_columns(address + column, CHUNK_COLUMNS)
             narrow.store_columns(address + column, softmax.scaled(values, factor))
         prims.tcgen05_wait("store")
-    operands.fence_before_sync()
-    ctx.pipe("rescaled").arrive_full(count - 1)

@@ -1,6 +1,7 @@
-"""Epilogue, run by the correction warps: O / row sum * output_scale to global memory.
+"""Epilogue, run by the correction warps: O / row sum to global memory.
 
-Consumes: row sums (shared), O (TMEM). Produces: out. Rows that saw no key are written as zeros.
+Consumes: row sums, O (TMEM). Produces: out (times output_scale), or a fp32 partial result where other CTAs
+have the rest of the row tile. Rows that saw no key are written as zeros.
 """
 
 from __future__ import annotations
@@ -17,29 +18,36 @@ CHUNK_COLUMNS = 32
 
 
 @cute.jit
-def run(ctx: cutlass.Constexpr, lane: Int32):
-    plan, config = ctx.plan, ctx.config
-    num_tiles = ctx.unit.phases.num_tiles
-    row = narrow.row_of_lane(lane)
-    row_sum = ctx.smem_floats(plan.row_sum_offset, plan.tile_rows)[row]
+def run(ctx: cutlass.Constexpr, work: cutlass.Constexpr, lane: Int32, tiles: Int32, row_sum: Float32):
+    """Write one work item's result; `tiles` key tiles lie behind its end."""
+    plan, config, slot = ctx.plan, ctx.config, work.slot
+    num_tiles = work.phases.num_tiles
+    position = work.first_row + narrow.row_of_lane(lane)
     # The largest probability of a row that sees a key is 1, so its sum is 0 iff it sees none; NaN sums propagate.
     is_empty = row_sum == Float32(0.0)
-    factor = ctx.args.output_scale / row_sum
+    factor = cutlass.select_(slot < 0, ctx.args.output_scale, Float32(1.0)) / row_sum
     if num_tiles > 0:
-        ctx.pipe("probs").wait_drained(num_tiles - 1)
+        ctx.pipe("probs").wait_drained(tiles - 1)
         operands.fence_after_sync()
     for column in cutlass.range_constexpr(0, plan.output_columns, CHUNK_COLUMNS):
         values = narrow.load_columns(ctx.tmem + (plan.output_column + column) + (lane // 32 * 32 << 16), CHUNK_COLUMNS)
         scaled = [cutlass.select_(is_empty, Float32(0.0), value) for value in softmax.scaled(values, factor)]
-        store_chunk(ctx, lane, column, operands.converted_words(scaled, config.output_dtype))
+        if slot >= 0:
+            store_partial(ctx, slot, lane, column, operands.register_words(scaled))
+        elif position < config.num_rows:
+            store_output(ctx, work.batch, position, lane, column, operands.converted_words(scaled, config.output_dtype))
 
 
 @cute.jit
-def store_chunk(ctx: cutlass.Constexpr, lane: Int32, column: cutlass.Constexpr, words: cute.Tensor):
+def store_output(
+    ctx: cutlass.Constexpr, batch: Int32, row: Int32, lane: Int32, column: cutlass.Constexpr, words: cute.Tensor
+):
     config = ctx.config
-    position = ctx.unit.first_row + narrow.row_of_lane(lane)
-    if position < config.num_rows:
-        target = ctx.args.out[ctx.unit.batch, position // config.num_heads, position % config.num_heads, None]
-        address = target.iterator.toint() + narrow.output_dim(lane, column) * config.output_bytes
-        pointer = cute.make_ptr(Int32, address, cutlass.AddressSpace.gmem, assumed_align=16)
-        operands.store_words(pointer, words, 0, cute.size(words))
+    target = ctx.args.out[batch, row // config.num_heads, row % config.num_heads, None]
+    operands.store_row(target, narrow.output_dim(lane, column) * config.output_bytes, words)
+
+
+@cute.jit
+def store_partial(ctx: cutlass.Constexpr, slot: Int32, lane: Int32, column: cutlass.Constexpr, words: cute.Tensor):
+    target = ctx.args.partial_out[slot, narrow.row_of_lane(lane), None]
+    operands.store_row(target, narrow.output_dim(lane, column) * 4, words)

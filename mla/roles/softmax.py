@@ -1,19 +1,18 @@
 """Softmax role: scores to probabilities, row maxima and sums.
 
-Consumes: edge `score`. Produces: edges `probs`, `scale`; the LSE. Warps: four (one TMEM lane per thread; the threads
-of lanes r and r + 64 share row r). Registers: half a tile's scores of one row.
+Consumes: edges `work`, `score`. Produces: edges `probs`, `scale`; the LSE. Warps: four (one TMEM lane per thread; the
+threads of lanes r and r + 64 share row r). Registers: half a tile's scores of one row.
 """
 
 from __future__ import annotations
 
-import math
 
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32
 
 from mla import operands, softmax
-from mla.context import Context
+from mla.context import has_work, read_work, release_work
 from mla.paths import narrow
 
 EXCHANGE_BARRIER = 1  # named barrier of the softmax warps
@@ -21,38 +20,55 @@ EXCHANGE_BARRIER = 1  # named barrier of the softmax warps
 
 @cute.jit
 def run(ctx: cutlass.Constexpr):
-    phases, unit = ctx.unit.phases, ctx.unit
-    mask, plan = ctx.scheduler.mask, ctx.plan
-    lane = cute.arch.thread_idx()[0] - ctx.plan.warps.softmax[0] * 32
-    row = narrow.row_of_lane(lane)
-    bound = mask.k_bound(unit.first_row + row, ctx.seq_len_k)
-    row_max, row_sum = Float32(softmax.NEG_INF), Float32(0.0)
-
-    for count in cutlass.range(0, phases.bulk_end, unroll=1):
-        row_max, row_sum = tile(ctx, count, lane, bound, row_max, row_sum, False)
-    for count in cutlass.range(phases.bulk_end, phases.num_tiles - 1, unroll=1):
-        row_max, row_sum = tile(ctx, count, lane, bound, row_max, row_sum, True)
-    if phases.num_tiles > 0:
-        if phases.final_straddles:
-            row_max, row_sum = tile(ctx, phases.num_tiles - 1, lane, bound, row_max, row_sum, True)
-        else:
-            row_max, row_sum = tile(ctx, phases.num_tiles - 1, lane, bound, row_max, row_sum, False)
-    finish(ctx, lane, row_max, row_sum)
+    item, tiles = Int32(0), Int32(0)
+    is_open = has_work(ctx, item)
+    while is_open:
+        tiles = soften_item(ctx, item, tiles)
+        item = item + 1
+        is_open = has_work(ctx, item)
 
 
 @cute.jit
-def tile(
+def soften_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
+    """One work item. Returns the number of key tiles behind it."""
+    work = read_work(ctx, item)
+    release_work(ctx, item)
+    phases = work.phases
+    lane = cute.arch.thread_idx()[0] - ctx.plan.warps.softmax[0] * 32
+    bound = ctx.scheduler.mask.k_bound(work.first_row + narrow.row_of_lane(lane), work.seq_len_k)
+    row_max, row_sum = Float32(softmax.NEG_INF), Float32(0.0)
+    shift = tiles - phases.begin
+
+    for tile in cutlass.range(phases.begin, phases.bulk_end, unroll=1):
+        row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, lane, bound, row_max, row_sum, False)
+    for tile in cutlass.range(phases.bulk_end, phases.end - 1, unroll=1):
+        row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, lane, bound, row_max, row_sum, True)
+    if phases.num_tiles > 0:
+        tile = phases.end - 1
+        if phases.final_straddles:
+            row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, lane, bound, row_max, row_sum, True)
+        else:
+            row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, lane, bound, row_max, row_sum, False)
+    finish(ctx, work, tiles + phases.num_tiles + item, lane, row_max, row_sum)
+    return tiles + phases.num_tiles
+
+
+@cute.jit
+def soften_tile(
     ctx: cutlass.Constexpr,
+    tile: Int32,
     count: Int32,
+    item: Int32,
     lane: Int32,
     bound: Int32,
     row_max: Float32,
     row_sum: Float32,
     is_masked: cutlass.Constexpr,
 ):
-    """One key tile. Returns the row's new (maximum, this thread's part of the sum)."""
+    """Key tile `tile` in ring buffers `count`. Returns the row's new (maximum, this thread's part of the sum)."""
     plan = ctx.plan
     score, scale = ctx.pipe("score"), ctx.pipe("scale")
+    announced = count + item
     half_tokens = plan.score_columns
 
     score.wait_full(count)
@@ -64,19 +80,18 @@ def tile(
 
     values = softmax.scaled(scores, ctx.args.scale_log2)
     if cutlass.const_expr(is_masked):
-        first_token = count * plan.tile_tokens + narrow.half_of_lane(lane) * half_tokens
+        first_token = tile * plan.tile_tokens + narrow.half_of_lane(lane) * half_tokens
         values = softmax.masked(values, bound - first_token)
     local_max = cute.arch.fmax(row_max, softmax.maximum(values))
-    new_max = exchange(ctx, count, lane, local_max)[0]
-    new_max = cute.arch.fmax(local_max, new_max)
+    new_max = cute.arch.fmax(local_max, exchange(ctx, announced, lane, local_max))
     reference = softmax.reference_maximum(new_max)
     rescale = cute.math.exp2(row_max - reference, fastmath=True)
 
-    scale.wait_empty(count)
+    scale.wait_empty(announced)
     scales = ctx.smem_floats(plan.scale_offset, plan.scale_stages * plan.tile_rows)
     if narrow.half_of_lane(lane) == 0:
-        scales[scale.stage(count) * plan.tile_rows + narrow.row_of_lane(lane)] = rescale
-    scale.arrive_full(count)
+        scales[scale.stage(announced) * plan.tile_rows + narrow.row_of_lane(lane)] = rescale
+    scale.arrive_full(announced)
 
     probs = softmax.probabilities(values, reference - ctx.config.probs_scale_log2)
     store_probabilities(ctx, count, lane, probs)
@@ -84,17 +99,17 @@ def tile(
 
 
 @cute.jit
-def exchange(ctx: cutlass.Constexpr, count: Int32, lane: Int32, value: Float32):
-    """Give `value` to the thread that holds the row's other half; returns (its value,).
+def exchange(ctx: cutlass.Constexpr, announced: Int32, lane: Int32, value: Float32):
+    """Give `value` to the thread that holds the row's other half, and return its value.
 
     Two buffers alternate: a thread that has passed barrier i + 1 knows that all have read buffer i.
     """
     plan = ctx.plan
     cells = ctx.smem_floats(plan.row_exchange_offset, 2 * 2 * plan.tile_rows)
-    buffer = count % 2 * (2 * plan.tile_rows)
+    buffer = announced % 2 * (2 * plan.tile_rows)
     cells[buffer + lane] = value
     cute.arch.barrier(barrier_id=EXCHANGE_BARRIER, number_of_threads=plan.warps.softmax_threads)
-    return (cells[buffer + (lane ^ plan.tile_rows)],)
+    return cells[buffer + (lane ^ plan.tile_rows)]
 
 
 @cute.jit
@@ -116,23 +131,30 @@ def store_probabilities(ctx: cutlass.Constexpr, count: Int32, lane: Int32, probs
 
 
 @cute.jit
-def finish(ctx: cutlass.Constexpr, lane: Int32, row_max: Float32, row_sum: Float32):
+def finish(
+    ctx: cutlass.Constexpr, work: cutlass.Constexpr, announced: Int32, lane: Int32, row_max: Float32, row_sum: Float32
+):
     """Denominators to the epilogue; log-sum-exp to global memory."""
-    plan, config, num_tiles = ctx.plan, ctx.config, ctx.unit.phases.num_tiles
+    plan, config = ctx.plan, ctx.config
     scale = ctx.pipe("scale")
     row = narrow.row_of_lane(lane)
-    row_sum = row_sum + exchange(ctx, num_tiles, lane, row_sum)[0]
-    row_sums = ctx.smem_floats(plan.row_sum_offset, plan.tile_rows)
-    scale.wait_empty(num_tiles)
+    row_sum = row_sum + exchange(ctx, announced, lane, row_sum)
+    scales = ctx.smem_floats(plan.scale_offset, plan.scale_stages * plan.tile_rows)
+    scale.wait_empty(announced)
     if narrow.half_of_lane(lane) == 0:
-        row_sums[row] = row_sum
-    scale.arrive_full(num_tiles)
-    if cutlass.const_expr(config.lse_base is not None):
-        position = ctx.unit.first_row + row
+        scales[scale.stage(announced) * plan.tile_rows + row] = row_sum
+    scale.arrive_full(announced)
+
+    lse = row_max + cute.math.log2(row_sum, fastmath=True) - config.probs_scale_log2
+    lse = cutlass.select_(row_sum == Float32(0.0), Float32(softmax.NEG_INF), lse)
+    partial_lse, slot = ctx.args.partial_lse, work.slot
+    if slot >= 0:
+        if narrow.half_of_lane(lane) == 0:
+            partial_lse[slot, row] = lse
+    elif cutlass.const_expr(config.lse_base is not None):
+        position = work.first_row + row
         lse_out = ctx.args.lse
         if (narrow.half_of_lane(lane) == 0) & (position < config.num_rows):
-            lse = row_max + cute.math.log2(row_sum, fastmath=True) - config.probs_scale_log2
-            if cutlass.const_expr(config.lse_base == "e"):
-                lse = lse * math.log(2.0)
-            lse = cutlass.select_(row_sum == Float32(0.0), Float32(softmax.NEG_INF), lse)
-            lse_out[ctx.unit.batch, position // config.num_heads, position % config.num_heads] = lse
+            lse_out[work.batch, position // config.num_heads, position % config.num_heads] = softmax.in_base(
+                lse, config.lse_base
+            )

@@ -68,7 +68,7 @@ def _make_tree(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
     return (layouts.fill(template.tree, iter(values)),)
 
 
-@host_op("cute.to_int_tuple", "cute.assume", "cute.make_tiled_mma")
+@host_op("cute.to_int_tuple", "cute.assume", "cute.derefine", "cute.make_tiled_mma")
 def _same(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
     return (host.value(op.operands[0]),)
 
@@ -300,16 +300,19 @@ _TMA_FORMATS = {
 }  # fmt: skip
 
 
+# CuTe's swizzle of byte addresses (bits, base, shift) -> the tensor map's name for it.
+_TMA_SWIZZLES = {
+    (0, 4, 3): "none", (1, 4, 3): "32B", (2, 4, 3): "64B", (3, 4, 3): "128B", (2, 5, 2): "128B_atom_32B",
+}  # fmt: skip
+
+
 def _swizzle_of(type_: Type) -> str:
     """The tensor map's name for the swizzle of a shared-memory layout."""
     if isinstance(type_, LayoutType):
         return "none"
-    if not isinstance(type_, ComposedLayoutType) or type_.swizzle is None:
+    if not isinstance(type_, ComposedLayoutType) or type_.swizzle not in _TMA_SWIZZLES:
         raise NotComputable(f"a tensor map over a shared-memory layout of type {type_}")
-    bits, base, shift = type_.swizzle
-    if base != 4 or shift != 3 or bits > 3:
-        raise NotComputable(f"swizzle S<{bits},{base},{shift}> in a tensor map")
-    return ("none", "32B", "64B", "128B")[bits]
+    return _TMA_SWIZZLES[type_.swizzle]
 
 
 def _multicast_share(box: tuple[int, ...], participants: int) -> tuple[int, ...]:

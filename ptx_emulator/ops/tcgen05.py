@@ -3,15 +3,17 @@
 tcgen05.ld reads when it is issued. tcgen05.st takes its registers when issued and writes at a time that the launch's
 order policy chooses, at the latest before tcgen05.wait::st goes on.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from .. import memory, state as st
+from .. import memory
+from .. import state as st
 from ..errors import OutOfBounds, TmemError
-from ..ir import Vector
+from ..ir import Reg, Vector
 from ..registry import Blocked, cta_exit, cta_state, op, unsupported
 from ..tcgen05_layout import LOAD_SHAPES, TMEM_COLUMNS, fragment_map
 from ..tmem import TensorMemory, split_address
@@ -30,8 +32,9 @@ def make_tmem(cta) -> TensorMemory:
 def check_leaks(cta) -> None:
     """All Tensor Memory must be deallocated before the kernel exits (9.7.16.7)."""
     if cta.tmem.allocations:
-        raise TmemError(f"CTA {cta.ctaid} exited with Tensor Memory columns {cta.tmem.describe_allocations()} still "
-                        f"allocated")
+        raise TmemError(
+            f"CTA {cta.ctaid} exited with Tensor Memory columns {cta.tmem.describe_allocations()} still allocated"
+        )
 
 
 def at(inst) -> dict:
@@ -50,7 +53,9 @@ def peer(cta, inst):
     """The other CTA of the pair. Raises OutOfBounds if the cluster has none."""
     rank = cta.rank ^ 1
     if rank >= len(cta.cluster):
-        raise OutOfBounds(f".cta_group::2 in a cluster of {len(cta.cluster)} CTA: CTA {cta.rank} has no peer", **at(inst))
+        raise OutOfBounds(
+            f".cta_group::2 in a cluster of {len(cta.cluster)} CTA: CTA {cta.rank} has no peer", **at(inst)
+        )
     return cta.cluster[rank]
 
 
@@ -101,8 +106,10 @@ def _alloc_pair(cta, other, columns: int, offset: int, where: dict):
         raise TmemError(f"tcgen05.alloc.cta_group::2: {columns} columns here, {theirs[0]} in CTA {other.rank}", **where)
     first = cta.tmem.find(columns)
     if first is None or first != other.tmem.find(columns):
-        return Blocked(f"tcgen05.alloc.cta_group::2 of {columns} columns; allocated are "
-                       f"{cta.tmem.describe_allocations()} here, {other.tmem.describe_allocations()} in the peer")
+        return Blocked(
+            f"tcgen05.alloc.cta_group::2 of {columns} columns; allocated are "
+            f"{cta.tmem.describe_allocations()} here, {other.tmem.describe_allocations()} in the peer"
+        )
     for member, place in ((cta, offset), (other, theirs[1])):
         member.tmem.allocate(first, columns)
         _store_address(member, place, first)
@@ -113,7 +120,7 @@ def _alloc_pair(cta, other, columns: int, offset: int, where: dict):
 
 
 def _store_address(cta, offset: int, column: int) -> None:
-    cta.shared[offset:offset + 4] = np.array([column], np.uint32).view(np.uint8)
+    cta.shared[offset : offset + 4] = np.array([column], np.uint32).view(np.uint8)
 
 
 @op("tcgen05.dealloc", prepare=_prepare_alloc, sync="aligned", writes=0)
@@ -160,9 +167,12 @@ def _prepare_access(inst) -> Access:
         mods.remove(packing)
     shapes = [m for m in mods if m in LOAD_SHAPES]
     repeats = [m for m in mods if m[:1] == "x" and m[1:] in ("1", "2", "4", "8", "16", "32", "64", "128")]
-    require(inst, len(shapes) == 1 and len(repeats) == 1 and len(mods) == 2,
-            f"modifiers .{'.'.join(inst.mods)} of {inst.name}: implemented are .sync.aligned, one shape of "
-            f"{', '.join('.' + s for s in LOAD_SHAPES)}, one of .x1 to .x128, .{packing} and .b32")
+    require(
+        inst,
+        len(shapes) == 1 and len(repeats) == 1 and len(mods) == 2,
+        f"modifiers .{'.'.join(inst.mods)} of {inst.name}: implemented are .sync.aligned, one shape of "
+        f"{', '.join('.' + s for s in LOAD_SHAPES)}, one of .x1 to .x128, .{packing} and .b32",
+    )
     shape = shapes[0]
     split_form = shape == "16x32bx2"
     require(inst, len(inst.operands) == 2 + split_form, f"{len(inst.operands)} operands, expected {2 + split_form}")
@@ -177,9 +187,16 @@ def _prepare_access(inst) -> Access:
         column = column + np.where(np.arange(32) >= 16, split, 0)
     registers = inst.operands[0 if load else -1]
     registers = registers.elements if isinstance(registers, Vector) else (registers,)
+    require(inst, all(type(r) is Reg and not r.is64 for r in registers), "the data must be 32-bit registers")
     require(inst, len(registers) == len(lane), f"{len(registers)} registers, .{shape}.{repeats[0]} has {len(lane)}")
-    return Access(lane * TMEM_COLUMNS + column, int(column.max()) + 1 + packed, LOAD_SHAPES[shape][1], packed, registers,
-                  inst.operands[1 if load else 0])
+    return Access(
+        lane * TMEM_COLUMNS + column,
+        int(column.max()) + 1 + packed,
+        LOAD_SHAPES[shape][1],
+        packed,
+        registers,
+        inst.operands[1 if load else 0],
+    )
 
 
 def _first_cell(warp, inst, access: Access, mask: int) -> int:
@@ -188,8 +205,9 @@ def _first_cell(warp, inst, access: Access, mask: int) -> int:
     quarter = 32 * (warp.index % 4)
     allowed = (quarter,) if access.height == 32 else (quarter, quarter + 16)
     if lane not in allowed:
-        raise TmemError(f"lane {lane} in the address: warp {warp.index} may use {' or '.join(map(str, allowed))}",
-                        **at(inst))
+        raise TmemError(
+            f"lane {lane} in the address: warp {warp.index} may use {' or '.join(map(str, allowed))}", **at(inst)
+        )
     warp.cta.tmem.check_columns(column, access.columns, at(inst))
     return lane * TMEM_COLUMNS + column
 
@@ -217,7 +235,7 @@ def store(warp, inst, mask: int):
     """Registers to Tensor Memory."""
     access, tmem, index = inst.data, warp.cta.tmem, warp.index
     cells = access.cells + _first_cell(warp, inst, access, mask)
-    values = np.stack([warp.read_u32(register) for register in access.registers])
+    values = warp.r32[_slots(access)]
     tmem.pending_stores[index] = tmem.pending_stores.get(index, 0) + 1
 
     def run():

@@ -2,6 +2,7 @@
 
 All of a CTA's (or CTA pair's) operations run in the order of issue; when, the launch's order policy chooses.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -14,10 +15,17 @@ from .. import barriers, numerics
 from ..errors import OutOfBounds, TmemError
 from ..ir import Address, Imm, Vector
 from ..registry import op, unsupported
-from ..tcgen05_layout import (COPY_SHAPES, K_BYTES, data_path, decode_instruction_descriptor,
-                              decode_shared_descriptor, operand_map)
+from ..tcgen05_layout import (
+    COPY_SHAPES,
+    K_BYTES,
+    data_path,
+    decode_instruction_descriptor,
+    decode_shared_descriptor,
+    operand_map,
+)
 from ..tmem import split_address
 from ..warp import lane_list, require
+from .per_thread import lane_address, lane_long, lane_word
 from .tcgen05 import at, cta_group, peer, shared_address
 
 _KINDS = ("kind::f16", "kind::tf32", "kind::f8f6f4")
@@ -50,8 +58,11 @@ def _prepare_mma(inst) -> Mma:
     require(inst, not wrong, f"modifier .{'.'.join(wrong)} of {inst.name} is not implemented")
     left = list(inst.operands[4:])
     lanes = left.pop(0) if left and isinstance(left[0], Vector) else None
-    require(inst, lanes is None or (not ws and len(lanes.elements) == 4 * group),
-            f"disable-output-lane must have {4 * group} words, and .ws takes none")
+    require(
+        inst,
+        lanes is None or (not ws and len(lanes.elements) == 4 * group),
+        f"disable-output-lane must have {4 * group} words, and .ws takes none",
+    )
     require(inst, len(left) in (1, 2), f"{len(inst.operands)} operands do not match the syntax of {inst.name}")
     enable, scale, zero_columns = left[0], 0, None
     if len(left) == 2 and ws:
@@ -74,26 +85,26 @@ def _mma(warp, inst, lane: int) -> None:
     form, cta = inst.data, warp.cta
     grid = cta.grid
     d_operand, a_operand, b_operand, i_operand = inst.operands[:4]
-    bits = int(warp.read_u32(i_operand)[lane])
+    bits = lane_word(warp, i_operand, lane)
     try:
         shape = decode_instruction_descriptor(bits, form.kind, form.ws, form.group)
-        b = _shared_operand(int(warp.read_u64(b_operand)[lane]), shape.n // form.group, shape, shape.b_mn_major, True)
+        b = _shared_operand(lane_long(warp, b_operand, lane), shape.n // form.group, shape, shape.b_mn_major, True)
         if isinstance(a_operand, Address):
             a = None
-            a_address = int(warp.address(a_operand)[lane])
+            a_address = lane_address(warp, a_operand, lane)
         else:
             rows = shape.m // form.group
-            a = _shared_operand(int(warp.read_u64(a_operand)[lane]), rows, shape, shape.a_mn_major, False)
+            a = _shared_operand(lane_long(warp, a_operand, lane), rows, shape, shape.a_mn_major, False)
             a_address = 0
     except ValueError as error:
         raise unsupported(inst, str(error)) from None
-    if form.zero_columns is not None and int(warp.read_u64(form.zero_columns)[lane]):
+    if form.zero_columns is not None and lane_long(warp, form.zero_columns, lane):
         raise unsupported(inst, "a zero-column mask descriptor other than 0 is not implemented")
     if a is None and shape.a_mn_major:
         raise unsupported(inst, "matrix A in Tensor Memory cannot be transposed")
     members = (cta,) if form.group == 1 else tuple(sorted((cta, peer(cta, inst)), key=lambda c: c.rank))
     path = data_path(shape.m, shape.n, form.ws, form.group)
-    place = int(warp.address(d_operand)[lane])
+    place = lane_address(warp, d_operand, lane)
     for member in members:
         _check_tmem(member, path, place, path.width, "D", inst)
         if a is None:
@@ -103,15 +114,18 @@ def _mma(warp, inst, lane: int) -> None:
                 _check_shared(member, operand, inst)
     disabled = None
     if form.disabled_lanes is not None:
-        disabled = np.array([warp.read_u32(word)[lane] for word in form.disabled_lanes.elements], np.uint32)
-    accumulate = bool(warp.read_u32(form.enable_input)[lane])
+        disabled = np.array([lane_word(warp, w, lane) for w in form.disabled_lanes.elements], np.uint32)
+    accumulate = bool(lane_word(warp, form.enable_input, lane))
 
     def run():
         b_raw = [gather(m.shared, b.index, b.start, shape.element_bytes) for m in members]
-        b_matrix = numerics.decode(np.concatenate(b_raw, axis=1) if len(b_raw) > 1 else b_raw[0],
-                                   numerics.FORMATS[shape.b_type], shape.b_negate)
+        b_matrix = numerics.decode(
+            np.concatenate(b_raw, axis=1) if len(b_raw) > 1 else b_raw[0],
+            numerics.FORMATS[shape.b_type],
+            shape.b_negate,
+        )
         for i, member in enumerate(members):
-            lanes = b"" if disabled is None else disabled[4 * i:4 * i + 4].tobytes()
+            lanes = b"" if disabled is None else disabled[4 * i : 4 * i + 4].tobytes()
             _multiply(member, form, shape, a, a_address, b_matrix, place, lanes, accumulate)
 
     grid.counters["tcgen05_mma"] += 1
@@ -142,8 +156,11 @@ def _shared_operand(bits: int, rows: int, shape, mn_major: bool, transposed: boo
 
 def _check_shared(cta, operand: SharedOperand, inst) -> None:
     if operand.start + operand.extent > cta.shared.nbytes:
-        raise OutOfBounds(f"matrix at shared offset {operand.start:#x} ends at {operand.start + operand.extent:#x}, "
-                          f"shared memory of CTA {cta.rank} at {cta.shared.nbytes:#x}", **at(inst))
+        raise OutOfBounds(
+            f"matrix at shared offset {operand.start:#x} ends at {operand.start + operand.extent:#x}, "
+            f"shared memory of CTA {cta.rank} at {cta.shared.nbytes:#x}",
+            **at(inst),
+        )
 
 
 def _check_tmem(cta, path, address: int, columns: int, name: str, inst) -> None:
@@ -184,20 +201,31 @@ def _segments(m: int, n: int, ws: bool, group: int, a_in_tmem: bool, lane: int, 
     return segments
 
 
-def _multiply(cta, form: Mma, shape, a, a_address: int, b_matrix, place: int, disabled: bytes, accumulate: bool) -> None:
+def _multiply(
+    cta, form: Mma, shape, a, a_address: int, b_matrix, place: int, disabled: bytes, accumulate: bool
+) -> None:
     """One CTA's rows of D."""
     lane, column = split_address(place)
     path = data_path(shape.m, shape.n, form.ws, form.group)
     if a is None:
         a_lane, a_column = split_address(a_address)
-        words = cta.tmem.words[path.segments[:, 1] + a_lane, a_column:a_column + K_BYTES // 4]
+        words = cta.tmem.words[path.segments[:, 1] + a_lane, a_column : a_column + K_BYTES // 4]
         a_raw = words.view(f"u{shape.element_bytes}").astype(np.uint32)
     else:
         a_raw = gather(cta.shared, a.index, a.start, shape.element_bytes)
     a_matrix = numerics.decode(a_raw, numerics.FORMATS[shape.a_type], shape.a_negate)
     segments = _segments(shape.m, shape.n, form.ws, form.group, a is None, lane, disabled)
-    numerics.mma_into(a_matrix, b_matrix, cta.tmem.words, segments, column, path.width, accumulate=accumulate,
-                      half=shape.d_type == "f16", scale_log2=form.scale_log2)
+    numerics.mma_into(
+        a_matrix,
+        b_matrix,
+        cta.tmem.words,
+        segments,
+        column,
+        path.width,
+        accumulate=accumulate,
+        half=shape.d_type == "f16",
+        scale_log2=form.scale_log2,
+    )
 
 
 def _prepare_commit(inst) -> int:
@@ -215,12 +243,13 @@ def commit(warp, inst, mask: int):
     """Per thread: arrive on an mbarrier (or on those of several CTAs) when what was issued before is complete."""
     cta = warp.cta
     for lane in lane_list(mask):
-        address = int(warp.address(inst.operands[0])[lane])
-        target, offset = shared_address(cta, address, 8, inst, generic="shared::cluster" not in inst.mods, align=8,
-                                        cluster=True)
+        address = lane_address(warp, inst.operands[0], lane)
+        target, offset = shared_address(
+            cta, address, 8, inst, generic="shared::cluster" not in inst.mods, align=8, cluster=True
+        )
         targets = [target]
         if "multicast::cluster" in inst.mods:
-            ranks = int(warp.read_u32(inst.operands[1])[lane]) & 0xFFFF
+            ranks = lane_word(warp, inst.operands[1], lane) & 0xFFFF
             if ranks >> len(cta.cluster) or not ranks:
                 raise OutOfBounds(f"ctaMask {ranks:#06x} in a cluster of {len(cta.cluster)}", **at(inst))
             targets = [member for member in cta.cluster if ranks >> member.rank & 1]
@@ -246,9 +275,12 @@ def _prepare_copy(inst) -> Copy:
     group = cta_group(inst)
     rest = [m for m in inst.mods if not m.startswith("cta_group::")]
     key = (rest[0] if rest else "", rest[1] if len(rest) > 1 else "")
-    require(inst, len(rest) in (1, 2) and key in COPY_SHAPES,
-            f"modifiers .{'.'.join(rest)} of tcgen05.cp are not implemented (known: "
-            f"{', '.join('.' + '.'.join(filter(None, k)) for k in COPY_SHAPES)})")
+    require(
+        inst,
+        len(rest) in (1, 2) and key in COPY_SHAPES,
+        f"modifiers .{'.'.join(rest)} of tcgen05.cp are not implemented (known: "
+        f"{', '.join('.' + '.'.join(filter(None, k)) for k in COPY_SHAPES)})",
+    )
     return Copy(group, *COPY_SHAPES[key])
 
 
@@ -257,9 +289,9 @@ def copy(warp, inst, mask: int):
     """Per thread: shared memory to Tensor Memory, of this CTA or of both CTAs of the pair."""
     cta, form = warp.cta, inst.data
     for lane in lane_list(mask):
-        address = int(warp.address(inst.operands[0])[lane])
+        address = lane_address(warp, inst.operands[0], lane)
         try:
-            source = _copy_operand(int(warp.read_u64(inst.operands[1])[lane]), form.rows, form.row_bytes)
+            source = _copy_operand(lane_long(warp, inst.operands[1], lane), form.rows, form.row_bytes)
         except ValueError as error:
             raise unsupported(inst, str(error)) from None
         members = (cta,) if form.group == 1 else (cta, peer(cta, inst))
@@ -275,8 +307,9 @@ def copy(warp, inst, mask: int):
                 data = gather(member.shared, source.index, source.start, 4)
                 for block, lanes in enumerate(form.blocks):
                     for first in lanes:
-                        member.tmem.words[first:first + 32, column:column + form.row_bytes // 4] = (
-                            data[32 * block:32 * block + 32])
+                        member.tmem.words[first : first + 32, column : column + form.row_bytes // 4] = data[
+                            32 * block : 32 * block + 32
+                        ]
 
         cta.grid.asyncs.submit(cta, unit(cta, form.group), run, f"tcgen05.cp, line {inst.line}")
 

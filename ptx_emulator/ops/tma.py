@@ -3,6 +3,7 @@
 A copy is carried out as a whole, at a time that the launch's order policy chooses; its completion (mbarrier tx-count
 or bulk group) follows in the same step. Cache hints and prefetches have no effect.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -12,13 +13,16 @@ import numpy as np
 from .. import barriers, memory
 from ..errors import EmulationError, OutOfBounds, UnsupportedInstruction
 from ..ir import Address, Vector
+from ..reduction import REDUCTION_TYPES, REDUCTIONS, check_type, reduce
 from ..registry import Blocked, cta_exit, cta_state, op, unsupported
 from ..tensormap import SWIZZLES, TENSOR_MAP_BYTES, TensorMap, box_extent, copy_box, padded
 from ..warp import lane_list, require
+from .per_thread import lane_address, lane_word
 
 _COMPLETE_TX = "mbarrier::complete_tx::bytes"
 _TENSOR_ALIGN = 128
 _BULK_ALIGN = 16
+_SIGN = 1 << 31
 _DIMENSIONS = {f"{d}d": d for d in range(1, 6)}
 
 
@@ -54,8 +58,9 @@ def check_bulk_groups(cta) -> None:
     """Shared memory must not be given up while a bulk store still reads it (9.7.9.25.1)."""
     for (warp, lane), groups in cta.bulk_groups.items():
         if groups.open or groups.pending():
-            raise EmulationError(f"warp {warp} lane {lane} of CTA {cta.rank} exited without cp.async.bulk.wait_group "
-                                 f"for its stores")
+            raise EmulationError(
+                f"warp {warp} lane {lane} of CTA {cta.rank} exited without cp.async.bulk.wait_group for its stores"
+            )
 
 
 def _groups(warp, lane: int) -> BulkGroups:
@@ -69,7 +74,7 @@ def _at(inst) -> dict:
 @dataclass(frozen=True, slots=True)
 class Copy:
     """A decoded instruction. `source`/`destination`: "global", "shared::cta" or "shared::cluster". `rank` is 0 for a
-    copy without tensor map. `extra` are the operands after the common ones: {ctaMask} {, cache-policy}."""
+    copy without tensor map. `mask`: the ctaMask operand of a multicast."""
 
     source: str
     destination: str
@@ -80,13 +85,6 @@ class Copy:
     reduction: str = ""
     type: str = ""
     mask: object = None
-
-
-_REDUCTIONS = ("add", "min", "max", "and", "or", "xor")
-_REDUCTION_TYPES = {
-    "add": ("u32", "s32", "u64", "f32", "f64", "f16", "bf16"), "min": ("u32", "s32", "u64", "s64", "f16", "bf16"),
-    "max": ("u32", "s32", "u64", "s64", "f16", "bf16"), "and": ("b32", "b64"), "or": ("b32", "b64"),
-    "xor": ("b32", "b64")}
 
 
 def _prepare(inst) -> Copy:
@@ -114,49 +112,66 @@ def _prepare(inst) -> Copy:
     mode = take("tile", "tile::gather4")
     multicast, group = bool(take("multicast::cluster")), take("cta_group::1", "cta_group::2")
     hint = bool(take("L2::cache_hint"))
-    reduction = take(*_REDUCTIONS) if "reduce" in inst.name else ""
+    reduction = take(*REDUCTIONS) if "reduce" in inst.name else ""
     type_ = ""
     if reduction and not rank:
         take("noftz")
-        type_ = take(*_REDUCTION_TYPES[reduction])
-        require(inst, bool(type_), f".{reduction} needs one of the types {_REDUCTION_TYPES[reduction]}")
+        type_ = take(*REDUCTION_TYPES[reduction])
+        require(inst, bool(type_), f".{reduction} needs one of the types {REDUCTION_TYPES[reduction]}")
     completion = take(_COMPLETE_TX, "bulk_group")
     to_global = destination == "global"
-    require(inst, completion == ("bulk_group" if to_global else _COMPLETE_TX),
-            f"copies to .{destination} need .{'bulk_group' if to_global else _COMPLETE_TX}")
+    require(
+        inst,
+        completion == ("bulk_group" if to_global else _COMPLETE_TX),
+        f"copies to .{destination} need .{'bulk_group' if to_global else _COMPLETE_TX}",
+    )
     require(inst, not left, f"modifier .{'.'.join(left)} of {inst.name} is not implemented")
     require(inst, not (reduction and not to_global), "reductions into shared memory are not implemented")
-    require(inst, ("reduce" in inst.name) == bool(reduction), f"{inst.name} needs one of .{', .'.join(_REDUCTIONS)}")
+    require(inst, ("reduce" in inst.name) == bool(reduction), f"{inst.name} needs one of .{', .'.join(REDUCTIONS)}")
     require(inst, not (multicast or group) or not to_global, "copies to .global take no .multicast or .cta_group")
     require(inst, not multicast or destination == "shared::cluster", ".multicast::cluster needs .shared::cluster")
-    require(inst, mode != "tile::gather4" or (rank == 2 and not to_global),
-            ".tile::gather4 is for two-dimensional loads")
+    require(
+        inst, mode != "tile::gather4" or (rank == 2 and not to_global), ".tile::gather4 is for two-dimensional loads"
+    )
     common = (2 if to_global else 3) + (0 if rank else 1)
     expected = common + multicast + hint
     require(inst, len(inst.operands) == expected, f"{len(inst.operands)} operands, expected {expected}")
-    copy = Copy(source, destination, rank, mode == "tile::gather4", multicast, group == "cta_group::2", reduction, type_,
-                inst.operands[common] if multicast else None)
+    copy = Copy(
+        source,
+        destination,
+        rank,
+        mode == "tile::gather4",
+        multicast,
+        group == "cta_group::2",
+        reduction,
+        type_,
+        inst.operands[common] if multicast else None,
+    )
     if rank:
         _check_coordinates(inst, inst.operands[0 if to_global else 1], 5 if copy.gather else rank)
     return copy
 
 
 def _check_coordinates(inst, operand, count: int) -> None:
-    good = (isinstance(operand, Address) and len(operand.extra) == 1 and isinstance(operand.extra[0], Vector)
-            and len(operand.extra[0].elements) == count)
+    good = (
+        isinstance(operand, Address)
+        and len(operand.extra) == 1
+        and isinstance(operand.extra[0], Vector)
+        and len(operand.extra[0].elements) == count
+    )
     require(inst, good, f"the tensor operand must be [map, {{{count} coordinates}}]")
 
 
 def _tensor_map(warp, operand: Address, lane: int, inst, copy: Copy) -> tuple[TensorMap, list[int]]:
-    record = warp.cta.grid.buffers.view(int(warp.address(operand)[lane]), TENSOR_MAP_BYTES, inst, align=64)
+    record = warp.cta.grid.buffers.view(lane_address(warp, operand, lane), TENSOR_MAP_BYTES, inst, align=64)
     try:
         tensor = TensorMap.from_bytes(record.tobytes())
     except ValueError as error:
         raise EmulationError(str(error), **_at(inst)) from None
     if tensor.rank != copy.rank:
         raise EmulationError(f"a .{copy.rank}d copy with a tensor map of rank {tensor.rank}", **_at(inst))
-    words = (warp.read_u32(element)[lane] for element in operand.extra[0].elements)
-    return tensor, [int(np.int32(np.uint32(word))) for word in words]
+    words = (lane_word(warp, element, lane) for element in operand.extra[0].elements)
+    return tensor, [(word ^ _SIGN) - _SIGN for word in words]
 
 
 def _boxes(tensor: TensorMap, coordinates: list[int], gather: bool, inst) -> list[np.ndarray]:
@@ -180,8 +195,19 @@ def _run_boxes(grid, tensor: TensorMap, boxes, shared, start: int, inst, store: 
     swizzle = SWIZZLES[tensor.swizzle]
     for i, box in enumerate(boxes):
         window, origin = _global_window(grid, tensor, box, inst, store)
-        copy_box(window, origin, shared, start + i * tensor.box_bytes, box, tensor.table, swizzle.bits, swizzle.source,
-                 swizzle.target, tensor.fill, store)
+        copy_box(
+            window,
+            origin,
+            shared,
+            start + i * tensor.box_bytes,
+            box,
+            tensor.table,
+            swizzle.bits,
+            swizzle.source,
+            swizzle.target,
+            tensor.fill,
+            store,
+        )
 
 
 def _targets(cta, copy: Copy, warp, lane: int, destination: int, mbar: int, nbytes: int, align: int, inst) -> list:
@@ -192,10 +218,13 @@ def _targets(cta, copy: Copy, warp, lane: int, destination: int, mbar: int, nbyt
     if not copy.multicast:
         same = holder.rank == target.rank or (copy.pair and holder.rank ^ 1 == target.rank)
         if not same:
-            raise OutOfBounds(f"mbarrier in CTA {holder.rank} for data in CTA {target.rank}: must be "
-                              f"{'the same CTA or its pair' if copy.pair else 'the same CTA'}", **_at(inst))
+            raise OutOfBounds(
+                f"mbarrier in CTA {holder.rank} for data in CTA {target.rank}: must be "
+                f"{'the same CTA or its pair' if copy.pair else 'the same CTA'}",
+                **_at(inst),
+            )
         return [(target, offset, holder, barrier)]
-    mask = int(warp.read_u32(copy.mask)[lane]) & 0xFFFF
+    mask = lane_word(warp, copy.mask, lane) & 0xFFFF
     ranks = [r for r in range(16) if mask >> r & 1]
     if not ranks or ranks[-1] >= len(cta.cluster):
         raise OutOfBounds(f"ctaMask {mask:#06x} in a cluster of {len(cta.cluster)}", **_at(inst))
@@ -220,8 +249,17 @@ def _tensor_load(warp, inst, lane: int) -> None:
     tensor, coordinates = _tensor_map(warp, source, lane, inst, copy)
     boxes = _boxes(tensor, coordinates, copy.gather, inst)
     nbytes = tensor.box_bytes * len(boxes)
-    targets = _targets(cta, copy, warp, lane, int(warp.address(destination)[lane]), int(warp.address(mbar)[lane]),
-                       nbytes, _TENSOR_ALIGN, inst)
+    targets = _targets(
+        cta,
+        copy,
+        warp,
+        lane,
+        lane_address(warp, destination, lane),
+        lane_address(warp, mbar, lane),
+        nbytes,
+        _TENSOR_ALIGN,
+        inst,
+    )
     grid = cta.grid
 
     def run():
@@ -239,7 +277,7 @@ def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
     written once. Reductions are not idempotent and are done for every lane."""
     cta, copy = warp.cta, inst.data
     tensor, coordinates = _tensor_map(warp, inst.operands[0], lane, inst, copy)
-    source = int(warp.address(inst.operands[1])[lane])
+    source = lane_address(warp, inst.operands[1], lane)
     key = (tensor, *coordinates, source)
     if key in stored and not copy.reduction:
         _groups(warp, lane).open.append(stored[key])
@@ -247,7 +285,10 @@ def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
     boxes = _boxes(tensor, coordinates, False, inst)
     _, start = memory.shared_target(cta, source, tensor.box_bytes, inst, align=_TENSOR_ALIGN, cluster=False)
     if copy.reduction:
-        _check_reduction(copy.reduction, tensor.element_type, inst)
+        try:
+            check_type(copy.reduction, tensor.element_type)
+        except ValueError as error:
+            raise UnsupportedInstruction(str(error), **_at(inst)) from None
     grid = cta.grid
     transfer = stored[key] = Transfer()
 
@@ -267,47 +308,6 @@ def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
     grid.asyncs.submit(cta, object(), run, f"TMA store, line {inst.line}")
 
 
-def _check_reduction(reduction: str, element_type: str, inst) -> None:
-    known = _REDUCTION_TYPES[reduction]
-    plain = "b" + element_type[1:] if reduction in ("and", "or", "xor") else element_type
-    if plain not in known or element_type[0] == "f" and plain[0] == "b":
-        raise UnsupportedInstruction(f"reduction .{reduction} of {element_type} does not exist (known: {known})",
-                                     **_at(inst))
-
-
-def reduce(old: np.ndarray, new: np.ndarray, reduction: str, element_type: str) -> np.ndarray:
-    """Elementwise `reduction` of two uint8 arrays that hold elements of a type; returns uint8.
-
-    Floating-point additions round to nearest even; f32 flushes subnormals (9.7.9.25.4.2).
-    """
-    if element_type == "bf16":
-        wide = [(x.view(np.uint16).astype(np.uint32) << 16).view(np.float32) for x in (old, new)]
-        with np.errstate(all="ignore"):
-            exact = wide[0] + wide[1] if reduction == "add" else _FUNCTIONS[reduction](*wide)
-        bits = exact.view(np.uint32)
-        rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-        rounded[np.isnan(exact)] = 0x7FFF
-        return rounded.view(np.uint8)
-    kind = {"f16": np.float16, "f32": np.float32, "f64": np.float64}.get(element_type)
-    if kind is None:
-        signed = element_type[0] == "s"
-        kind = np.dtype(f"{'i' if signed else 'u'}{int(element_type[1:]) // 8}")
-    a, b = old.view(kind), new.view(kind)
-    if element_type == "f32":
-        a, b = _flush(a), _flush(b)
-    with np.errstate(all="ignore"):
-        result = _FUNCTIONS[reduction](a, b)
-    return (_flush(result) if element_type == "f32" else result).view(np.uint8)
-
-
-_FUNCTIONS = {"add": np.add, "min": np.fmin, "max": np.fmax, "and": np.bitwise_and, "or": np.bitwise_or,
-              "xor": np.bitwise_xor}
-
-
-def _flush(values: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(values) < np.float32(2.0 ** -126), np.copysign(np.float32(0), values), values)
-
-
 @op("cp.async.bulk", "cp.reduce.async.bulk", prepare=_prepare, writes=0)
 def bulk_copy(warp, inst, mask: int):
     """Per thread: `size` contiguous bytes."""
@@ -317,8 +317,8 @@ def bulk_copy(warp, inst, mask: int):
 
 def _bulk_copy(warp, inst, lane: int) -> None:
     cta, copy, grid = warp.cta, inst.data, warp.cta.grid
-    destination, source = (int(warp.address(operand)[lane]) for operand in inst.operands[:2])
-    nbytes = int(warp.read_u32(inst.operands[2])[lane])
+    destination, source = (lane_address(warp, operand, lane) for operand in inst.operands[:2])
+    nbytes = lane_word(warp, inst.operands[2], lane)
     if nbytes % _BULK_ALIGN:
         raise EmulationError(f"size {nbytes} is not a multiple of 16", **_at(inst))
     if copy.destination == "global":
@@ -327,7 +327,7 @@ def _bulk_copy(warp, inst, lane: int) -> None:
         transfer = Transfer()
 
         def store():
-            new = cta.shared[start:start + nbytes]
+            new = cta.shared[start : start + nbytes]
             view[:] = reduce(view, new, copy.reduction, copy.type) if copy.reduction else new
             transfer.done = True
 
@@ -339,13 +339,13 @@ def _bulk_copy(warp, inst, lane: int) -> None:
         view = grid.buffers.view(source, nbytes, inst, align=_BULK_ALIGN)
     else:
         _, start = memory.shared_target(cta, source, nbytes, inst, align=_BULK_ALIGN, cluster=False)
-        view = cta.shared[start:start + nbytes]
-    mbar = int(warp.address(inst.operands[3])[lane])
+        view = cta.shared[start : start + nbytes]
+    mbar = lane_address(warp, inst.operands[3], lane)
     targets = _targets(cta, copy, warp, lane, destination, mbar, nbytes, _BULK_ALIGN, inst)
 
     def load():
         for target, offset, holder, barrier in targets:
-            target.shared[offset:offset + nbytes] = view
+            target.shared[offset : offset + nbytes] = view
             barriers.complete_tx(holder, barrier, nbytes, inst)
 
     grid.counters["bulk_load_bytes"] += nbytes
@@ -379,8 +379,14 @@ def _prepare_prefetch(inst) -> None:
         raise unsupported(inst, f"modifier .{wrong[0]} of {inst.name} is not implemented")
 
 
-@op("cp.async.bulk.prefetch", "cp.async.bulk.prefetch.tensor", "prefetch.tensormap", "prefetch.param.tensormap",
-    prepare=_prepare_prefetch, writes=0)
+@op(
+    "cp.async.bulk.prefetch",
+    "cp.async.bulk.prefetch.tensor",
+    "prefetch.tensormap",
+    "prefetch.param.tensormap",
+    prepare=_prepare_prefetch,
+    writes=0,
+)
 def prefetch(warp, inst, mask: int):
     """A hint about caches: nothing to do."""
 

@@ -27,18 +27,41 @@ def test_tiles_worked_out_by_hand():
 
 
 def test_tokens_worked_out_by_hand():
-    assert counts.tokens_read(CONFIG, [200, 4]) == (196 + 200 + 0 + 4, 3)
+    """One CTA per row tile and then 3 of 4 tiles, so that both row tiles of 200 keys are split."""
+    for num_ctas in (1, 2, 148):
+        items = counts.work_items(CONFIG, [200, 4], num_ctas)
+        assert sum(item.keys for item in items) == 196 + 200 + 0 + 4
+        assert counts.count_tiles(CONFIG, [200, 4], num_ctas) == counts.TileCounts(unmasked=6, masked=3, skipped=1)
+
+
+def test_work_items_worked_out_by_hand():
+    """K = 512, dense in effect for one token: 8 tiles, at least 4 to a share; K = 0 occupies one position."""
+    config = MlaDecodeConfig("bf16", num_heads=16, seq_len_q=1, is_causal=True, page_size=64)
+
+    def shares(num_ctas):
+        items = counts.work_items(config, [512, 0, 64], num_ctas)
+        return [(item.cta, item.phases.begin, item.phases.end, item.keys) for item in items]
+
+    assert shares(1) == [(0, 0, 8, 512), (0, 0, 0, 0), (0, 0, 1, 64)]
+    assert shares(2) == [(0, 0, 5, 320), (1, 5, 8, 192), (1, 0, 0, 0), (1, 0, 1, 64)]
+    assert shares(148) == [(0, 0, 4, 256), (1, 4, 8, 256), (2, 0, 0, 0), (2, 0, 1, 64)]
 
 
 @pytest.fixture(scope="module")
 def launch():
-    return counts.count(counts.Workload(2, 16, 8, 128, "bf16"), page_size=64, is_causal=False)
+    return counts.count(counts.Workload(2, 16, 8, 320, "bf16"), page_size=64, is_causal=False, num_ctas=3)
 
 
 def test_every_key_byte_is_loaded_once_per_row_tile(launch):
     """576 elements of 2 bytes: the tile that is read as K is read again as V, from shared memory."""
     assert launch.kv_bytes_per_token == 576 * 2
-    assert launch.tiles == counts.TileCounts(unmasked=8, masked=0, skipped=0)
+    assert launch.tiles == counts.TileCounts(unmasked=20, masked=0, skipped=0)
+
+
+def test_the_line_is_cut_in_equal_shares(launch):
+    """Four row tiles of five key tiles on three CTAs: shares of 7, 7 and 6, of which two end within a row tile."""
+    assert (launch.row_tiles, launch.work_items, launch.busy_ctas, launch.makespan_tiles) == (4, 6, 3, 7)
+    assert launch.merge_instructions > 0
 
 
 def test_tensor_core_instructions_of_a_tile(launch):
@@ -47,7 +70,7 @@ def test_tensor_core_instructions_of_a_tile(launch):
 
 
 def test_every_role_ran(launch):
-    assert set(launch.warp_instructions) == {"softmax", "correction", "mma", "load", "page_table"}
+    assert set(launch.warp_instructions) == {"softmax", "correction", "mma", "load", "page_table", "scheduler"}
     assert all(launch.warp_instructions.values())
 
 
@@ -55,7 +78,17 @@ def test_command(capsys):
     arguments = ["--batch", "1", "--num-heads", "4", "--seq-len-q", "2", "--kv-len", "65", "--json"]
     assert counts.main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["work_units"] == 1 and found["tiles"] == {"unmasked": 1, "masked": 1, "skipped": 0}
+    assert found["row_tiles"] == found["work_items"] == 1 and found["tiles"] == {"unmasked": 1, "masked": 1, "skipped": 0}
     with pytest.raises(SystemExit):
         counts.main(["--kv-len", "0"])
     assert "--kv-len 0: must be at least 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        counts.main(["--num-ctas", "0"])
+    assert "--num-ctas 0: must be at least 1" in capsys.readouterr().err
+
+
+def test_an_fp8_token_is_five_chunks_of_128_bytes():
+    """576 elements of one byte, filled up with zeros; tiles of 128 keys."""
+    fp8 = counts.count(counts.Workload(1, 4, 1, 256, "fp8"), page_size=64, is_causal=True)
+    assert fp8.kv_bytes_per_token == 640
+    assert fp8.tiles.read == 2 and fp8.tcgen05_mma == 2 * (576 // 32 + 128 // 32 * 2)

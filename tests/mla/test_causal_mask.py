@@ -61,17 +61,20 @@ def test_phases_cover_exactly_the_visible_tiles(is_causal):
         rows = num_heads * seq_len_q
         for first_row in range(0, rows, TILE_ROWS):
             bounds = [mask.k_bound(row, seq_len_k) for row in range(first_row, min(first_row + TILE_ROWS, rows))]
-            phases = mask.phases(first_row, TILE_ROWS, TILE_TOKENS, seq_len_k)
-            assert phases.keys == max(bounds)
-            assert phases.num_tiles == -(-max(bounds) // TILE_TOKENS)
-            for tile in range(phases.num_tiles):
-                straddles = min(bounds) < (tile + 1) * TILE_TOKENS
-                if tile < phases.bulk_end:
-                    assert not straddles, "an unmasked bulk tile reaches past a bound"
-                elif tile < phases.num_tiles - 1:
-                    assert straddles, "an intermediate tile is masked without need"
-                else:
-                    assert phases.final_straddles == straddles
+            shape = (first_row, TILE_ROWS, TILE_TOKENS, seq_len_k)
+            num_tiles = mask.num_tiles(*shape)
+            assert num_tiles == -(-max(bounds) // TILE_TOKENS)
+            for begin, end in itertools.combinations(range(num_tiles + 1), 2):
+                phases = mask.phases(*shape, begin, end)
+                assert phases.keys == max(bounds) and phases.num_tiles == end - begin
+                for tile in range(begin, end):
+                    straddles = min(bounds) < (tile + 1) * TILE_TOKENS
+                    if tile < phases.bulk_end:
+                        assert not straddles, "an unmasked bulk tile reaches past a bound"
+                    elif tile < end - 1:
+                        assert straddles, "an intermediate tile is masked without need"
+                    else:
+                        assert phases.final_straddles == straddles
 
 
 @pytest.mark.parametrize("is_causal", [True, False])
@@ -79,7 +82,8 @@ def test_mask_tile_count_bounds_the_masked_tiles(is_causal):
     for num_heads, seq_len_q, seq_len_k in SHAPES:
         mask = CausalMask(is_causal, num_heads, seq_len_q)
         for first_row in range(0, num_heads * seq_len_q, TILE_ROWS):
-            phases = mask.phases(first_row, TILE_ROWS, TILE_TOKENS, seq_len_k)
+            shape = (first_row, TILE_ROWS, TILE_TOKENS, seq_len_k)
+            phases = mask.phases(*shape, 0, mask.num_tiles(*shape))
             masked = max(phases.num_tiles - 1 - phases.bulk_end, 0) + (phases.num_tiles > 0 and phases.final_straddles)
             assert masked <= mask.mask_tile_count(TILE_TOKENS), (num_heads, seq_len_q, seq_len_k, first_row)
 

@@ -12,7 +12,7 @@ from cutlass.cute.runtime import make_fake_compact_tensor
 
 from mla.compile import compile_decode
 from mla.config import MlaDecodeConfig
-from mla.mutants import MUTANTS, compile_mutant
+from mla.mutants import compile_mutant
 
 CONFIG = MlaDecodeConfig("bf16", 16, 8, True, 64, lse_base="e")
 
@@ -54,12 +54,6 @@ def test_fp16_and_bf16_are_one_kernel():
         return sorted(name.replace("bf16x2", "f16x2") for name in names if name.startswith(families))
 
     assert instructions("bf16") == instructions("fp16")
-
-
-@pytest.mark.parametrize("name", sorted(MUTANTS))
-def test_a_mutant_is_another_program(name):
-    mutant, kernel = compile_mutant(CONFIG, name), compile_decode(CONFIG)
-    assert (mutant.ptx, mutant.ir) != (kernel.ptx, kernel.ir)
 
 
 def test_unknown_mutant_is_refused():

@@ -6,7 +6,9 @@ import pytest
 
 from mla.arch import SMEM_BYTES_PER_CTA
 from mla.config import MlaDecodeConfig
+from mla.causal_mask import TilePhases
 from mla.memory_plan import NarrowPlan
+from mla.page_ring import PageSpan
 from mla.pipelines import BarrierPlan, Edge
 from mla.tile_scheduler import TileScheduler
 from mla.warp_schedule import WarpSchedule
@@ -44,7 +46,7 @@ def test_buffers_do_not_overlap():
     plan = plan_of()
     starts = [
         plan.query_offset, plan.kv_offset, plan.probs_offset, plan.row_exchange_offset, plan.scale_offset,
-        plan.row_sum_offset, plan.page_ids_offset, plan.barrier_offset, plan.tmem_pointer_offset, plan.smem_bytes,
+        plan.page_ids_offset, plan.work_offset, plan.barrier_offset, plan.tmem_pointer_offset, plan.smem_bytes,
     ]
     assert starts == sorted(set(starts))
     assert plan.barrier_offset % 8 == 0
@@ -63,19 +65,43 @@ def test_arrival_counts_follow_from_the_warps():
     assert edges["score"] == (1, 128) and edges["probs"] == (128, 1)
     assert edges["scale"] == (128, 128) and edges["rescaled"] == (128, 0)
     assert edges["kv"] == (1, 1) and edges["pages"] == (32, 1)
+    assert edges["work"] == (1, 11) and edges["query"] == (1, 1)
 
 
-def test_warp_schedule_fills_eleven_warps():
+def test_warp_schedule_fills_twelve_warps():
     warps = WarpSchedule()
-    assert warps.threads == 352 and warps.registers_per_thread == 184
+    assert warps.threads == 384 and warps.registers_per_thread == 168 and warps.num_workers == 11
     with pytest.raises(AssertionError, match="TMEM group"):
         WarpSchedule(softmax=(1, 2, 3, 4))
 
 
 @pytest.mark.parametrize("num_heads, seq_len_q, tiles", [(1, 1, 1), (16, 4, 1), (16, 8, 2), (40, 5, 4), (128, 8, 16)])
-def test_every_row_has_one_unit(num_heads, seq_len_q, tiles):
+def test_every_row_has_one_row_tile(num_heads, seq_len_q, tiles):
     config = MlaDecodeConfig("bf16", num_heads, seq_len_q, True, 64)
     scheduler = TileScheduler.of(config, 64, 64)
-    assert scheduler.num_units(3) == 3 * tiles
-    seen = [(unit.batch, unit.first_row) for unit in (scheduler.work_unit(i, 100) for i in range(3 * tiles))]
-    assert seen == [(batch, tile * 64) for batch in range(3) for tile in range(tiles)]
+    assert scheduler.row_tiles == tiles
+    assert scheduler.request_cost(0) == tiles, "an empty row tile occupies one position"
+    assert scheduler.phases(0, 0, 0, 1).num_tiles == 0
+
+
+def test_fp8_plan():
+    """Half the bytes a token, twice the tokens a tile; the rope half of the last chunk is padded to 128 bytes."""
+    plan = plan_of(dtype="fp8")
+    assert (plan.tile_tokens, plan.mma_k, plan.chunks) == (128, 32, 5)
+    assert plan.kv_stage_bytes == 5 * 128 * 128 and plan.score_columns == 64
+    assert plan.smem_bytes <= SMEM_BYTES_PER_CTA
+
+
+@pytest.mark.parametrize("page_size", [16, 32, 64, 128])
+@pytest.mark.parametrize("begin, end", [(0, 0), (0, 1), (1, 2), (3, 40), (5, 300)])
+def test_page_spans_name_the_pages_of_their_tiles(page_size, begin, end):
+    plan = plan_of(page_size=page_size)
+    span = PageSpan.of(plan, TilePhases(end * 64, begin, begin, end, False))
+    used = set()
+    for tile in range(begin, end):
+        stage, position = span.stage(tile), span.position(tile)
+        entry = span.first_page + stage * plan.page_ids_per_stage + position
+        assert entry * page_size <= tile * 64 < (entry + plan.pages_per_tile) * page_size
+        assert position + plan.pages_per_tile <= plan.page_ids_per_stage
+        used.add(stage)
+    assert used == set(range(span.num_stages))

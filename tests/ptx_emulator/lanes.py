@@ -76,6 +76,13 @@ def compute_one(instructions: str, inputs: list[np.ndarray], output_type) -> np.
     return compute(instructions, inputs, output_type)[0]
 
 
+def aligned(nbytes: int, boundary: int = 128) -> np.ndarray:
+    """Zeroed uint8[nbytes] at a multiple of `boundary`."""
+    raw = np.zeros(nbytes + boundary, np.uint8)
+    start = -raw.ctypes.data % boundary
+    return raw[start : start + nbytes]
+
+
 def grid_of(*axes) -> list[np.ndarray]:
     """Every combination of the values of each axis, as flat arrays."""
     return [m.reshape(-1).copy() for m in np.meshgrid(*axes, indexing="ij")]

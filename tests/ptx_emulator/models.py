@@ -1,4 +1,5 @@
 """Models of tensor copies in plain Python, from the ISA's tables, that results are compared with."""
+
 from __future__ import annotations
 
 import itertools
@@ -37,7 +38,7 @@ def expected_box(data, tensor, coordinates, start, size, base=0):
         target = swizzled(start + number * item, tensor.swizzle) - base
         if all(0 <= w < d for w, d in zip(where, tensor.dims, strict=True)):
             source = sum(w * s for w, s in zip(where, strides, strict=True))
-            shared[target:target + item] = data[source:source + item]
+            shared[target : target + item] = data[source : source + item]
         else:
-            shared[target:target + item] = np.frombuffer(fill, np.uint8)
+            shared[target : target + item] = np.frombuffer(fill, np.uint8)
     return shared

@@ -1,4 +1,5 @@
 """tcgen05.mma arithmetic, bit for bit against MMA-Sim (a model fitted to a Blackwell GPU by its authors)."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -9,13 +10,29 @@ from mmasim.nv_ptx import TCGen05MMA
 from ptx_emulator import numerics
 
 M, N = 64, 32
-TORCH = {"f16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32, "e4m3": torch.float8_e4m3fn,
-         "e5m2": torch.float8_e5m2, "e2m3": torch.uint8, "e3m2": torch.uint8, "e2m1": torch.uint8,
-         "f32": torch.float32}
+TORCH = {
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "tf32": torch.float32,
+    "e4m3": torch.float8_e4m3fn,
+    "e5m2": torch.float8_e5m2,
+    "e2m3": torch.uint8,
+    "e3m2": torch.uint8,
+    "e2m1": torch.uint8,
+    "f32": torch.float32,
+}
 UNSIGNED = {8: np.uint8, 16: np.uint16, 32: np.uint32}
-CASES = [("f16", "f32", "f16", "f16"), ("f16", "f32", "bf16", "bf16"), ("f16", "f16", "f16", "f16"),
-         ("tf32", "f32", "tf32", "tf32"), ("f8f6f4", "f32", "e4m3", "e4m3"), ("f8f6f4", "f32", "e5m2", "e4m3"),
-         ("f8f6f4", "f16", "e4m3", "e5m2"), ("f8f6f4", "f32", "e2m3", "e3m2"), ("f8f6f4", "f16", "e2m1", "e4m3")]
+CASES = [
+    ("f16", "f32", "f16", "f16"),
+    ("f16", "f32", "bf16", "bf16"),
+    ("f16", "f16", "f16", "f16"),
+    ("tf32", "f32", "tf32", "tf32"),
+    ("f8f6f4", "f32", "e4m3", "e4m3"),
+    ("f8f6f4", "f32", "e5m2", "e4m3"),
+    ("f8f6f4", "f16", "e4m3", "e5m2"),
+    ("f8f6f4", "f32", "e2m3", "e3m2"),
+    ("f8f6f4", "f16", "e2m1", "e4m3"),
+]
 EXPONENT_BITS = {"f32": 8} | {name: fmt.exponent_bits for name, fmt in numerics.FORMATS.items()}
 
 
@@ -83,7 +100,7 @@ def test_large_cancellation(d):
     expected = oracle("f16", d, "f16", "f16", a, b, c)
     np.testing.assert_array_equal(numerics.matmul(a, b, c, "f16", "f16", d), expected)
     # The case can fail: an exact float64 sum rounds differently.
-    exact = (to_torch(a, "f16").double() @ to_torch(b, "f16").double().T + to_torch(c, d).double())
+    exact = to_torch(a, "f16").double() @ to_torch(b, "f16").double().T + to_torch(c, d).double()
     assert (from_torch(exact.to(TORCH[d])) & 0xFFFFFFFF != expected).any()
 
 
@@ -142,3 +159,26 @@ def test_segments_place_results():
     np.testing.assert_array_equal(np.concatenate([memory[1, 4:12], memory[5, 4:12]]), whole[0])
     np.testing.assert_array_equal(np.concatenate([memory[2, 4:12], memory[6, 4:12]]), whole[1])
     assert (memory[[0, 3, 4, 7]] == 0xFFFFFFFF).all() and (memory[:, 12:] == 0xFFFFFFFF).all()
+
+
+@pytest.mark.parametrize(
+    "shift_a,shift_b,c_scale",
+    [
+        (-100, -20, 0.0),
+        (-100, -20, 2.0**-122),
+        (-110, -26, 2.0**-140),
+        (-70, -70, 0.0),
+        (-60, -40, 1.0),
+        (100, 22, 0.0),
+        (64, 64, 2.0**120),
+    ],
+)
+def test_extreme_exponents(shift_a, shift_b, c_scale):
+    """Products and sums at both ends of float32's range, where the fast arithmetic must give way to the exact one."""
+    rng = np.random.default_rng(11)
+    a, b = draw(rng, "bf16", (M, 16), 3), draw(rng, "bf16", (N, 16), 3)
+    a, b = a + np.uint32(shift_a * 128 & 0xFFFF) & 0xFFFF, b + np.uint32(shift_b * 128 & 0xFFFF) & 0xFFFF
+    a[:, 3], b[5] = 0, 0
+    c = (rng.standard_normal((M, N)) * c_scale).astype(np.float32).view(np.uint32)
+    expected = oracle("f16", "f32", "bf16", "bf16", a, b, c)
+    np.testing.assert_array_equal(numerics.matmul(a, b, c, "bf16", "bf16", "f32"), expected)

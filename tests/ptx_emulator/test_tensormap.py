@@ -1,4 +1,5 @@
 """Tensor maps: the record, and boxes copied in tiled mode, against element-by-element Python."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -13,9 +14,20 @@ def load(data, tensor, coordinates, start, size):
     shared = np.full(size, 0xFF, np.uint8)
     swizzle = SWIZZLES[tensor.swizzle]
     low, high = box_extent(padded(coordinates), tensor.table)
-    window = data[tensor.address + low:tensor.address + high]
-    copy_box(window, -low, shared, start, padded(coordinates), tensor.table, swizzle.bits, swizzle.source,
-             swizzle.target, tensor.fill, False)
+    window = data[tensor.address + low : tensor.address + high]
+    copy_box(
+        window,
+        -low,
+        shared,
+        start,
+        padded(coordinates),
+        tensor.table,
+        swizzle.bits,
+        swizzle.source,
+        swizzle.target,
+        tensor.fill,
+        False,
+    )
     return shared
 
 
@@ -36,7 +48,7 @@ CASES = [
 def test_box(tensor, places, start):
     data = np.random.default_rng(0).integers(0, 256, 4096, dtype=np.uint8)
     for coordinates in places:
-        expected = expected_box(data[tensor.address:], tensor, coordinates, start, 0x2000)
+        expected = expected_box(data[tensor.address :], tensor, coordinates, start, 0x2000)
         np.testing.assert_array_equal(load(data, tensor, coordinates, start, 0x2000), expected)
 
 
@@ -46,7 +58,7 @@ def test_the_swizzle_cases_can_fail():
     pictures = []
     for swizzle, inner in (("128B", 64), ("64B", 32), ("32B", 16), ("none", 64)):
         tensor = TensorMap(0, "bf16", (64, 8), (128,), (inner, 8), swizzle=swizzle)
-        pictures.append(load(data, tensor, (0, 0), 0x400, 0x1000)[0x400:0x480 + 128 * 7].tobytes())
+        pictures.append(load(data, tensor, (0, 0), 0x400, 0x1000)[0x400 : 0x480 + 128 * 7].tobytes())
     assert len(set(pictures)) == 4
 
 
@@ -61,7 +73,7 @@ def test_store_is_the_inverse_within_bounds():
         copy_box(stored[low:high], -low, shared, 0x400, padded(coordinates), tensor.table, 3, 7, 4, tensor.fill, True)
         touched = np.zeros((9, 160), bool)
         rows, columns = max(coordinates[1], 0), max(coordinates[0], 0)
-        touched[rows:coordinates[1] + 4, columns * 2:min(coordinates[0] + 64, 70) * 2] = True
+        touched[rows : coordinates[1] + 4, columns * 2 : min(coordinates[0] + 64, 70) * 2] = True
         np.testing.assert_array_equal(stored, np.where(touched.ravel(), data, 0xFF))
 
 
@@ -85,13 +97,26 @@ def test_record_round_trip():
 GOOD = dict(address=0, element_type="bf16", dims=(64, 8), strides=(128,), box=(64, 8), swizzle="128B")
 
 
-@pytest.mark.parametrize("change,named", [
-    (dict(address=8), "address"), (dict(strides=(136,)), "strides"), (dict(strides=()), "strides"),
-    (dict(box=(128, 8)), "swizzle"), (dict(box=(32, 8)), "not documented"), (dict(box=(60, 8)), "multiple of 16"),
-    (dict(box=(64, 257)), "box"), (dict(dims=(0, 8)), "dims"), (dict(dims=(1,) * 6), "rank"),
-    (dict(element_strides=(2, 1)), "element_strides"), (dict(element_strides=(1, 9)), "element_strides"),
-    (dict(element_type="f8"), "element_type"), (dict(swizzle="96B"), "swizzle"), (dict(oob_fill="one"), "oob_fill"),
-    (dict(element_type="u16", oob_fill="nan"), "floating-point")])
+@pytest.mark.parametrize(
+    "change,named",
+    [
+        (dict(address=8), "address"),
+        (dict(strides=(136,)), "strides"),
+        (dict(strides=()), "strides"),
+        (dict(box=(128, 8)), "swizzle"),
+        (dict(box=(32, 8)), "not documented"),
+        (dict(box=(60, 8)), "multiple of 16"),
+        (dict(box=(64, 257)), "box"),
+        (dict(dims=(0, 8)), "dims"),
+        (dict(dims=(1,) * 6), "rank"),
+        (dict(element_strides=(2, 1)), "element_strides"),
+        (dict(element_strides=(1, 9)), "element_strides"),
+        (dict(element_type="f8"), "element_type"),
+        (dict(swizzle="96B"), "swizzle"),
+        (dict(oob_fill="one"), "oob_fill"),
+        (dict(element_type="u16", oob_fill="nan"), "floating-point"),
+    ],
+)
 def test_invalid_maps_are_refused(change, named):
     TensorMap(**GOOD)
     with pytest.raises(ValueError, match=named):
@@ -99,5 +124,16 @@ def test_invalid_maps_are_refused(change, named):
 
 
 def test_element_sizes():
-    assert ELEMENT_BYTES == {"u8": 1, "u16": 2, "u32": 4, "s32": 4, "u64": 8, "s64": 8, "f16": 2, "f32": 4, "f64": 8,
-                             "bf16": 2, "tf32": 4}
+    assert ELEMENT_BYTES == {
+        "u8": 1,
+        "u16": 2,
+        "u32": 4,
+        "s32": 4,
+        "u64": 8,
+        "s64": 8,
+        "f16": 2,
+        "f32": 4,
+        "f64": 8,
+        "bf16": 2,
+        "tf32": 4,
+    }

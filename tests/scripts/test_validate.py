@@ -95,12 +95,14 @@ def test_an_exact_output_has_no_finite_snr(capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--dtype", "fp8"], "'fp8': must be one of bf16, fp16"),
+        (["--dtype", "fp4"], "'fp4': must be one of bf16, fp16, fp8"),
         (["--num-heads", "0"], "'0': must be an integer of at least 1"),
         (["--num-heads", "129"], "--num-heads 129: must be 1..128"),
         (["--seq-len-q", "1,x"], "'x': must be an integer"),
         (["--kv-len", "-4"], "must be an integer of at least 0"),
         (["--page-size", "48"], "--page-size 48: must be one of 16, 32, 64, 128"),
+        (["--logit-sigma", "1,wide"], "'wide': must be a number"),
+        (["--value-mean", "nan"], "'nan': must be a number"),
         (["--backend", "triton"], "invalid choice: 'triton'"),
         (["--backend", "torch", "--mutate", "no-mtp-mask"], "it needs --backend cute or emulator"),
         (["--backend", "emulator", "--mutate", "nothing"], "--mutate nothing: must be one of no-mtp-mask"),
@@ -113,6 +115,38 @@ def test_wrong_arguments_are_exit_status_2(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def cases(*arguments):
+    return validate.cases_of(validate.parse_arguments([*arguments, "--backend", "torch"]))
+
+
 def test_defaults_include_the_row_that_decides():
-    cases = validate.cases_of(validate.parse_arguments(["--backend", "torch"]))
-    assert validate.Case("bf16", 16, 8, 2048, 10, 64, True) in cases
+    assert validate.Case("bf16", 16, 8, 2048, 10, 64, True) in cases()
+    assert {case.dtype for case in cases()} == {"bf16", "fp16", "fp8"}
+    assert {case.dtype for case in cases("--dtype", "fp16")} == {"fp16"}
+    assert {case.page_size for case in cases()} == {16, 32, 64, 128}
+    assert {case.logit_sigma for case in cases("--dtype", "fp8")} == {1.0, 2.0, 3.0}
+
+
+def test_any_shape_option_replaces_the_default_set():
+    found = cases("--dtype", "bf16", "--kv-len", "70,80", "--no-causal")
+    assert found == [
+        validate.Case("bf16", seq_len_q=tokens, kv_len=keys, is_causal=False)
+        for tokens in (1, 4, 8)
+        for keys in (70, 80)
+    ]
+
+
+def test_ragged_lengths_go_from_the_longest_to_0():
+    assert validate.Case("bf16", kv_len=100, batch=5, is_ragged=True).kv_lens == [100, 75, 50, 25, 0]
+    assert validate.Case("bf16", kv_len=100, batch=2).kv_lens == [100, 100]
+    assert validate.Case("bf16", kv_len=100, batch=1, is_ragged=True).kv_lens == [100]
+    arguments = [*SMALL, "--ragged", "--batch", "3", "--backend", "torch"]
+    assert validate.main(arguments) == 0
+
+
+def test_peaked_inputs_reach_the_problem(capsys):
+    arguments = [*SMALL, "--dtype", "fp8", "--kv-len", "1000", "--backend", "torch", "--json", "-"]
+    assert validate.main([*arguments, "--logit-sigma", "1,3", "--value-mean", "1"]) == 0
+    flat, peaked = json.loads(capsys.readouterr().out)
+    assert (flat["logit_sigma"], peaked["logit_sigma"], peaked["value_mean"]) == (1.0, 3.0, 1.0)
+    assert peaked["baseline_snr_db"] < flat["baseline_snr_db"] - 3

@@ -38,11 +38,14 @@ def test_auto_on_cpu_tensors_is_torch():
     assert_matches(problem, out)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_results(dtype):
+@pytest.mark.parametrize(
+    "dtype, out_dtype",
+    [(torch.bfloat16,) * 2, (torch.float16,) * 2, (torch.float8_e4m3fn, torch.bfloat16)],
+)
+def test_results(dtype, out_dtype):
     problem = make_problem(2, 2, 3, [3, 40], dtype=dtype)
     out, lse = mla_decode(*problem.tensors, **problem.options, return_lse=True)
-    assert (out.shape, out.dtype) == ((2, 3, 2, 512), dtype)
+    assert (out.shape, out.dtype) == ((2, 3, 2, 512), out_dtype)
     assert (lse.shape, lse.dtype) == ((2, 3, 2), torch.float32)
     mine = torch.empty_like(out)
     assert mla_decode(*problem.tensors, **problem.options, out=mine) is mine

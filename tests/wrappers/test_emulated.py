@@ -1,41 +1,29 @@
-"""The compiled kernel, through the wrapper: executed by the emulator, and on the GPU where there is one.
+"""The compiled kernels, through the wrapper: executed by the emulator, and on the GPU where there is one.
 
-One body, two backends. Every batch mixes all key lengths of the grid with a padded request, so one compilation and
-one launch cover a column of shapes.
+What the kernel computes in bf16 and fp16 is tests/mla/test_decode.py's; here are e4m3, what the caller's memory is
+like (far apart, absent, workspace), and that a result is the same, bit for bit, however it came about.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
-from torch.nn.attention.bias import causal_lower_right
 
-from tests.wrappers.probe import visible_mask
+from mla.compile import compile_decode
+from mla.mutants import compile_mutant
 from wrappers import emulated, kernel, validate
-from wrappers.decode import mla_decode
-from wrappers.testing import MlaProblem, assert_matches, make_problem
+from wrappers.decode import mla_decode, workspace_bytes
+from wrappers.testing import DEFAULT_SCALE, MlaProblem, assert_matches, baseline_output, compare, make_problem
 
+FP8 = torch.float8_e4m3fn
 HEADS = (1, 3, 16, 40, 64, 128)
-TOKENS = (1, 2, 4, 5, 8)
 PAGES = (16, 32, 64, 128)
-DTYPES = (torch.bfloat16, torch.float16)
-# Around the 64-key tile, around two of them, primes, and lengths shorter than the query; 0 is a padded request.
-LENGTHS = (1, 63, 64, 65, 127, 128, 129, 200, 513, 0)
-
-# Every head count, token count, page size, mask and dtype at least once, odd row counts (15, 80, 200) in causal and
-# dense, small enough for two cores: rows x keys decides what a launch costs.
-THIN_GRID = [
-    (1, 1, 16, True, torch.bfloat16),
-    (3, 5, 32, True, torch.float16),
-    (16, 8, 64, True, torch.bfloat16),
-    (16, 4, 128, False, torch.float16),
-    (40, 2, 16, True, torch.bfloat16),
-    (64, 1, 32, False, torch.bfloat16),
-    (128, 1, 64, True, torch.float16),
-    (40, 5, 128, False, torch.bfloat16),
-]
+# Around the 128-key tile of e4m3 and two of them, primes, and lengths shorter than the query; 0 is a padded request.
+LENGTHS = (1, 3, 63, 64, 127, 128, 129, 257, 513, 0)
+FEW_CTAS = 13  # few enough that shares straddle requests, and prime so that they straddle row tiles
 
 SEED_USING_PAGE_4 = 1
 
@@ -46,81 +34,101 @@ def backend(request):
 
 
 def run(problem: MlaProblem, backend: str, **options) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(out, lse)` on the CPU."""
+    """`(out, lse)` on the CPU, from `mla_decode`."""
     placed = problem.to("cuda") if backend == "cute" else problem
     out, lse = mla_decode(*placed.tensors, **placed.options, return_lse=True, backend=backend, **options)
     return out.cpu(), lse.cpu()
 
 
-def check_shapes(num_heads, seq_len_q, page_size, is_causal, dtype, backend):
+def launch(problem: MlaProblem, mutant: str | None = None, workspace: torch.Tensor | None = None, **options):
+    """`(out, lse)` of an emulated launch; `options` are those of `emulated.launch`."""
+    call = validate.check_decode_call(
+        *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=workspace
+    )
+    config = kernel.decode_config(call, "sm_100a")
+    compiled = compile_mutant(config, mutant) if mutant else compile_decode(config)
+    out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.out_shape[:3])
+    emulated.launch(compiled, call, out, lse, **options)
+    return out, lse
+
+
+def check_fp8(num_heads, seq_len_q, page_size, is_causal, backend):
     problem = make_problem(
-        len(LENGTHS), num_heads, seq_len_q, LENGTHS, page_size=page_size, dtype=dtype, is_causal=is_causal,
+        len(LENGTHS), num_heads, seq_len_q, LENGTHS, page_size=page_size, dtype=FP8, is_causal=is_causal,
         seed=num_heads * seq_len_q,
     )  # fmt: skip
-    assert_matches(problem, *run(problem, backend))
+    assert_matches(problem, *(launch(problem, num_ctas=FEW_CTAS) if backend == "emulator" else run(problem, backend)))
 
 
-@pytest.mark.parametrize("num_heads, seq_len_q, page_size, is_causal, dtype", THIN_GRID)
-def test_shapes(num_heads, seq_len_q, page_size, is_causal, dtype, backend):
-    check_shapes(num_heads, seq_len_q, page_size, is_causal, dtype, backend)
+def fp8_grid():
+    """Every head count with 1, 4 and 5 tokens; page sizes and masks rotate."""
+    for index, (num_heads, seq_len_q) in enumerate(itertools.product(HEADS, (1, 4, 5))):
+        yield num_heads, seq_len_q, PAGES[index % 4], index % 5 != 2
+
+
+@pytest.mark.parametrize("num_heads, seq_len_q, page_size, is_causal", list(fp8_grid()))
+def test_fp8(num_heads, seq_len_q, page_size, is_causal, backend):
+    check_fp8(num_heads, seq_len_q, page_size, is_causal, backend)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "num_heads, seq_len_q, page_size, is_causal, dtype",
-    list(itertools.product(HEADS, TOKENS, PAGES, (True, False), DTYPES)),
+    "num_heads, seq_len_q, page_size, is_causal", list(itertools.product(HEADS, (1, 2, 4, 5, 8), PAGES, (True, False)))
 )
-def test_all_shapes(num_heads, seq_len_q, page_size, is_causal, dtype, backend):
-    check_shapes(num_heads, seq_len_q, page_size, is_causal, dtype, backend)
+def test_fp8_in_all_shapes(num_heads, seq_len_q, page_size, is_causal, backend):
+    check_fp8(num_heads, seq_len_q, page_size, is_causal, backend)
 
 
-@pytest.mark.filterwarnings("ignore:Lower right causal bias will produce NaNs")
-@pytest.mark.parametrize("seq_len_q, kv_len", [(2, 4), (5, 3), (5, 70)])
-def test_causal_mask_is_exact(seq_len_q, kv_len, backend):
-    mask = visible_mask(seq_len_q, kv_len, backend=backend)
-    assert torch.equal(mask, causal_lower_right(seq_len_q, kv_len)._materialize())
-
-
-def test_dense_sees_every_key(backend):
-    assert visible_mask(5, 70, is_causal=False, backend=backend).all()
-
-
-def test_strided_query_cache_and_output(backend):
-    problem = make_problem(2, 3, 2, [40, 7], page_size=16, strided=True, cache_rank=4)
+def test_fp8_strided_query_cache_and_output(backend):
+    problem = make_problem(2, 3, 2, [40, 130], page_size=16, dtype=FP8, strided=True, cache_rank=4)
     device = "cuda" if backend == "cute" else "cpu"
     wide = torch.full((2, 3, 4, 640), 7.0, dtype=torch.bfloat16, device=device)
     assert_matches(problem, *run(problem, backend, out=wide[:, :2, :3, :512]))
     assert (wide[:, 2:] == 7).all() and (wide[..., 512:] == 7).all() and (wide[:, :, 3:] == 7).all()
 
 
-def test_a_query_whose_heads_are_part_of_more_heads(backend):
-    """Token stride larger than num_heads x head stride: (token, head) is not one TMA mode."""
-    whole = make_problem(2, 6, 3, [40, 90])
-    part = MlaProblem(whole.query[:, :, :4], *whole.tensors[1:])
-    assert_matches(part, *run(part, backend))
-
-
-def test_lse_base_2(backend):
-    problem = make_problem(2, 3, 2, [1, 90])
-    lse = run(problem, backend, lse_base="2")[1]
-    assert_matches(problem, *(run(problem, backend)[0], lse * torch.log(torch.tensor(2.0))))
-
-
 @pytest.mark.parametrize(
     "options",
-    [
-        {"output_scale": -2.5},
-        {"softmax_scale": 0.0},
-        {"softmax_scale": -(576**-0.5)},
-        {"softmax_scale": 3.0, "dtype": torch.float16},
-        {"softmax_scale": 1e-30},
-    ],
+    [{"output_scale": -2.5}, {"softmax_scale": 0.0}, {"softmax_scale": 3.0}, {"softmax_scale": -1e-30}],
     ids=str,
 )
-def test_scales(options, backend):
+@pytest.mark.parametrize("dtype", [FP8, torch.float16], ids=str)
+def test_scales(options, dtype, backend):
     """Hidden keys stay hidden whatever the scale; large scores do not overflow."""
-    problem = make_problem(2, 3, 5, [3, 130], **options)
+    problem = make_problem(2, 3, 5, [3, 130], dtype=dtype, **options)
     assert_matches(problem, *run(problem, backend))
+
+
+# Logit sigma -> SNR in dB that e4m3 probabilities must keep, and that they do not come near when left unscaled.
+PEAKED = {2: (49.0, 45.0), 3: (43.0, 40.0)}
+
+
+def peaked_problem(sigma: int, num_heads: int, kv_len: int) -> MlaProblem:
+    """One token over keys whose few largest scores do not outweigh the many small ones; values have mean 1, so
+    that probabilities lost in rounding are lost in the output."""
+    return make_problem(
+        1, num_heads, 1, kv_len, dtype=FP8, softmax_scale=sigma * DEFAULT_SCALE, value_mean=1.0, hostile=False
+    )
+
+
+@pytest.mark.parametrize("num_ctas", [1, 148])
+@pytest.mark.parametrize("sigma", PEAKED)
+def test_scaled_probabilities_keep_the_accuracy_of_a_peaked_softmax(sigma, num_ctas):
+    """Split among 148 CTAs each share has a maximum of its own, which hides part of the mutant's loss."""
+    good, bad = PEAKED[sigma]
+    problem = peaked_problem(sigma, 8, 4096)
+    result = compare(problem, *launch(problem, num_ctas=num_ctas))
+    assert not result.faults and result.snr_db > good
+    mutant = compare(problem, *launch(problem, "unscaled-probs", num_ctas=num_ctas))
+    assert mutant.faults and mutant.snr_db < bad
+
+
+@pytest.mark.parametrize("sigma, scaled_above, unscaled_below", [(2, 50.0, 25.0), (3, 45.0, 22.0)])
+def test_at_80k_keys_unscaled_probabilities_would_be_wrong(sigma, scaled_above, unscaled_below):
+    """The kernel's arithmetic in torch: too many keys for the emulator."""
+    problem = peaked_problem(sigma, 16, 81920)
+    scaled, unscaled = (compare(problem, *baseline_output(problem, scale)).snr_db for scale in (8, 0))
+    assert scaled > scaled_above and unscaled < unscaled_below
 
 
 def test_a_cache_beyond_2_to_the_31_elements(backend):
@@ -144,20 +152,78 @@ def test_a_table_of_width_zero(backend):
     assert_matches(narrow, *run(narrow, backend))
 
 
-def launch(problem: MlaProblem, **options) -> tuple[torch.Tensor, torch.Tensor]:
-    call = validate.check_decode_call(
-        *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=None
-    )
-    out, lse = torch.empty(problem.out_shape, dtype=problem.query.dtype), torch.empty(problem.out_shape[:3])
-    emulated.launch(kernel.compiled(call, "sm_100a"), call, out, lse, **options)
-    return out, lse
+@pytest.fixture(scope="module", params=[torch.bfloat16, FP8], ids=str)
+def split(request):
+    """A problem whose row tiles are split among the CTAs, and its result."""
+    problem = make_problem(4, 16, 5, [1300, 0, 700, 3], page_size=32, dtype=request.param)
+    return problem, *launch(problem)
 
 
-@pytest.mark.parametrize("order, seed", [("late", 0), ("random", 1), ("random", 2)])
-def test_the_order_of_asynchronous_work_changes_nothing(order, seed):
-    """Copies and matrix products complete when the hardware likes: a result that depends on it misses a wait."""
-    problem = make_problem(3, 16, 5, [0, 200, 300])
-    expected, expected_lse = launch(problem)
-    out, lse = launch(problem, order=order, seed=seed)
-    assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
-    assert_matches(problem, out, lse)
+def same(result, expected) -> bool:
+    """Bitwise; the lse's -inf and the output's zeros included."""
+    return all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
+
+
+@pytest.mark.parametrize("num_ctas", [1, 3, 7, 148])
+def test_any_number_of_ctas(num_ctas, split):
+    problem = split[0]
+    assert_matches(problem, *launch(problem, num_ctas=num_ctas))
+
+
+@pytest.mark.parametrize("order, seed", [("in_order", 0), ("late", 0), ("random", 1), ("random", 2)])
+def test_runs_and_orders_of_asynchronous_work_agree_bit_for_bit(order, seed, split):
+    """Copies, matrix products and CTAs complete when the hardware likes: a result that depends on it misses a wait."""
+    problem, *expected = split
+    assert same(launch(problem, order=order, seed=seed), expected)
+
+
+@pytest.mark.parametrize("content", [math.nan, math.inf, -3e38, 0.0])
+def test_the_workspace_may_hold_anything_and_be_too_large(content, split):
+    problem, *expected = split
+    needed, spare = workspace_bytes(), 4096
+    memory = torch.full(((needed + spare) // 4,), content)
+    before = memory.clone()
+    assert same(launch(problem, workspace=memory.view(torch.uint8)), expected)
+    assert torch.equal(memory[needed // 4 :].view(torch.int32), before[needed // 4 :].view(torch.int32))
+
+
+def test_mla_decode_takes_a_workspace(backend, split):
+    problem, *expected = split
+    device = "cuda" if backend == "cute" else "cpu"
+    workspace = torch.full((workspace_bytes(device),), -1, dtype=torch.int8, device=device)
+    result = run(problem, backend, workspace=workspace)
+    assert_matches(problem, *result)
+    assert (workspace != -1).any(), "no partial result went through the workspace"
+    assert backend == "cute" or same(result, expected)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda needed: torch.zeros(needed + 64, dtype=torch.uint8)[: needed - 1], "workspace has {under} bytes: must have at least {needed}"),
+        (lambda needed: torch.zeros(needed + 64, dtype=torch.uint8)[8:], "workspace starts at address 0x[0-9a-f]+: must be a multiple of 16 bytes"),
+    ],
+    ids=["too small", "misaligned"],
+)  # fmt: skip
+def test_a_workspace_the_kernel_cannot_use(make, message, split):
+    problem, needed = split[0], workspace_bytes()
+    out = torch.full(problem.out_shape, 7.0, dtype=problem.out_dtype)
+    with pytest.raises(ValueError, match=message.format(under=needed - 1, needed=needed)):
+        mla_decode(*problem.tensors, **problem.options, out=out, workspace=make(needed), backend="emulator")
+    assert (out == 7).all()
+    unused = make(needed)
+    assert_matches(problem, mla_decode(*problem.tensors, **problem.options, workspace=unused, backend="torch"))
+    assert not unused.any()
+
+
+def test_workspace_bytes_depend_on_the_number_of_ctas_alone():
+    """Two partial row tiles per CTA: 64 rows of 512 latent dimensions and one log-sum-exp, fp32."""
+    assert workspace_bytes() == workspace_bytes("cpu") == 148 * 2 * 64 * 513 * 4
+    assert kernel.workspace_bytes(1) == 2 * 64 * 513 * 4
+
+
+def test_a_launch_checks_the_workspace_for_its_own_number_of_ctas(split):
+    one = torch.empty(kernel.workspace_bytes(1), dtype=torch.uint8)
+    assert_matches(split[0], *launch(split[0], workspace=one, num_ctas=1))
+    with pytest.raises(ValueError, match=f"must have at least {kernel.workspace_bytes(2)}"):
+        launch(split[0], workspace=one, num_ctas=2)

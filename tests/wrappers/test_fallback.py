@@ -36,7 +36,7 @@ def test_dense_sees_every_key(seq_len_q, kv_len):
 
 
 @pytest.mark.parametrize("is_causal", [True, False])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
 @pytest.mark.parametrize(
     "num_heads, seq_len_q, page_size, kv_len",
     [

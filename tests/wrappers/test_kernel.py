@@ -29,6 +29,10 @@ def test_the_compile_key_of_a_call():
         assert kernel.decode_config(checked(problem, return_lse=True, lse_base=base), "sm_100a").lse_base == base
 
 
+def test_e4m3_is_the_kernels_fp8():
+    assert kernel.decode_config(checked(make_problem(1, 2, 1, 5, dtype=torch.float8_e4m3fn)), "sm_100a").dtype == "fp8"
+
+
 def test_a_query_is_packed_where_tokens_follow_heads_without_a_gap():
     def packed(query):
         problem = make_problem(query.shape[0], query.shape[2], query.shape[1], 20, hostile=False)
@@ -59,11 +63,11 @@ def test_launch_view_gives_dimensions_of_size_1_a_stride_of_whole_rows(shape):
 
 def test_arguments_are_in_the_host_functions_order():
     problem = make_problem(2, 2, 1, [5, 6], output_scale=0.25)
-    out, lse = torch.empty(problem.out_shape, dtype=torch.bfloat16), torch.empty(2, 1, 2)
-    arguments = kernel.kernel_arguments(checked(problem), out, lse)
-    for given, expected in zip(arguments, (*problem.tensors, out, lse), strict=False):
+    out, lse, workspace = torch.empty(problem.out_shape, dtype=torch.bfloat16), torch.empty(2, 1, 2), torch.empty(8)
+    arguments = kernel.kernel_arguments(checked(problem), out, lse, workspace, 148)
+    for given, expected in zip(arguments, (*problem.tensors, out, lse, workspace), strict=False):
         assert given.data_ptr() == expected.data_ptr() and given.shape == expected.shape
-    assert arguments[6:] == (problem.softmax_scale, 0.25)
+    assert arguments[7:] == (148, problem.softmax_scale, 0.25)
 
 
 HOST_CALL = """
@@ -73,27 +77,29 @@ from wrappers import kernel
 from wrappers.testing import make_problem
 import torch
 
-problem = make_problem(2, 16, 8, [100, 7], page_size=32)
+problem = make_problem(2, 16, 8, [100, 7], page_size=32, dtype=getattr(torch, sys.argv[2]))
 call = checked(problem, return_lse=True)
 compiled = kernel.compiled(call, sys.argv[1])
 out, lse = torch.empty(problem.out_shape, dtype=torch.bfloat16), torch.empty(problem.out_shape[:3])
 assert f".target {sys.argv[1]}" in compiled.ptx and compiled.cubin[:4] == b"\\x7fELF"
 try:
-    compiled.host(*kernel.kernel_arguments(call, out, lse))
+    compiled.host(*kernel.kernel_arguments(call, out, lse, kernel.workspace_of(call, 2), 2))
 except ValueError as error:
     print(error)
 """
 
 
-@pytest.mark.parametrize("arch", ["sm_100a", "sm_103a"])
-def test_the_host_function_is_compiled_and_checks_its_arguments(arch):
+@pytest.mark.parametrize(
+    "arch, dtype", [("sm_100a", "bfloat16"), ("sm_103a", "bfloat16"), ("sm_100a", "float8_e4m3fn")]
+)
+def test_the_host_function_is_compiled_and_checks_its_arguments(arch, dtype):
     """The real host function, given CPU tensors, gets as far as refusing their device.
 
     In a process of its own: the compiler loads host functions for one architecture per process, which it takes from
     the GPU, or, without one, from CUTE_DSL_ARCH.
     """
     done = subprocess.run(
-        [sys.executable, "-c", HOST_CALL, arch],
+        [sys.executable, "-c", HOST_CALL, arch, dtype],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "CUTE_DSL_ARCH": arch},
         capture_output=True,
@@ -101,9 +107,9 @@ def test_the_host_function_is_compiled_and_checks_its_arguments(arch):
         check=True,
     )
     signature = (
-        "__call__(query: Tensor([n0, 8, 16, 576], bfloat16), kv_cache: Tensor([n1, 32, 576], bfloat16), "
+        f"__call__(query: Tensor([n0, 8, 16, 576], {dtype}), kv_cache: Tensor([n1, 32, 576], {dtype}), "
         "block_tables: Tensor([n0, n2], int32), seq_lens: Tensor([n0], int32), "
         "out: Tensor([n0, 8, 16, 512], bfloat16), lse: Tensor([n0, 8, 16], float32), "
-        "softmax_scale: float32, output_scale: float32)"
+        "workspace: Tensor([n3], float32), num_ctas: int32, softmax_scale: float32, output_scale: float32)"
     )
     assert signature in done.stdout and "expected device_type=cuda" in done.stdout

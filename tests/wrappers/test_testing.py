@@ -69,6 +69,31 @@ def test_baseline_has_the_expected_noise(dtype, low, high):
     torch.testing.assert_close(lse.double(), reference_lse, rtol=0, atol=1e-5)
 
 
+def test_an_e4m3_problem_has_junk_too():
+    problem = make_problem(2, 2, 4, [2, 40], page_size=32, dtype=torch.float8_e4m3fn, strided=True)
+    assert problem.query.dtype == problem.kv_cache.dtype == torch.float8_e4m3fn
+    assert problem.query.float()[~problem.active_rows()].isnan().all()
+    assert not problem.query.float()[problem.active_rows()].isnan().any()
+    assert problem.kv_cache.isnan().sum() == (problem.kv_cache.shape[0] * 32 - 42) * 576
+
+
+def test_value_mean_moves_the_values_and_no_probability():
+    plain, moved = (make_problem(1, 2, 3, 200, dtype=torch.float16, value_mean=mean) for mean in (0.0, 1.0))
+    assert torch.equal(plain.query, moved.query)
+    shift = (moved.reference()[0] - plain.reference()[0]).mean()
+    assert shift == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_e4m3_baseline_is_e4m3s_noise_above_an_unrounded_p():
+    """P rounded to 4 significant bits, 3 % at most each, averages out over the keys; scaled or not, where no
+    probability is small."""
+    problem = make_problem(2, 16, 4, 300, dtype=torch.float8_e4m3fn)
+    reference, rows = problem.reference()[0], problem.active_rows()
+    scaled, unscaled = (snr_db(baseline_output(problem, scale)[0], reference, rows) for scale in (8, 0))
+    assert baseline_output(problem)[0].dtype == torch.bfloat16
+    assert 31.0 < unscaled and 34.0 < scaled < 38.0
+
+
 @pytest.fixture(scope="module")
 def judged():
     problem = make_problem(2, 2, 4, [2, 200])

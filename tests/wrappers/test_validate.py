@@ -63,7 +63,7 @@ BAD = {
     "query_fp32": (
         replace("query", torch.Tensor.float),
         TypeError,
-        "query has dtype torch.float32: must be torch.bfloat16, torch.float16",
+        "query has dtype torch.float32: must be torch.bfloat16, torch.float16, torch.float8_e4m3fn",
     ),
     "query_sparse": (
         replace("query", torch.Tensor.to_sparse),
@@ -355,6 +355,24 @@ def shifted(tensor, elements):
     view = room[elements:].view(tensor.shape)
     view.copy_(tensor)
     return view
+
+
+def test_an_e4m3_call_has_a_bfloat16_output():
+    problem = make_problem(2, 4, 3, [40, 70], page_size=PAGE, dtype=torch.float8_e4m3fn)
+    call = {**good_call(), "query": problem.query, "kv_cache": problem.kv_cache}
+    assert mla_decode(**call)[0] is call["out"]
+    call["out"] = call["out"].to(torch.float8_e4m3fn)
+    with pytest.raises(TypeError, match="out has dtype torch.float8_e4m3fn: must be torch.bfloat16"):
+        mla_decode(**call)
+
+
+def test_e4m3_strides_must_be_multiples_of_16_elements():
+    wide = torch.zeros(2, 3, 4, 592, dtype=torch.float8_e4m3fn)
+    cache = torch.zeros(6, PAGE, 576, dtype=torch.float8_e4m3fn)
+    validate.check_kernel_operands(checked(query=wide[..., :576], kv_cache=cache))
+    narrow = torch.zeros(2, 3, 4, 584, dtype=torch.float8_e4m3fn)
+    with pytest.raises(ValueError, match=r"query.stride\(0\)=7008 elements .*|query.stride\(2\)=584 elements \(584 bytes\)"):
+        validate.check_kernel_operands(checked(query=narrow[..., :576], kv_cache=cache))
 
 
 def odd_rows(tensor):

@@ -1,4 +1,5 @@
 """Small PTX programs for the conformance tests."""
+
 from __future__ import annotations
 
 import struct
@@ -13,13 +14,14 @@ ORDERS = ["in_order", "late", "random"]
 
 def kernel(params: str, body: str, *, preds: int = 16, words: int = 400, longs: int = 64) -> str:
     """A PTX module with one entry `k`."""
-    return (f"{HEADER}.visible .entry k({params})\n{{\n.reg .pred %p<{preds}>;\n.reg .b32 %r<{words}>;\n"
-            f".reg .b64 %rd<{longs}>;\n.reg .b16 %rs<8>;\n{body}\nret;\n}}\n")
+    return (
+        f"{HEADER}.visible .entry k({params})\n{{\n.reg .pred %p<{preds}>;\n.reg .b32 %r<{words}>;\n"
+        f".reg .b64 %rd<{longs}>;\n.reg .b16 %rs<8>;\n{body}\nret;\n}}\n"
+    )
 
 
 def wait(barrier: str, parity: str = "0", label: str = "WAIT") -> str:
-    return (f"{label}:\nmbarrier.try_wait.parity.shared.b64 %p15, [{barrier}], {parity};\n"
-            f"@!%p15 bra {label};\n")
+    return f"{label}:\nmbarrier.try_wait.parity.shared.b64 %p15, [{barrier}], {parity};\n@!%p15 bra {label};\n"
 
 
 def dump(out: str, start: str, nbytes: int, threads: int, label: str = "DUMP") -> str:
@@ -53,7 +55,7 @@ def aligned(nbytes: int, dtype=np.uint8, boundary: int = 128) -> np.ndarray:
     """A zeroed array of `nbytes` whose address is a multiple of `boundary`."""
     raw = np.zeros(nbytes + boundary, np.uint8)
     skip = -raw.ctypes.data % boundary
-    return raw[skip:skip + nbytes].view(dtype)
+    return raw[skip : skip + nbytes].view(dtype)
 
 
 def random_bytes(nbytes: int, seed: int) -> np.ndarray:

@@ -1,4 +1,5 @@
 """Tensor Memory from PTX: allocation, tcgen05.ld and .st."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -41,8 +42,11 @@ def fill(columns):
     """Every cell of the first `columns` becomes lane << 16 | column."""
     lines = ["and.b32 %r6, %r0, 127;", "shl.b32 %r6, %r6, 16;"]
     for column in range(columns):
-        lines += [f"or.b32 %r7, %r6, {column};", f"add.u32 %r8, %r5, {column};",
-                  "tcgen05.st.sync.aligned.32x32b.x1.b32 [%r8], {%r7};"]
+        lines += [
+            f"or.b32 %r7, %r6, {column};",
+            f"add.u32 %r8, %r5, {column};",
+            "tcgen05.st.sync.aligned.32x32b.x1.b32 [%r8], {%r7};",
+        ]
     return "\n".join(lines + ["tcgen05.wait::st.sync.aligned;", "bar.sync 0;"])
 
 
@@ -73,11 +77,15 @@ def test_load_shapes(shape, repeat, half):
         half = 0
     count = tl.LOAD_SHAPES[shape][0] * repeat
     split = ", 20" if shape == "16x32bx2" else ""
-    body = fill(64) + f"""
+    body = (
+        fill(64)
+        + f"""
     add.u32 %r9, %r5, {(half << 16) + 5};
     tcgen05.ld.sync.aligned.{shape}.x{repeat}.b32 {registers(16, count)}, [%r9]{split};
     tcgen05.wait::ld.sync.aligned;
-    """ + write_registers(16, count)
+    """
+        + write_registers(16, count)
+    )
     out = execute(program(body), 128 * count).reshape(4, 32, count)
     lane, column = tl.fragment_map(shape, repeat, 20)
     for warp in range(4):
@@ -136,16 +144,22 @@ def test_missing_wait_shows_when_stores_are_late():
 LOAD_ONE = "tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r16}, [%r8];"
 
 
-@pytest.mark.parametrize("body,error,named", [
-    ("add.u32 %r8, %r5, 64;" + LOAD_ONE, TmemError, "columns 64 to 64"),
-    ("add.u32 %r8, %r5, 480;" + LOAD_ONE.replace("x1.b32 {%r16}", "x64.b32 " + registers(16, 64)), TmemError,
-     "columns 480"),
-    ("mov.u32 %r8, %r3;" + LOAD_ONE, TmemError, "lane 0 in the address: warp"),
-    ("add.u32 %r8, %r5, 0x100000;" + LOAD_ONE, TmemError, "lane (16|48|80|112) in"),
-    (LOAD_ONE.replace("%r8", "%r5").replace("ld.", "ld.red."), UnsupportedInstruction, "red"),
-    (LOAD_ONE.replace("%r8", "%r5").replace(".x1", ".x3"), UnsupportedInstruction, "x3"),
-    (LOAD_ONE.replace("%r8", "%r5").replace(".x1", ".x2"), UnsupportedInstruction, "1 registers"),
-])
+@pytest.mark.parametrize(
+    "body,error,named",
+    [
+        ("add.u32 %r8, %r5, 64;" + LOAD_ONE, TmemError, "columns 64 to 64"),
+        (
+            "add.u32 %r8, %r5, 480;" + LOAD_ONE.replace("x1.b32 {%r16}", "x64.b32 " + registers(16, 64)),
+            TmemError,
+            "columns 480",
+        ),
+        ("mov.u32 %r8, %r3;" + LOAD_ONE, TmemError, "lane 0 in the address: warp"),
+        ("add.u32 %r8, %r5, 0x100000;" + LOAD_ONE, TmemError, "lane (16|48|80|112) in"),
+        (LOAD_ONE.replace("%r8", "%r5").replace("ld.", "ld.red."), UnsupportedInstruction, "red"),
+        (LOAD_ONE.replace("%r8", "%r5").replace(".x1", ".x3"), UnsupportedInstruction, "x3"),
+        (LOAD_ONE.replace("%r8", "%r5").replace(".x1", ".x2"), UnsupportedInstruction, "1 registers"),
+    ],
+)
 def test_access_errors(body, error, named):
     with pytest.raises(error, match=named) as caught:
         execute(program(body), 32)
@@ -167,15 +181,18 @@ def dealloc(columns, register="%r3"):
 READ = "ld.shared.b32 %r3, [%r1];\n"
 
 
-@pytest.mark.parametrize("body,named", [
-    (alloc(32), "still allocated"),
-    (alloc(48), "power of two"),
-    (alloc(16), "power of two"),
-    (alloc(64) + READ + dealloc(32), "dealloc of 32"),
-    (alloc(32) + alloc(64), "must not increase"),
-    ("tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;" + alloc(32), "relinquish"),
-    (alloc(64) + READ + dealloc(64) + dealloc(64), "allocated are none"),
-])
+@pytest.mark.parametrize(
+    "body,named",
+    [
+        (alloc(32), "still allocated"),
+        (alloc(48), "power of two"),
+        (alloc(16), "power of two"),
+        (alloc(64) + READ + dealloc(32), "dealloc of 32"),
+        (alloc(32) + alloc(64), "must not increase"),
+        ("tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;" + alloc(32), "relinquish"),
+        (alloc(64) + READ + dealloc(64) + dealloc(64), "allocated are none"),
+    ],
+)
 def test_allocation_errors(body, named):
     with pytest.raises(TmemError, match=named):
         execute(alloc_only(body), 1, block=(32, 1, 1))

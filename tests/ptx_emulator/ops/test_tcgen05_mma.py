@@ -3,6 +3,7 @@
 Operands get into shared memory by TMA, so descriptors, swizzles and TMA's placement are checked against each other;
 results are compared with numpy (small integers: exact) and, for rounding, with MMA-Sim.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -22,10 +23,21 @@ K = 64  # elements of K of every 16-bit problem: four K steps
 A_BASE, B_BASE = 0x800, 0x800 + 32768  # absolute shared offsets
 CODES = {"none": 0, "128B_atom_32B": 1, "128B": 2, "64B": 4, "32B": 6}
 SPANS = {"none": 16, "32B": 32, "64B": 64, "128B": 128, "128B_atom_32B": 128}
-TYPES = {"f16": (0, "f16", 2), "bf16": (1, "bf16", 2), "tf32": (2, "f32", 4), "e4m3": (0, "u8", 1), "e5m2": (1, "u8", 1)}
+TYPES = {
+    "f16": (0, "f16", 2),
+    "bf16": (1, "bf16", 2),
+    "tf32": (2, "f32", 4),
+    "e4m3": (0, "u8", 1),
+    "e5m2": (1, "u8", 1),
+}
 KINDS = {"f16": "f16", "bf16": "f16", "tf32": "tf32", "e4m3": "f8f6f4", "e5m2": "f8f6f4"}
-TORCH = {"f16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32, "e4m3": torch.float8_e4m3fn,
-         "e5m2": torch.float8_e5m2}
+TORCH = {
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "tf32": torch.float32,
+    "e4m3": torch.float8_e4m3fn,
+    "e5m2": torch.float8_e5m2,
+}
 
 
 def to_bits(values: np.ndarray, name: str) -> np.ndarray:
@@ -56,8 +68,9 @@ def place(bits: np.ndarray, name: str, base: int, mn_major: bool, swizzle: str) 
     data = aligned(content.nbytes)
     data[:] = content.reshape(-1).view(np.uint8)
     outer, inner = content.shape
-    tensor = TensorMap(data.ctypes.data, TYPES[name][1], (inner, outer), (inner * size,), (per_span, outer),
-                       swizzle=swizzle)
+    tensor = TensorMap(
+        data.ctypes.data, TYPES[name][1], (inner, outer), (inner * size,), (per_span, outer), swizzle=swizzle
+    )
     box = span * outer
     copies = [((i * per_span, 0), base + i * box) for i in range(inner // per_span)]
     step = 32 // size
@@ -78,12 +91,22 @@ def place(bits: np.ndarray, name: str, base: int, mn_major: bool, swizzle: str) 
 
 def idesc(m, n, a, b=None, d="f32", a_mn=False, b_mn=False, negate=(False, False)):
     b = b or a
-    return ({"f16": 0, "f32": 1}[d] << 4 | TYPES[a][0] << 7 | TYPES[b][0] << 10 | negate[0] << 13 | negate[1] << 14
-            | a_mn << 15 | b_mn << 16 | n >> 3 << 17 | m >> 4 << 24)
+    return (
+        {"f16": 0, "f32": 1}[d] << 4
+        | TYPES[a][0] << 7
+        | TYPES[b][0] << 10
+        | negate[0] << 13
+        | negate[1] << 14
+        | a_mn << 15
+        | b_mn << 16
+        | n >> 3 << 17
+        | m >> 4 << 24
+    )
 
 
-def program(a, b, descriptor, kind, *, ws=False, group=1, columns=256, a_words=0, extra="", tail=None, first="0",
-            scale=""):
+def program(
+    a, b, descriptor, kind, *, ws=False, group=1, columns=256, a_words=0, extra="", tail=None, first="0", scale=""
+):
     """Load the operands, multiply all steps, and write the first `columns` of Tensor Memory to out[CTA, lane].
 
     With `a_words`, A comes from Tensor Memory columns 256.., which are first filled from a_tmem[CTA, lane].
@@ -104,25 +127,41 @@ def program(a, b, descriptor, kind, *, ws=False, group=1, columns=256, a_words=0
     loads = []
     for register, placed in (("%rd4", a), ("%rd5", b)):
         for coordinates, offset in placed.copies if placed else ():
-            loads.append(f"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%r1+"
-                         f"{offset - 0x400}], [{register}, {{{coordinates[0]}, {coordinates[1]}}}], [%r1];")
+            loads.append(
+                f"cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%r1+"
+                f"{offset - 0x400}], [{register}, {{{coordinates[0]}, {coordinates[1]}}}], [%r1];"
+            )
     nbytes = sum(p.tensor.box_bytes * len(p.copies) for p in (a, b) if p)
     fill = ""
     if a_words:
-        words = [f"ld.global.b32 %r{100 + i}, [%rd7+{4 * i}];\nadd.u32 %r20, %r5, {256 + i};\n"
-                 f"tcgen05.st.sync.aligned.32x32b.x1.b32 [%r20], {{%r{100 + i}}};" for i in range(a_words)]
-        fill = f"mad.wide.u32 %rd7, %r9, {4 * a_words}, %rd7;\n" + "\n".join(words) + "\ntcgen05.wait::st.sync.aligned;\n"
+        words = [
+            f"ld.global.b32 %r{100 + i}, [%rd7+{4 * i}];\nadd.u32 %r20, %r5, {256 + i};\n"
+            f"tcgen05.st.sync.aligned.32x32b.x1.b32 [%r20], {{%r{100 + i}}};"
+            for i in range(a_words)
+        ]
+        words.append("tcgen05.wait::st.sync.aligned;\n")
+        fill = f"mad.wide.u32 %rd7, %r9, {4 * a_words}, %rd7;\n" + "\n".join(words)
     pair = group == 2
     commit = "tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [%r8];"
     if pair:
-        commit = ("mov.u16 %rs1, 3;\ntcgen05.commit.cta_group::2.mbarrier::arrive::one.shared::cluster"
-                  ".multicast::cluster.b64 [%r8], %rs1;")
+        commit = (
+            "mov.u16 %rs1, 3;\ntcgen05.commit.cta_group::2.mbarrier::arrive::one.shared::cluster"
+            ".multicast::cluster.b64 [%r8], %rs1;"
+        )
     cluster_sync = "barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" if pair else "bar.sync 0;"
-    reads = "\n".join(
-        f"add.u32 %r20, %r5, {c};\ntcgen05.ld.sync.aligned.32x32b.x1.b32 {{%r30}}, [%r20];\n"
-        f"tcgen05.wait::ld.sync.aligned;\nst.global.b32 [%rd6+{4 * c}], %r30;" for c in range(columns))
-    return kernel(".param .align 64 .b8 map_a[256], .param .align 64 .b8 map_b[256], .param .u64 out, "
-                  ".param .u64 a_tmem", f"""
+    reads = f"""
+    add.u32 %r31, %r5, {columns};
+READ:
+    tcgen05.ld.sync.aligned.32x32b.x1.b32 {{%r30}}, [%r5];
+    tcgen05.wait::ld.sync.aligned;
+    st.global.b32 [%rd6], %r30;
+    add.u64 %rd6, %rd6, 4;
+    add.u32 %r5, %r5, 1;
+    setp.lt.u32 %p4, %r5, %r31;
+    @%p4 bra READ;"""
+    return kernel(
+        ".param .align 64 .b8 map_a[256], .param .align 64 .b8 map_b[256], .param .u64 out, .param .u64 a_tmem",
+        f"""
     mov.u32 %r0, %tid.x;
     mov.u32 %r1, smem;
     mov.u32 %r6, %cluster_ctarank;
@@ -171,7 +210,9 @@ ISSUED:
     {cluster_sync}
     @%p0 bra FREED;
     tcgen05.dealloc.cta_group::{group}.sync.aligned.b32 %r3, 512;
-FREED:""", words=480)
+FREED:""",
+        words=480,
+    )
 
 
 def execute(ptx, a, b, *, columns=256, a_tmem=None, order="in_order"):
@@ -184,8 +225,16 @@ def execute(ptx, a, b, *, columns=256, a_tmem=None, order="in_order"):
         words[:] = a_tmem.reshape(-1)
     maps = [b"".join(p.tensor.to_bytes() if p else bytes(128) for p in operand).ljust(256, b"\0") for operand in (a, b)]
     buffers = [out, words] + [p.data for p in (*a, *b) if p]
-    run(ptx, [*maps, pointer(out), pointer(words)], buffers, order=order, grid=(ctas, 1, 1), cluster=(ctas, 1, 1),
-        shared_bytes=100 * 1024, seed=5)
+    run(
+        ptx,
+        [*maps, pointer(out), pointer(words)],
+        buffers,
+        order=order,
+        grid=(ctas, 1, 1),
+        cluster=(ctas, 1, 1),
+        shared_bytes=100 * 1024,
+        seed=5,
+    )
     return out.reshape(ctas, 128, columns)
 
 
@@ -220,10 +269,12 @@ def multiply(rng, m, n, ws, a_layout, b_layout, name="bf16", order="in_order"):
     return execute(ptx, [a], [b], order=order)[0], expected_tmem(a_values @ b_values.T, m, n, ws)
 
 
-@pytest.mark.parametrize("a_layout", LAYOUTS, ids="-".join)
-@pytest.mark.parametrize("b_layout", LAYOUTS, ids="-".join)
+PAIRS = [(a, ("K", "128B")) for a in LAYOUTS] + [(("K", "64B"), b) for b in LAYOUTS] + [(x, x) for x in LAYOUTS]
+
+
+@pytest.mark.parametrize("a_layout,b_layout", PAIRS)
 def test_shared_layouts(a_layout, b_layout):
-    """Every pair of canonical layouts, M=64 .ws."""
+    """Every canonical layout, for A, for B, and for both, M=64 .ws."""
     actual, expected = multiply(np.random.default_rng(1), 64, 128, True, a_layout, b_layout)
     np.testing.assert_array_equal(actual, expected)
 
@@ -278,12 +329,14 @@ def test_a_in_tensor_memory(m, n, ws):
         else:
             part = n * m // 128
             first = lane // m * part
-            expected[lane, :part] = product[lane, first:first + part]
+            expected[lane, :part] = product[lane, first : first + part]
     np.testing.assert_array_equal(actual, expected)
 
 
-@pytest.mark.parametrize("name,kind,a_values,b_values", [
-    ("e4m3", "f8f6f4", (-6, 7), (-6, 7)), ("e5m2", "f8f6f4", (-3, 4), (-3, 4)), ("tf32", "tf32", (-4, 5), (-4, 5))])
+@pytest.mark.parametrize(
+    "name,kind,a_values,b_values",
+    [("e4m3", "f8f6f4", (-6, 7), (-6, 7)), ("e5m2", "f8f6f4", (-3, 4), (-3, 4)), ("tf32", "tf32", (-4, 5), (-4, 5))],
+)
 @pytest.mark.parametrize("swizzle", ["32B", "128B"])
 @pytest.mark.parametrize("b_mn", [False, True])
 def test_other_kinds(name, kind, a_values, b_values, swizzle, b_mn):
@@ -310,7 +363,7 @@ def test_rounding_over_k_steps(d):
     c = torch.zeros(128, 64, dtype=torch.float32 if d == "f32" else torch.float16)
     a_t, b_t = (torch.from_numpy(x.view(np.float16)) for x in (a_bits, b_bits))
     for step in range(0, K, 16):
-        c = mma(a_t[:, step:step + 16], b_t[:, step:step + 16].T, c)
+        c = mma(a_t[:, step : step + 16], b_t[:, step : step + 16].T, c)
     expected = c.view(torch.int32 if d == "f32" else torch.int16).numpy().astype(np.uint32)
     np.testing.assert_array_equal(actual, expected & (0xFFFFFFFF if d == "f32" else 0xFFFF))
 
@@ -322,8 +375,14 @@ def test_negate_and_disabled_lanes():
     b = place(to_bits(b_values, "bf16"), "bf16", B_BASE, False, "128B")
     masks = [0x1, 0, 0x80000000, 0xFFFF]
     lines = "".join(f"mov.b32 %r{22 + i}, {word};\n" for i, word in enumerate(masks))
-    ptx = program(a, b, idesc(128, 64, "bf16", negate=(True, False)), "f16", tail=", {%r22, %r23, %r24, %r25}",
-                  extra=".collector::a::fill")
+    ptx = program(
+        a,
+        b,
+        idesc(128, 64, "bf16", negate=(True, False)),
+        "f16",
+        tail=", {%r22, %r23, %r24, %r25}",
+        extra=".collector::a::fill",
+    )
     ptx = ptx.replace("mov.b32 %r21", lines + "mov.b32 %r21")
     actual = execute(ptx, [a], [b])[0]
     expected = expected_tmem(-(a_values @ b_values.T), 128, 64, False)
@@ -370,29 +429,51 @@ def simple(**options):
     return execute(change(program(a, b, descriptor, kind, ws=True, **options)), [a], [b])
 
 
-@pytest.mark.parametrize("options,error,named", [
-    (dict(descriptor=idesc(64, 64, "bf16") | 4), UnsupportedInstruction, "sparsity"),
-    (dict(descriptor=idesc(64, 72, "bf16")), UnsupportedInstruction, "N=72"),
-    (dict(kind="i8"), UnsupportedInstruction, "kind::i8"),
-    (dict(extra=".ashift"), UnsupportedInstruction, "ashift"),
-    (dict(extra=".collector::a::fill"), UnsupportedInstruction, "collector::a::fill"),
-    (dict(tail=", {%r22, %r23, %r24, %r25}"), UnsupportedInstruction, "disable-output-lane"),
-    (dict(scale=", 1"), UnsupportedInstruction, "zero-column mask"),
-    (dict(b_bits=1 << 52), UnsupportedInstruction, "stride mode"),
-    (dict(b_bits=0x3000), OutOfBounds, "shared memory of CTA 0"),
-    (dict(change=lambda t: t.replace("[%r3], %rd11", "[%r5], %rd11").replace("mov.b32 %r21,", "add.u32 %r5, %r3, "
-          "0x100000;\nmov.b32 %r21,")), TmemError, "lane 16"),
-    (dict(change=lambda t: t.replace("[%r3], %rd11", "[%r9], %rd11").replace("mov.b32 %r21,", "add.u32 %r9, %r3, 500;\n"
-          "mov.b32 %r21,")), TmemError, "columns 500"),
-])
+@pytest.mark.parametrize(
+    "options,error,named",
+    [
+        (dict(descriptor=idesc(64, 64, "bf16") | 4), UnsupportedInstruction, "sparsity"),
+        (dict(descriptor=idesc(64, 72, "bf16")), UnsupportedInstruction, "N=72"),
+        (dict(kind="i8"), UnsupportedInstruction, "kind::i8"),
+        (dict(extra=".ashift"), UnsupportedInstruction, "ashift"),
+        (dict(extra=".collector::a::fill"), UnsupportedInstruction, "collector::a::fill"),
+        (dict(tail=", {%r22, %r23, %r24, %r25}"), UnsupportedInstruction, "disable-output-lane"),
+        (dict(scale=", 1"), UnsupportedInstruction, "zero-column mask"),
+        (dict(b_bits=1 << 52), UnsupportedInstruction, "stride mode"),
+        (dict(b_bits=0x3000), OutOfBounds, "shared memory of CTA 0"),
+        (
+            dict(
+                change=lambda t: t.replace("[%r3], %rd11", "[%r5], %rd11").replace(
+                    "mov.b32 %r21,", "add.u32 %r5, %r3, 0x100000;\nmov.b32 %r21,"
+                )
+            ),
+            TmemError,
+            "lane 16",
+        ),
+        (
+            dict(
+                change=lambda t: t.replace("[%r3], %rd11", "[%r9], %rd11").replace(
+                    "mov.b32 %r21,", "add.u32 %r9, %r3, 500;\nmov.b32 %r21,"
+                )
+            ),
+            TmemError,
+            "columns 500",
+        ),
+    ],
+)
 def test_errors_name_the_instruction(options, error, named):
     with pytest.raises(error, match=named) as caught:
         simple(**options)
     assert "tcgen05.mma" in caught.value.text
 
 
-COPIES = [("128x256b", "", 128, 32), ("128x128b", "", 128, 16), ("64x128b", ".warpx2::02_13", 64, 16),
-          ("64x128b", ".warpx2::01_23", 64, 16), ("32x128b", ".warpx4", 32, 16)]
+COPIES = [
+    ("128x256b", "", 128, 32),
+    ("128x128b", "", 128, 16),
+    ("64x128b", ".warpx2::02_13", 64, 16),
+    ("64x128b", ".warpx2::01_23", 64, 16),
+    ("32x128b", ".warpx4", 32, 16),
+]
 
 
 @pytest.mark.parametrize("shape,multicast,rows,row_bytes", COPIES)
@@ -405,9 +486,9 @@ def test_copy(shape, multicast, rows, row_bytes):
     line = next(line for line in ptx.splitlines() if line.startswith("tcgen05.mma"))
     ptx = ptx.replace(line, f"tcgen05.cp.cta_group::1.{shape}{multicast} [%r3], %rd10;")
     actual = execute(ptx, [None], [source], columns=16)[0]
-    blocks = [words[i:i + 32] for i in range(0, rows, 32)]
+    blocks = [words[i : i + 32] for i in range(0, rows, 32)]
     order = {"02_13": (0, 1, 0, 1), "01_23": (0, 0, 1, 1)}.get(multicast[-5:], range(4) if rows == 128 else (0,) * 4)
     expected = np.full((128, 16), 0xFFFFFFFF, np.uint32)
     for quarter, block in enumerate(order):
-        expected[32 * quarter:32 * quarter + 32, :row_bytes // 4] = blocks[block]
+        expected[32 * quarter : 32 * quarter + 32, : row_bytes // 4] = blocks[block]
     np.testing.assert_array_equal(actual, expected)

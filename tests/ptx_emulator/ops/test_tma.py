@@ -1,4 +1,5 @@
 """TMA and bulk copies, executed from PTX, against element-by-element Python."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -20,11 +21,25 @@ from .helpers import ORDERS, aligned, dump, kernel, pointer, random_bytes, run, 
 START = 0x400 + 1024  # absolute offset of the data: dynamic shared memory begins at 0x400, the barrier is there
 
 
-def load_kernel(rank, coordinates, nbytes, *, dump_bytes, modifiers="", tail="", data=1024, expect=None,
-                mode="", space="shared::cluster", waits=True):
+def load_kernel(
+    rank,
+    coordinates,
+    nbytes,
+    *,
+    dump_bytes,
+    modifiers="",
+    tail="",
+    data=1024,
+    expect=None,
+    mode="",
+    space="shared::cluster",
+    waits=True,
+):
     """Thread 0 loads one box to smem + `data`; all wait; then `dump_bytes` from smem + 1024 go to `out`."""
     expect = nbytes if expect is None else expect
-    return kernel(".param .align 64 .b8 map[128], .param .u64 out", f"""
+    return kernel(
+        ".param .align 64 .b8 map[128], .param .u64 out",
+        f"""
     mov.u32 %r0, %tid.x;
     mov.u32 %r1, smem;
     ld.param.u64 %rd1, [out];
@@ -36,12 +51,13 @@ def load_kernel(rank, coordinates, nbytes, *, dump_bytes, modifiers="", tail="",
     mov.b64 %rd0, map;
     cvta.param.u64 %rd0, %rd0;
     cp.async.bulk.tensor.{rank}d.{space}.global{mode}.mbarrier::complete_tx::bytes{modifiers} [%r1+{data}], \
-[%rd0, {{{', '.join(map(str, coordinates))}}}], [%r1]{tail};
+[%rd0, {{{", ".join(map(str, coordinates))}}}], [%r1]{tail};
 READY:
     bar.sync 0;
     add.u32 %r2, %r1, 1024;
     {wait("%r1") if waits else ""}
-    {dump("%rd1", "%r2", dump_bytes, 128)}""")
+    {dump("%rd1", "%r2", dump_bytes, 128)}""",
+    )
 
 
 def load(tensor, coordinates, order="in_order", dump_bytes=None, buffers=(), **options):
@@ -55,8 +71,10 @@ def load(tensor, coordinates, order="in_order", dump_bytes=None, buffers=(), **o
 
 
 def shift(tensor, data):
-    fields = {f: getattr(tensor, f) for f in ("element_type", "dims", "strides", "box", "element_strides", "swizzle",
-                                              "oob_fill")}
+    fields = {
+        f: getattr(tensor, f)
+        for f in ("element_type", "dims", "strides", "box", "element_strides", "swizzle", "oob_fill")
+    }
     return TensorMap(address=data.ctypes.data, **fields)
 
 
@@ -80,8 +98,10 @@ def test_load(tensor, coordinates):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("space,modifiers", [("shared::cluster", ""), ("shared::cta", ".L2::cache_hint"),
-                                             ("shared::cluster", ".cta_group::1")])
+@pytest.mark.parametrize(
+    "space,modifiers",
+    [("shared::cluster", ""), ("shared::cta", ".L2::cache_hint"), ("shared::cluster", ".cta_group::1")],
+)
 def test_load_in_any_order(order, space, modifiers):
     data = random_bytes(4096, 2)
     tensor = TensorMap(data.ctypes.data, "bf16", (64, 20), (160,), (64, 8), swizzle="128B")
@@ -105,7 +125,7 @@ def test_gather4():
     out, _ = load(tensor, (0, *rows), buffers=[data], mode=".tile::gather4")
     for i, row in enumerate(rows):
         one = expected_box(data, tensor, (0, row), START + 128 * i, 1024, START)
-        np.testing.assert_array_equal(out[i * 128:i * 128 + 128], one[i * 128:i * 128 + 128])
+        np.testing.assert_array_equal(out[i * 128 : i * 128 + 128], one[i * 128 : i * 128 + 128])
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -116,7 +136,9 @@ def test_multicast_and_pair_barrier(order):
     tensor = TensorMap(data.ctypes.data, "bf16", (64, 16), (128,), (64, 8), swizzle="128B")
     for group, expects in (("", (1024, 1024)), (".cta_group::2", (2048, 0))):
         out = aligned(2 * 1024)
-        ptx = kernel(".param .align 64 .b8 map[128], .param .u64 out", f"""
+        ptx = kernel(
+            ".param .align 64 .b8 map[128], .param .u64 out",
+            f"""
     mov.u32 %r0, %tid.x;
     mov.u32 %r1, smem;
     mov.u32 %r3, %cluster_ctarank;
@@ -145,7 +167,8 @@ SENT:
     barrier.cluster.arrive.aligned;
     barrier.cluster.wait.aligned;
     add.u32 %r2, %r1, 1024;
-    {dump("%rd1", "%r2", 1024, 128)}""")
+    {dump("%rd1", "%r2", 1024, 128)}""",
+        )
         if group:
             ptx = ptx.replace(wait("%r1"), "@%p1 bra SKIP;\n" + wait("%r1") + "SKIP:\n")
         run(ptx, [tensor.to_bytes(), pointer(out)], [out, data], grid=(2, 1, 1), cluster=(2, 1, 1), order=order)
@@ -155,7 +178,9 @@ SENT:
 
 def store_kernel(instruction, nbytes, waits=True):
     """All threads fill shared memory from `source`; thread 0 stores it with `instruction` and waits."""
-    return kernel(".param .align 64 .b8 map[128], .param .u64 source, .param .u64 target", f"""
+    return kernel(
+        ".param .align 64 .b8 map[128], .param .u64 source, .param .u64 target",
+        f"""
     mov.u32 %r0, %tid.x;
     mov.u32 %r1, smem;
     ld.param.u64 %rd1, [source];
@@ -181,7 +206,8 @@ FILLED:
     {instruction};
     cp.async.bulk.commit_group;
     {"cp.async.bulk.wait_group 0;" if waits else ""}
-END:""")
+END:""",
+    )
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -192,8 +218,12 @@ def test_store(coordinates, order):
     before = target.copy()
     tensor = TensorMap(target.ctypes.data, "bf16", (70, 9), (160,), (64, 8), swizzle="128B")
     place = ", ".join(map(str, coordinates))
-    run(store_kernel(f"cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd0, {{{place}}}], [%r1]", 1024),
-        [tensor.to_bytes(), pointer(source), pointer(target)], [source, target], order=order)
+    run(
+        store_kernel(f"cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd0, {{{place}}}], [%r1]", 1024),
+        [tensor.to_bytes(), pointer(source), pointer(target)],
+        [source, target],
+        order=order,
+    )
     # Loading the result back must give the source again, wherever the tensor has an element.
     again = expected_box(target, tensor, coordinates, 0x400, 1024, 0x400)
     inside = expected_box(np.full(before.size, 1, np.uint8), tensor, coordinates, 0x400, 1024, 0x400) == 1
@@ -206,8 +236,14 @@ def test_store(coordinates, order):
     np.testing.assert_array_equal(restored.ravel(), before)
 
 
-REDUCTIONS = [("add", "f32", np.float32), ("add", "f16", np.float16), ("add", "u32", np.uint32),
-              ("min", "s32", np.int32), ("max", "u64", np.uint64), ("min", "f16", np.float16)]
+REDUCTIONS = [
+    ("add", "f32", np.float32),
+    ("add", "f16", np.float16),
+    ("add", "u32", np.uint32),
+    ("min", "s32", np.int32),
+    ("max", "u64", np.uint64),
+    ("min", "f16", np.float16),
+]
 
 
 @pytest.mark.parametrize("reduction,element_type,dtype", REDUCTIONS)
@@ -220,28 +256,38 @@ def test_tensor_reduction(reduction, element_type, dtype):
         array[:] = (rng.standard_normal(count) * 100).astype(np.int64 if item > 2 else dtype).astype(dtype)
     expected = {"add": np.add, "min": np.minimum, "max": np.maximum}[reduction](source, target)
     tensor = TensorMap(target.ctypes.data, element_type, (16, 8), (16 * item,), (16, 8))
-    instruction = f"cp.reduce.async.bulk.tensor.2d.global.shared::cta.{reduction}.tile.bulk_group [%rd0, {{0, 0}}], [%r1]"
-    run(store_kernel(instruction, source.nbytes), [tensor.to_bytes(), pointer(source), pointer(target)],
-        [source, target])
+    instruction = (
+        f"cp.reduce.async.bulk.tensor.2d.global.shared::cta.{reduction}.tile.bulk_group [%rd0, {{0, 0}}], [%r1]"
+    )
+    run(
+        store_kernel(instruction, source.nbytes),
+        [tensor.to_bytes(), pointer(source), pointer(target)],
+        [source, target],
+    )
     np.testing.assert_array_equal(target, expected)
 
 
 def test_bulk_reduction_of_bf16_rounds_to_nearest():
     values = np.array([1.0, 1.0, -3.5, 256.0], np.float32)
-    addends = np.array([2.0 ** -9, 3 * 2.0 ** -9, 3.5, 1.0], np.float32)
-    expected = np.array([1.0, 1.0 + 2.0 ** -7, 0.0, 256.0], np.float32)
+    addends = np.array([2.0**-9, 3 * 2.0**-9, 3.5, 1.0], np.float32)
+    expected = np.array([1.0, 1.0 + 2.0**-7, 0.0, 256.0], np.float32)
     pack = [np.repeat(x.view(np.uint32) >> 16, 2).astype(np.uint16) for x in (values, addends, expected)]
     source, target = aligned(16, np.uint16), aligned(16, np.uint16)
     source[:], target[:] = pack[1], pack[0]
-    run(store_kernel("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.noftz.bf16 [%rd2], [%r1], 16", 16),
-        [bytes(128), pointer(source), pointer(target)], [source, target])
+    run(
+        store_kernel("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.noftz.bf16 [%rd2], [%r1], 16", 16),
+        [bytes(128), pointer(source), pointer(target)],
+        [source, target],
+    )
     np.testing.assert_array_equal(target, pack[2])
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_bulk_copy_there_and_back(order):
     source, target = random_bytes(2048, 9), aligned(2048)
-    ptx = kernel(".param .u64 source, .param .u64 target", f"""
+    ptx = kernel(
+        ".param .u64 source, .param .u64 target",
+        f"""
     mov.u32 %r0, %tid.x;
     mov.u32 %r1, smem;
     ld.param.u64 %rd1, [source];
@@ -257,7 +303,8 @@ def test_bulk_copy_there_and_back(order):
     cp.async.bulk.global.shared::cta.bulk_group [%rd2], [%r1+1024], 2048;
     cp.async.bulk.commit_group;
     cp.async.bulk.wait_group.read 0;
-END:""")
+END:""",
+    )
     run(ptx, [pointer(source), pointer(target)], [source, target], order=order)
     np.testing.assert_array_equal(target, source)
 
@@ -265,8 +312,12 @@ END:""")
 def test_unwaited_store_is_an_error():
     source, target = random_bytes(1024, 6), aligned(1024)
     with pytest.raises(EmulationError, match="wait_group"):
-        run(store_kernel("cp.async.bulk.global.shared::cta.bulk_group [%rd2], [%r1], 1024", 1024, waits=False),
-            [bytes(128), pointer(source), pointer(target)], [source, target], order="late")
+        run(
+            store_kernel("cp.async.bulk.global.shared::cta.bulk_group [%rd2], [%r1], 1024", 1024, waits=False),
+            [bytes(128), pointer(source), pointer(target)],
+            [source, target],
+            order="late",
+        )
 
 
 def test_wrong_byte_count_is_a_deadlock():
@@ -280,14 +331,17 @@ def good_map(data):
     return TensorMap(data.ctypes.data, "bf16", (64, 20), (160,), (64, 8), swizzle="128B")
 
 
-@pytest.mark.parametrize("options,error,named", [
-    (dict(data=1040), Misaligned, "multiple of 128"),
-    (dict(mode=".im2col"), UnsupportedInstruction, "im2col"),
-    (dict(modifiers=".evict_first"), UnsupportedInstruction, "evict_first"),
-    (dict(modifiers=".cta_group::3"), UnsupportedInstruction, "cta_group::3"),
-    (dict(tail=", %rd5"), UnsupportedInstruction, "operands"),
-    (dict(data=40960), OutOfBounds, "shared"),
-])
+@pytest.mark.parametrize(
+    "options,error,named",
+    [
+        (dict(data=1040), Misaligned, "multiple of 128"),
+        (dict(mode=".im2col"), UnsupportedInstruction, "im2col"),
+        (dict(modifiers=".evict_first"), UnsupportedInstruction, "evict_first"),
+        (dict(modifiers=".cta_group::3"), UnsupportedInstruction, "cta_group::3"),
+        (dict(tail=", %rd5"), UnsupportedInstruction, "operands"),
+        (dict(data=40960), OutOfBounds, "shared"),
+    ],
+)
 def test_errors_name_the_line(options, error, named):
     data = random_bytes(4096, 11)
     with pytest.raises(error, match=named) as caught:

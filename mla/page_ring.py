@@ -1,0 +1,41 @@
+"""Which block-table entries a work item needs, and where they stand in the page-table ring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mla.causal_mask import TilePhases
+from mla.memory_plan import NarrowPlan
+
+
+@dataclass(frozen=True)
+class PageSpan:
+    """Entries [first_page, ...) of a request's table, `plan.page_ids_per_stage` to a ring stage.
+
+    num_stages: ring stages that the work item fills; 0 where it has no tiles.
+    """
+
+    plan: NarrowPlan
+    first_page: Any
+    num_stages: Any
+
+    @classmethod
+    def of(cls, plan: NarrowPlan, phases: TilePhases) -> PageSpan:
+        first_page = page_of_tile(plan, phases.begin)
+        end_page = page_of_tile(plan, phases.end + (plan.tiles_per_page - 1))
+        num_stages = (end_page - first_page + (plan.page_ids_per_stage - 1)) // plan.page_ids_per_stage
+        return cls(plan, first_page, num_stages)
+
+    def stage(self, tile: Any) -> Any:
+        """Ring stage, counted from the item's first, that holds the pages of key tile `tile`."""
+        return (page_of_tile(self.plan, tile) - self.first_page) // self.plan.page_ids_per_stage
+
+    def position(self, tile: Any) -> Any:
+        """Place of the tile's first page id within its stage."""
+        return (page_of_tile(self.plan, tile) - self.first_page) % self.plan.page_ids_per_stage
+
+
+def page_of_tile(plan: NarrowPlan, tile: Any) -> Any:
+    """Table entry of the first page of key tile `tile`."""
+    return tile * plan.pages_per_tile // plan.tiles_per_page

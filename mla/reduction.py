@@ -1,0 +1,123 @@
+"""Merge of split row tiles: partial outputs and log-sum-exps of several CTAs to one result.
+
+out = sum_i 2^(lse_i - max) out_i / sum_i 2^(lse_i - max), added in the order of the key tiles, so that the result does
+not depend on which CTA finished first. Row tiles that one CTA computed alone are left untouched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32, Int32
+
+from mla import operands, softmax, split_kv
+from mla.arch import WARP_SIZE
+from mla.config import MlaDecodeConfig
+from mla.line import line_length, warp_sum
+from mla.tile_scheduler import TileScheduler
+
+ROWS_PER_CTA = 8
+
+
+@dataclass(frozen=True)
+class MergePartials:
+    """One warp per row, `ROWS_PER_CTA` rows a CTA."""
+
+    config: MlaDecodeConfig
+    scheduler: TileScheduler
+
+    @property
+    def threads(self) -> int:
+        return ROWS_PER_CTA * WARP_SIZE
+
+    @property
+    def ctas_per_tile(self) -> int:
+        return self.scheduler.tile_rows // ROWS_PER_CTA
+
+    def num_ctas(self, batch_size: Any) -> Any:
+        return batch_size * (self.scheduler.row_tiles * self.ctas_per_tile)
+
+    @cute.kernel
+    def kernel(
+        self,
+        seq_lens: cute.Tensor,
+        out: cute.Tensor,
+        lse: cute.Tensor | None,
+        partial_out: cute.Tensor,
+        partial_lse: cute.Tensor,
+        num_ctas: Int32,
+        output_scale: Float32,
+    ):
+        block = cute.arch.block_idx()[0]
+        unit = block // self.ctas_per_tile
+        batch, row_tile = unit // self.scheduler.row_tiles, unit % self.scheduler.row_tiles
+        row = block % self.ctas_per_tile * ROWS_PER_CTA + cute.arch.make_warp_uniform(cute.arch.warp_idx())
+        position = row_tile * self.scheduler.tile_rows + row
+        first, cost, share = self.place(seq_lens, batch, row_tile, num_ctas)
+        first_cta, last_cta = first // share, (first + cost - 1) // share
+        cute.arch.griddepcontrol_wait()
+        if (first_cta != last_cta) & (position < self.config.num_rows):
+            self.merge_row(out, lse, partial_out, partial_lse, batch, row, position, first, share, last_cta, output_scale)
+
+    @cute.jit
+    def place(self, seq_lens: cute.Tensor, batch: Int32, row_tile: Int32, num_ctas: Int32):
+        """(first position, positions) of a row tile in the line of work, and the share of a CTA."""
+        total = line_length(seq_lens, cute.size(seq_lens), self.scheduler)
+        first = line_length(seq_lens, batch, self.scheduler)
+        length = cutlass.max(seq_lens[batch], 0)
+        for earlier in cutlass.range(row_tile, unroll=1):
+            first = first + self.scheduler.cost(earlier, length)
+        return first, self.scheduler.cost(row_tile, length), split_kv.share_tiles(total, num_ctas)
+
+    @cute.jit
+    def merge_row(
+        self,
+        out: cute.Tensor,
+        lse: cute.Tensor | None,
+        partial_out: cute.Tensor,
+        partial_lse: cute.Tensor,
+        batch: Int32,
+        row: Int32,
+        position: Int32,
+        first: Int32,
+        share: Int32,
+        last_cta: Int32,
+        output_scale: Float32,
+    ):
+        """One warp: 16 of the 512 latent dimensions per lane, in groups of 4 neighbours."""
+        config, lane = self.config, cute.arch.lane_idx()
+        first_cta = first // share
+        highest = Float32(softmax.NEG_INF)
+        for cta in cutlass.range(first_cta, last_cta + 1, unroll=1):
+            slot = split_kv.partial_slot(cta, cutlass.max(cta * share - first, 0))
+            highest = cute.arch.fmax(highest, partial_lse[slot, row])
+        reference = softmax.reference_maximum(highest)
+        groups = config.kv_lora_rank // (4 * WARP_SIZE)
+        total = Float32(0.0)
+        sums = cute.make_rmem_tensor(4 * groups, Float32)
+        sums.fill(0.0)
+        for cta in cutlass.range(first_cta, last_cta + 1, unroll=1):
+            slot = split_kv.partial_slot(cta, cutlass.max(cta * share - first, 0))
+            weight = cute.math.exp2(partial_lse[slot, row] - reference, fastmath=True)
+            total = total + weight
+            for group in cutlass.range_constexpr(groups):
+                values = operands.load_floats(partial_out[slot, row, None], (group * WARP_SIZE + lane) * 4)
+                for i in cutlass.range_constexpr(4):
+                    sums[4 * group + i] = sums[4 * group + i] + weight * values[i]
+        is_empty = total == Float32(0.0)
+        factor = output_scale / total
+        target = out[batch, position // config.num_heads, position % config.num_heads, None]
+        for group in cutlass.range_constexpr(groups):
+            values = [cutlass.select_(is_empty, Float32(0.0), sums[4 * group + i] * factor) for i in range(4)]
+            words = operands.converted_words(values, config.output_dtype)
+            operands.store_row(target, (group * WARP_SIZE + lane) * (4 * config.output_bytes), words)
+        if cutlass.const_expr(config.lse_base is not None):
+            if lane == 0:
+                merged = reference + cute.math.log2(total, fastmath=True)
+                merged = cutlass.select_(is_empty, Float32(softmax.NEG_INF), merged)
+                lse[batch, position // config.num_heads, position % config.num_heads] = softmax.in_base(
+                    merged, config.lse_base
+                )

@@ -1,0 +1,57 @@
+"""Split-KV: how the key tiles of a whole batch are cut into equal contiguous shares, one per CTA (stream-K).
+
+All row tiles of all requests stand in one line, each as long as it has key tiles (an empty one counts as one, so that
+somebody writes its zeros). CTA c takes positions [c * share, (c + 1) * share). The cut depends on `seq_lens` as they
+are on the device, so one launch, one workspace and one captured CUDA graph serve any lengths.
+
+Functions take Python integers (tests, host code) or traced Int32 values (kernels) alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mla.causal_mask import maximum, minimum
+
+MIN_SHARE_TILES = 4  # below this, a share's start-up and its partial result cost more than its tiles
+FLOAT_BYTES = 4
+
+
+def item_cost(num_tiles: Any) -> Any:
+    """Positions that a row tile occupies in the line."""
+    return maximum(num_tiles, 1)
+
+
+def share_tiles(total: Any, num_ctas: Any) -> Any:
+    """Positions per CTA, at least MIN_SHARE_TILES."""
+    return maximum((total + (num_ctas - 1)) // num_ctas, MIN_SHARE_TILES)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Positions [begin, end) of a row tile, relative to its first, that one CTA takes; begin >= end is nothing."""
+
+    begin: Any
+    end: Any
+
+
+def take(first: Any, cost: Any, share_begin: Any, share_end: Any) -> Share:
+    """The part of a row tile at positions [first, first + cost) of the line that lies in [share_begin, share_end)."""
+    return Share(maximum(share_begin - first, 0), minimum(share_end - first, cost))
+
+
+def partial_slot(cta: Any, begin: Any) -> Any:
+    """Partial result of a CTA's part of a row tile. A contiguous share has at most two: the tile it enters in the
+    middle (even slot) and the tile it starts but does not finish (odd slot).
+    """
+    return cta * 2 + 1 - minimum(begin, 1)
+
+
+def num_slots(num_ctas: Any) -> Any:
+    return num_ctas * 2
+
+
+def workspace_bytes(num_ctas: int, tile_rows: int, latent_dim: int) -> int:
+    """Partial outputs and log-sum-exps, fp32. Any content will do; it needs no zeroing."""
+    return num_slots(num_ctas) * tile_rows * (latent_dim + 1) * FLOAT_BYTES
