@@ -97,5 +97,10 @@ def fake_arguments(config: MlaDecodeConfig) -> tuple[Any, ...]:
         )
     stream = make_fake_stream(use_tvm_ffi_env_stream=True)
     workspace = make_fake_tensor(cutlass.Float32, (cute.sym_int64(),), (1,), assumed_align=16)
-    scales = cutlass.Float32(1.0), cutlass.Float32(1.0)
-    return query, cache, tables, lens, out, lse, workspace, cutlass.Int32(1), *scales, stream
+    return query, cache, tables, lens, out, lse, workspace, cutlass.Int32(1), scale(config), scale(config), stream
+
+
+def scale(config: MlaDecodeConfig) -> Any:
+    if config.scales_on_device:
+        return make_fake_tensor(cutlass.Float32, (1,), (1,), assumed_align=4)
+    return cutlass.Float32(1.0)

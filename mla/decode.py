@@ -52,15 +52,15 @@ class MlaDecode:
         lse: cute.Tensor | None,
         workspace: cute.Tensor,
         num_ctas: Int32,
-        softmax_scale: Float32,
-        output_scale: Float32,
+        softmax_scale: Float32 | cute.Tensor,
+        output_scale: Float32 | cute.Tensor,
         stream,
     ):
         """Host side: build the TMA descriptors, launch `num_ctas` CTAs and the merge of split row tiles on `stream`.
 
         query [B, seq_len_q, num_heads, 576], kv_cache [pages, page_size, 576], block_tables [B, W] int32,
         seq_lens [B] int32, out [B, seq_len_q, num_heads, 512], lse [B, seq_len_q, num_heads] fp32 or None, workspace
-        fp32 [split_kv.workspace_bytes(num_ctas, ...) / 4 or more].
+        fp32 [split_kv.workspace_bytes(num_ctas, ...) / 4 or more]; scales as config.scales_on_device says.
         """
         plan, config = self.plan, self.config
         rows = config.query_box_rows(plan.tile_rows)
@@ -70,7 +70,7 @@ class MlaDecode:
         partial_out, partial_lse = self.partials(workspace, num_ctas)
         self.kernel(
             query_tma, query_boxes, kv_tma, kv_boxes, block_tables, seq_lens, out, lse, partial_out, partial_lse,
-            softmax_scale * LOG2_E, output_scale,
+            softmax_scale, output_scale,
         ).launch(grid=[num_ctas, 1, 1], block=[self.warps.threads, 1, 1], smem=plan.smem_bytes, stream=stream)  # fmt: skip
         merge = MergePartials(config, self.scheduler)
         merge.kernel(seq_lens, out, lse, partial_out, partial_lse, num_ctas, output_scale).launch(
@@ -111,8 +111,8 @@ class MlaDecode:
         lse: cute.Tensor | None,
         partial_out: cute.Tensor,
         partial_lse: cute.Tensor,
-        scale_log2: Float32,
-        output_scale: Float32,
+        softmax_scale: Float32 | cute.Tensor,
+        output_scale: Float32 | cute.Tensor,
     ):
         plan, warps = self.plan, self.warps
         smem = Int32(cute.arch.get_dyn_smem(cutlass.Int8, SMEM_ALIGN).toint())
@@ -136,8 +136,9 @@ class MlaDecode:
 
         tmem_pointer = cute.arch.retrieve_tmem_ptr(Float32, 16, tmem_holder)
         args = Arguments(
-            query_tma, query, kv_tma, kv, block_tables, seq_lens, out, lse, partial_out, partial_lse, scale_log2, output_scale
-        )
+            query_tma, query, kv_tma, kv, block_tables, seq_lens, out, lse, partial_out, partial_lse,
+            operands.scalar(softmax_scale) * LOG2_E, operands.scalar(output_scale),
+        )  # fmt: skip
         ctx = Context(self.config, plan, args, smem, Int32(tmem_pointer.toint()), self.scheduler)
         if warp == warps.scheduler:
             scheduler.run(ctx)

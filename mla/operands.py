@@ -106,6 +106,11 @@ def partition_box(atom: Any, target: Any, boxes: Any) -> Any:
     )
 
 
+def scalar(value: Any) -> Any:
+    """A scale as a number: itself, or the element of a one-element tensor."""
+    return value[0] if isinstance(value, cute.Tensor) else value
+
+
 def register_words(values: list[Any]) -> Any:
     """fp32 values as a register tensor of 32-bit words."""
     fragment = cute.make_rmem_tensor(len(values), cutlass.Float32)

@@ -49,7 +49,7 @@ class MergePartials:
         partial_out: cute.Tensor,
         partial_lse: cute.Tensor,
         num_ctas: Int32,
-        output_scale: Float32,
+        output_scale: Float32 | cute.Tensor,
     ):
         block = cute.arch.block_idx()[0]
         unit = block // self.ctas_per_tile
@@ -60,7 +60,8 @@ class MergePartials:
         first_cta, last_cta = first // share, (first + cost - 1) // share
         cute.arch.griddepcontrol_wait()
         if (first_cta != last_cta) & (position < self.config.num_rows):
-            self.merge_row(out, lse, partial_out, partial_lse, batch, row, position, first, share, last_cta, output_scale)
+            factor = operands.scalar(output_scale)
+            self.merge_row(out, lse, partial_out, partial_lse, batch, row, position, first, share, last_cta, factor)
 
     @cute.jit
     def place(self, seq_lens: cute.Tensor, batch: Int32, row_tile: Int32, num_ctas: Int32):

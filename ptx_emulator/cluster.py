@@ -14,8 +14,25 @@ from .registry import Blocked
 from .warp import Warp
 
 SLICE = 256  # micro-operations of a warp's turn: short, so that warps advance evenly as on hardware
+STALL_EVERY = 16  # random turns between two choices of warps to hold back, on average
 SPIN_LIMIT = 50  # times a million micro-operations without any change before a spin is taken for a deadlock
 SHARED_PER_CTA = 232448  # bytes a kernel may use on sm_100 (PTX ISA release notes; CUDA programming guide, table 24)
+
+
+MOVING_SPECIALS = ("%ctaid", "%clusterid", "%smid")
+SMS = 148  # of a B200
+
+
+def _coordinates(rank: int, dim: tuple[int, int, int]) -> tuple[int, int, int]:
+    return rank % dim[0], rank // dim[0] % dim[1], rank // (dim[0] * dim[1])
+
+
+def _register_file(warps: int, rows: int, dtype: type) -> np.ndarray:
+    """[warps, rows, 32], aligned to cache lines."""
+    nbytes = warps * rows * st.LANES * np.dtype(dtype).itemsize
+    raw = np.empty(nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + nbytes].view(dtype).reshape(warps, rows, st.LANES)
 
 
 class Cta:
@@ -69,8 +86,8 @@ class Cluster:
             cta = Cta(grid, rank, self.ctas, shared_bytes, self.header)
             cta.symbol_value = functools.partial(self._symbol_value, cta=cta)
             self.ctas.append(cta)
-        self._registers32 = np.empty((n_warps, kernel.rows32, st.LANES), np.uint32)
-        self._registers64 = np.empty((n_warps, kernel.rows64, st.LANES), np.uint64)
+        self._registers32 = _register_file(n_warps, kernel.rows32, np.uint32)
+        self._registers64 = _register_file(n_warps, kernel.rows64, np.uint64)
         self._local = np.empty((n_warps, st.LANES, max(kernel.local_bytes, 1)), np.uint8)
         self._scratch = np.zeros(2048, np.uint8)
         self._bases = np.array(
@@ -83,9 +100,11 @@ class Cluster:
         ]  # fmt: skip
         for cta in self.ctas:
             cta.warps = self.warps[cta.rank * self.warps_per_cta : (cta.rank + 1) * self.warps_per_cta]
+        self._addresses = [a.ctypes.data for a in (self._registers32, self._registers64, self.counts, self._local)]
+        self._stop = self.header[st.H_STOP_WARP : st.H_STOP_MASK + 1]
         self.blocked: dict[tuple[int, int], str] = {}
         self._fill_header()
-        self._fill_constants()
+        self._fill_fixed_rows()
 
     def _dynamic_start(self) -> int:
         offsets = [v.offset for v in self.kernel.symbols.values() if v.space == "shared" and v.extern]
@@ -108,14 +127,21 @@ class Cluster:
         if grid.order == "random":
             h[st.H_RANDOM] = grid.rng.getrandbits(62) | 1
 
-    def _fill_constants(self) -> None:
-        """The rows of constants never change."""
-        for keys, registers, bits in (
-            (self.kernel.fixed32, self._registers32, 32), (self.kernel.fixed64, self._registers64, 64)
+    def _fill_fixed_rows(self) -> None:
+        """Constants, symbols, and the special registers that are the same for every cluster."""
+        self._moving: list[tuple[np.ndarray, int, str]] = []
+        for keys, registers in (
+            (self.kernel.fixed32, self._registers32), (self.kernel.fixed64, self._registers64)
         ):  # fmt: skip
-            for row, key in enumerate(keys):
-                if key[0] == "const":
-                    registers[:, row] = key[1]
+            for row, (kind, value) in enumerate(keys):
+                if kind == "const":
+                    registers[:, row] = value
+                elif kind == "special" and value.partition(".")[0] in MOVING_SPECIALS:
+                    self._moving.append((registers, row, value))
+                else:
+                    for w, warp in enumerate(self.warps):
+                        fill = self._symbol_value(value, warp.cta) if kind == "symbol" else self._special(value, warp)
+                        registers[w, row] = fill
 
     # Start of a cluster.
 
@@ -130,42 +156,47 @@ class Cluster:
         self._registers64[:, len(kernel.fixed64) :] = 0xFFFFFFFFFFFFFFFF
         self._local[:] = 0xFF
         for cta in self.ctas:
-            cx, cy, _ = grid.cluster_dim
-            inside = (cta.rank % cx, cta.rank // cx % cy, cta.rank // (cx * cy))
+            inside = _coordinates(cta.rank, grid.cluster_dim)
             cta.ctaid = tuple(i * c + k for i, c, k in zip(clusterid, grid.cluster_dim, inside, strict=True))
             cta.shared[:] = 0xFF
             cta.mbarriers[:] = 0
             cta.named[:] = 0
             for attribute, make in registry.cta_states().items():
                 setattr(cta, attribute, make(cta))
-            specials = self._specials(cta, clusterid, inside)
-            for warp in cta.warps:
-                self._start_warp(warp, specials)
+            self._set_position(cta, clusterid)
+        for warp in self.warps:
+            self._start_warp(warp)
 
-    def _start_warp(self, warp: Warp, specials: dict) -> None:
+    def _set_position(self, cta: Cta, clusterid: tuple[int, int, int]) -> None:
+        """Special registers that tell where in the grid a CTA is."""
+        grid = self.grid
+        first = cta.rank * self.warps_per_cta
+        linear = cta.ctaid[0] + grid.dim[0] * (cta.ctaid[1] + grid.dim[1] * cta.ctaid[2])
+        for registers, row, name in self._moving:
+            base, _, axis = name.partition(".")
+            if base == "%smid":
+                value = linear % SMS
+            else:
+                value = (cta.ctaid if base == "%ctaid" else clusterid)["xyz".index(axis)]
+            registers[first : first + self.warps_per_cta, row] = value
+
+    def _start_warp(self, warp: Warp) -> None:
         kernel, row, cta = self.kernel, warp.row, warp.cta
         w = cta.rank * self.warps_per_cta + warp.index
         threads = min(self.threads - warp.index * st.LANES, st.LANES)
         live = (1 << threads) - 1
         row[:] = 0
-        row[st.W_R32] = warp.r32.ctypes.data
-        row[st.W_R64] = warp.r64.ctypes.data
-        row[st.W_COUNTS] = self.counts[warp.index].ctypes.data
+        row[st.W_R32] = self._addresses[0] + w * self._registers32.strides[0]
+        row[st.W_R64] = self._addresses[1] + w * self._registers64.strides[0]
+        row[st.W_COUNTS] = self._addresses[2] + warp.index * self.counts.strides[0]
         row[st.W_CTA] = cta.rank
         row[st.W_LIVE] = live
-        row[st.W_LOCAL] = self._local[w].ctypes.data
+        row[st.W_LOCAL] = self._addresses[3] + w * self._local.strides[0]
         row[st.W_LOCAL_BYTES] = kernel.local_bytes
         row[st.W_CLUSTER_PHASE] = -1
         row[st.W_INDEX] = warp.index
         row[st.W_GROUPS] = 1
         row[st.W_GROUP0 + st.G_MASK] = live
-        for keys, registers in ((kernel.fixed32, warp.r32), (kernel.fixed64, warp.r64)):
-            for slot, key in enumerate(keys):
-                if key[0] == "special":
-                    value = specials[key[1]]
-                    registers[slot] = value(warp.index) if callable(value) else value
-                elif key[0] == "symbol":
-                    registers[slot] = self._symbol_value(key[1], cta)
 
     def _symbol_value(self, name: str, cta: Cta) -> int:
         variable = self.kernel.symbols[name]
@@ -175,47 +206,35 @@ class Cluster:
             return variable.offset
         return self.grid.addresses[name]
 
-    def _specials(self, cta: Cta, clusterid, inside) -> dict:
-        """Special registers of a CTA: name -> value, or function of the warp index (PTX ISA 10)."""
-        grid = self.grid
+    def _special(self, name: str, warp: Warp) -> int | np.ndarray:
+        """A special register that does not change from cluster to cluster (PTX ISA 10), as a row."""
+        grid, cta = self.grid, warp.cta
+        base, _, axis = name.partition(".")
         lanes = np.arange(st.LANES)
-        bx, by, _ = grid.block
-        values: dict = {}
-        for i, axis in enumerate("xyz"):
-            values[f"%ntid.{axis}"] = grid.block[i]
-            values[f"%nctaid.{axis}"] = grid.dim[i]
-            values[f"%ctaid.{axis}"] = cta.ctaid[i]
-            values[f"%clusterid.{axis}"] = clusterid[i]
-            values[f"%nclusterid.{axis}"] = grid.dim[i] // grid.cluster_dim[i]
-            values[f"%cluster_ctaid.{axis}"] = inside[i]
-            values[f"%cluster_nctaid.{axis}"] = grid.cluster_dim[i]
-        values["%tid.x"] = lambda w: (w * st.LANES + lanes) % bx
-        values["%tid.y"] = lambda w: (w * st.LANES + lanes) // bx % by
-        values["%tid.z"] = lambda w: (w * st.LANES + lanes) // (bx * by)
-        values["%laneid"] = lanes
-        values["%warpid"] = lambda w: w
-        values["%nwarpid"] = self.warps_per_cta
-        linear = cta.ctaid[0] + grid.dim[0] * (cta.ctaid[1] + grid.dim[1] * cta.ctaid[2])
-        values["%smid"] = linear % 148
-        values["%nsmid"] = 148
-        values["%gridid"] = 1
-        values["%cluster_ctarank"] = cta.rank
-        values["%cluster_nctarank"] = len(self.ctas)
-        values["%is_explicit_cluster"] = int(len(self.ctas) > 1)
-        values["%dynamic_smem_size"] = grid.shared_bytes
-        values["%total_smem_size"] = grid.shared_bytes + self._dynamic_start() - st.SHARED_START
-        values["%aggr_smem_size"] = cta.shared.nbytes
-        values["%reserved_smem_offset_begin"] = 0
-        values["%reserved_smem_offset_end"] = st.SHARED_START
-        values["%reserved_smem_offset_cap"] = st.SHARED_START
-        one = np.uint64(1)
-        bit = one << lanes.astype(np.uint64)
-        values["%lanemask_eq"] = bit.astype(np.uint32)
-        values["%lanemask_lt"] = (bit - one).astype(np.uint32)
-        values["%lanemask_le"] = (2 * bit - one).astype(np.uint32)
-        values["%lanemask_gt"] = (0xFFFFFFFF - (2 * bit - one)).astype(np.uint32)
-        values["%lanemask_ge"] = (0xFFFFFFFF - (bit - one)).astype(np.uint32)
-        return values
+        if axis:
+            i = "xyz".index(axis)
+            cluster = grid.cluster_dim
+            thread = warp.index * st.LANES + lanes
+            bx, by, _ = grid.block
+            return {
+                "%tid": lambda: (thread % bx, thread // bx % by, thread // (bx * by)),
+                "%ntid": lambda: grid.block,
+                "%nctaid": lambda: grid.dim,
+                "%nclusterid": lambda: tuple(g // c for g, c in zip(grid.dim, cluster, strict=True)),
+                "%cluster_ctaid": lambda: _coordinates(cta.rank, cluster),
+                "%cluster_nctaid": lambda: cluster,
+            }[base]()[i]
+        bit = 1 << lanes.astype(np.uint64)
+        return {
+            "%laneid": lanes, "%warpid": warp.index, "%nwarpid": self.warps_per_cta, "%nsmid": SMS, "%gridid": 1,
+            "%cluster_ctarank": cta.rank, "%cluster_nctarank": len(self.ctas),
+            "%is_explicit_cluster": int(len(self.ctas) > 1), "%dynamic_smem_size": grid.shared_bytes,
+            "%total_smem_size": grid.shared_bytes + self._dynamic_start() - st.SHARED_START,
+            "%aggr_smem_size": cta.shared.nbytes, "%reserved_smem_offset_begin": 0,
+            "%reserved_smem_offset_end": st.SHARED_START, "%reserved_smem_offset_cap": st.SHARED_START,
+            "%lanemask_eq": bit, "%lanemask_lt": bit - 1, "%lanemask_le": 2 * bit - 1,
+            "%lanemask_gt": st.FULL_MASK + 1 - 2 * bit, "%lanemask_ge": st.FULL_MASK + 1 - bit,
+        }[name]  # fmt: skip
 
     # The loop.
 
@@ -238,7 +257,7 @@ class Cluster:
                 progress = int(head[st.H_PROGRESS])
                 if progress != idle_progress:
                     idle_progress, timeouts, retried = progress, 0, False
-                if self.grid.asyncs.run_one():
+                if self.grid.asyncs.run_one() or self._wake():
                     continue
                 statuses = self._statuses()
                 if st.PYTHON in statuses and not retried:
@@ -258,7 +277,7 @@ class Cluster:
         head, grid = self.header, self.grid
         if head[st.H_IDLE_INSTRUCTIONS] > 1000000:
             head[st.H_IDLE_INSTRUCTIONS] = 0
-            if grid.asyncs.run_one():
+            if grid.asyncs.run_one() or self._wake():
                 return 0
             if spins >= SPIN_LIMIT:
                 raise deadlock(self)
@@ -266,14 +285,29 @@ class Cluster:
         if grid.order == "random":
             for _ in range(grid.rng.randrange(3)):
                 grid.asyncs.run_one()
+            if grid.rng.randrange(STALL_EVERY) == 0:
+                self._stall()
         return 0 if head[st.H_PROGRESS] != head[st.H_IDLE_PROGRESS] else spins
+
+    def _stall(self) -> None:
+        """Holds back a few warps until nothing else can run: many races show only if one side is very late."""
+        rng, count = self.grid.rng, 1
+        while count < len(self.warps) and rng.random() < 0.5:
+            count += 1
+        for warp in rng.sample(self.warps, count):
+            warp.row[st.W_STALLED] = 1
+
+    def _wake(self) -> bool:
+        """Lets the warps held back run again; False if there are none."""
+        stalled = self.table[:, st.W_STALLED]
+        found = bool(stalled.any())
+        stalled[:] = 0
+        return found
 
     def _handle(self) -> None:
         """Calls the handler at which the engine stopped."""
         head = self.header
-        w, g, pc, mask = (
-            int(head[i]) for i in (st.H_STOP_WARP, st.H_STOP_GROUP, st.H_STOP_PC, st.H_STOP_MASK)
-        )  # fmt: skip
+        w, g, pc, mask = self._stop.tolist()
         warp = self.warps[w]
         handler, inst = self.kernel.handlers[self.kernel.code[pc, 2]]
         try:
@@ -282,14 +316,14 @@ class Cluster:
             if error.line is None:
                 raise type(error)(str(error), line=inst.line, text=inst.text) from error
             raise
-        group = warp.row[st.W_GROUP0 + g * st.G_SIZE :]
+        row, group = warp.row, st.W_GROUP0 + g * st.G_SIZE
         if result is None:
-            group[st.G_PC] = pc + 1
+            row[group + st.G_PC] = pc + 1
             self.counts[warp.index, pc] += 1
             head[st.H_PROGRESS] += 1
         elif isinstance(result, Blocked):
-            group[st.G_STATUS] = st.PYTHON
-            group[st.G_A] = head[st.H_PROGRESS]
+            row[group + st.G_STATUS] = st.PYTHON
+            row[group + st.G_A] = head[st.H_PROGRESS]
             self.blocked[w, pc] = result.reason
         else:
             raise TypeError(f"handler of {inst.name} returned {result!r}: must be None or Blocked")

@@ -416,6 +416,8 @@ def _final_code(emitter: Emitter, rows: list[dict[int, int]]) -> np.ndarray:
                 table = rows[letter in "VS"]
                 for i in range(value + 1, value + 1 + aux[value]):
                     aux[i] = -1 if emitter.aux[i] == SINK_ROW else table[emitter.aux[i]]
+            if letter == "i" and row[0] >> mc.FAMILY_SHIFT <= mc.CONVERT and row[0] >> mc.FAMILY_SHIFT != mc.CONTROL:
+                column = mc.COLUMNS - 1
             code[pc, column] = value
     emitter.aux = aux
     return code

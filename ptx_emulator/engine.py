@@ -13,11 +13,20 @@ from numba import njit
 from . import microcode as mc
 from . import state as st
 from .engine_barrier import finish_named, live_threads, run_barriers, settle_cluster
-from .engine_common import OPTIONS, code_table, guarded, int64s, popcount, rows_u32, rows_u64, store32, store64, table
-from .engine_convert import run_convert
-from .engine_float import run_f32, run_f64
-from .engine_int import run_int32, run_int64
+from .engine_common import (
+    ENTRY_OPTIONS,
+    OPTIONS,
+    code_table,
+    guarded,
+    int64s,
+    popcount,
+    rows_u32,
+    rows_u64,
+    store32,
+    store64,
+)
 from .engine_memory import fail, run_memory
+from .engine_registers import run_registers
 from .engine_warp import run_warp_ops
 
 NO_LIMIT = 1 << 40
@@ -280,22 +289,14 @@ def _run_group(p_head, p_warp, g, budget):
                 if pc < 0:
                     head[st.H_STOP_PC] = start
                     return -1 - pc, budget
-        elif family == mc.INT32:
-            pc = run_int32(p_code, p_counts, pc, limit, mask, p32, scratch)
-        elif family == mc.INT64:
-            pc = run_int64(p_code, p_counts, pc, limit, mask, p32, p64, scratch)
-        elif family == mc.F32:
-            pc = run_f32(p_code, p_counts, pc, limit, mask, p32, p64, scratch)
-        elif family == mc.CONVERT:
-            pc = run_convert(p_code, p_counts, pc, limit, mask, p32, p64, scratch)
+        elif family <= mc.CONVERT:
+            pc = run_registers(p_code, p_counts, pc, limit, mask, p32, p64)
         elif family == mc.MEMORY:
             pc = run_memory(p_head, p_warp, p_code, p_aux, p_counts, pc, limit, mask, p32, p64, scratch)
         elif family == mc.WARP:
             pc = run_warp_ops(p_code, p_counts, pc, limit, mask, p32, p64, scratch)
-        elif family == mc.BARRIER:
-            pc = run_barriers(p_head, p_warp, p_group, p_code, p_counts, pc, limit, mask, p32, p64, scratch)
         else:
-            pc = run_f64(p_code, p_counts, pc, limit, mask, p32, p64, scratch)
+            pc = run_barriers(p_head, p_warp, p_group, p_code, p_counts, pc, limit, mask, p32, p64, scratch)
         if family != mc.CONTROL:
             budget -= pc - start
             head[st.H_CLOCK] += pc - start
@@ -321,7 +322,7 @@ def _next_random(p_head):
     return np.int64(x >> np.uint64(33))
 
 
-@njit("int64(int64)", **OPTIONS)
+@njit("int64(int64)", **ENTRY_OPTIONS)
 def run(p_head):
     """Runs the cluster whose header is at `p_head` until Python is needed. Returns STOP_*.
 
@@ -348,6 +349,8 @@ def run(p_head):
             if int64s(p_warp, st.W_SIZE)[st.W_LIVE] == 0:
                 continue
             live = True
+            if int64s(p_warp, st.W_SIZE)[st.W_STALLED] != 0:
+                continue
             g = _pick_group(p_head, p_warp)
             if g >= 0:
                 chosen = w

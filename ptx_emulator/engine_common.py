@@ -17,7 +17,8 @@ from numba.extending import intrinsic
 from . import engine_cache  # noqa: F401  (must run before anything is compiled)
 from . import state as st
 
-OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+OPTIONS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+ENTRY_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 ROWS = 1 << 24  # bound of the register files' first dimension; the decoder guarantees valid rows
 
 

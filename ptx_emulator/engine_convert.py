@@ -1,4 +1,4 @@
-"""Conversions between number formats (cvt, PTX ISA 9.7.9.21)."""
+"""Conversions between number formats that have no vector form, one lane at a time (cvt, PTX ISA 9.7.9.21)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import numpy as np
 from numba import njit
 
 from . import microcode as mc
-from .engine_common import (
-    OPTIONS, code_table, guarded, int64s, round_f32, rows_f32, rows_f64, rows_i32, rows_i64, rows_u32, rows_u64,
-    store32, store64,
-)  # fmt: skip
-from .engine_float import _rint
+from .engine_common import OPTIONS, bits_of_f64, f64_of_bits, round_f32
+from .engine_float import rint
 from .engine_formats import (
-    bf16_to_f64, decode, e4m3_to_f64, e5m2_to_f64, f16_to_f64, f64_to_bf16, f64_to_e2m1, f64_to_e4m3, f64_to_e5m2,
-    f64_to_f16, f64_to_tf32, f64_to_ue8m0,
+    decode, e4m3_to_f64, e5m2_to_f64, f64_to_bf16, f64_to_e2m1, f64_to_e4m3, f64_to_e5m2, f64_to_f16, f64_to_tf32,
+    f64_to_ue8m0,
 )  # fmt: skip
 
 SATFINITE = 8  # flag beside the rounding mode in the immediate of F32_F16, F32_BF16, F32_TF32
@@ -26,7 +23,7 @@ def _to_integer(x, low, high, nan, mode):
     """A double as int64 (or the bits of uint64), rounded and clamped; bounds are exact doubles."""
     if x != x:
         return nan
-    y = _rint(x, mode)
+    y = rint(x, mode)
     if y <= low:
         return np.int64(low)
     if y >= 9223372036854775808.0:
@@ -77,13 +74,7 @@ def _f32_of_i64(value, unsigned, mode):
 
 
 @njit(**OPTIONS)
-def _f64_of_i64(value, unsigned, mode):
-    x = np.float64(np.uint64(value)) if unsigned else np.float64(np.int64(value))
-    return x
-
-
-@njit(**OPTIONS)
-def _f16_slow(x, flags):
+def _f16(x, flags):
     h = f64_to_f16(np.float64(x), flags & 7)
     if flags & SATFINITE and (h & np.uint32(0x7FFF)) == np.uint32(0x7C00):
         h -= np.uint32(1)
@@ -91,7 +82,7 @@ def _f16_slow(x, flags):
 
 
 @njit(**OPTIONS)
-def _bf16_slow(x, flags):
+def _bf16(x, flags):
     h = f64_to_bf16(np.float64(x), flags & 7)
     if flags & SATFINITE and (h & np.uint32(0x7FFF)) == np.uint32(0x7F80):
         h -= np.uint32(1)
@@ -126,147 +117,42 @@ def _small_format(op, bits, x, flags):
 
 
 @njit(**OPTIONS)
-def run_convert(p_code, p_counts, pc, limit, mask, p32, p64, scratch):
-    code = code_table(p_code)
-    counts = int64s(p_counts, 1 << 40)
-    u, s, f = rows_u32(p32), rows_i32(p32), rows_f32(p32)
-    w, sw, d = rows_u64(p64), rows_i64(p64), rows_f64(p64)
-    t, tf, ts = rows_u32(scratch)[0], rows_f32(scratch)[0], rows_i32(scratch)[0]
-    tw, td, tsw = rows_u64(scratch)[0], rows_f64(scratch)[0], rows_i64(scratch)[0]
-    while pc < limit:
-        row = code[np.uint64(pc)]
-        op = row[0]
-        if op >> mc.FAMILY_SHIFT != mc.CONVERT:
-            break
-        counts[np.uint64(pc)] += 1
-        pc += 1
-        m = mask
-        if row[1] != 0:
-            m = guarded(p32, np.int64(row[1]), mask)
-            if m == 0:
-                continue
-        ra, rb, rc = np.uint64(row[3]), np.uint64(row[4]), np.uint64(row[5])
-        x = np.int64(row[4])
-        wide = False
-        if op == mc.F32_BF16:
-            a, ua = f[ra], u[ra]
-            if x == 0:
-                for i in range(32):
-                    rounded = (ua[i] + np.uint32(0x7FFF) + ((ua[i] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-                    t[i] = np.uint32(0x7FFF) if a[i] != a[i] else rounded
-            else:
-                for i in range(32):
-                    t[i] = _bf16_slow(a[i], x)
-        elif op == mc.F32_F16:
-            a, ua = f[ra], u[ra]
-            if x == 0:
-                for i in range(32):
-                    ts[i] = np.int32(ua[i] & np.uint32(0x7FFFFFFF))
-                for i in range(32):
-                    # Adding 0.5 makes the machine round at 2**-24, the unit of an fp16 subnormal.
-                    tf[i + 32] = tf[i] + np.float32(0.5)
-                for i in range(32):
-                    size = t[i]
-                    # A sum of uint32 is uint64 in numba: the cast makes it wrap.
-                    normal = np.uint32(size + np.uint32(0xC8000FFF) + ((size >> np.uint32(13)) & np.uint32(1))) >> np.uint32(13)
-                    normal = np.uint32(0x7C00) if size >= np.uint32(0x47800000) else min(normal, np.uint32(0x7C00))
-                    small = t[i + 32] - np.uint32(0x3F000000)
-                    h = small if size < np.uint32(0x38800000) else normal
-                    h |= (ua[i] >> np.uint32(16)) & np.uint32(0x8000)
-                    t[i] = np.uint32(0x7FFF) if size > np.uint32(0x7F800000) else h
-            else:
-                for i in range(32):
-                    t[i] = _f16_slow(a[i], x)
-        elif op == mc.BF16_F32:
-            ua = u[ra]
-            for i in range(32):
-                t[i] = ua[i] << np.uint32(16)
-        elif op == mc.F16_F32:
-            ua = u[ra]
-            for i in range(32):
-                tf[i] = np.float32(f16_to_f64(ua[i]))
-        elif op == mc.F32_S32 or op == mc.F32_U32:
-            a = f[ra]
-            for i in range(32):
-                t[i] = np.uint32(_integer_from(op, np.float64(a[i]), x) & np.int64(0xFFFFFFFF))
-        elif op == mc.F64_S32 or op == mc.F64_U32:
-            a = d[ra]
-            for i in range(32):
-                t[i] = np.uint32(_integer_from(op, a[i], x) & np.int64(0xFFFFFFFF))
-        elif op == mc.F32_S64 or op == mc.F32_U64:
-            wide = True
-            a = f[ra]
-            for i in range(32):
-                tsw[i] = _integer_from(op, np.float64(a[i]), x)
-        elif op == mc.F64_S64 or op == mc.F64_U64:
-            wide = True
-            a = d[ra]
-            for i in range(32):
-                tsw[i] = _integer_from(op, a[i], x)
-        elif op == mc.S32_F32 or op == mc.U32_F32:
-            ua, sa = u[ra], s[ra]
-            if op == mc.S32_F32 and x == 0:
-                for i in range(32):
-                    tf[i] = np.float32(sa[i])
-            else:
-                for i in range(32):
-                    v = np.float64(sa[i]) if op == mc.S32_F32 else np.float64(ua[i])
-                    tf[i] = round_f32(v, x)
-        elif op == mc.S64_F32 or op == mc.U64_F32:
-            a = w[ra]
-            for i in range(32):
-                tf[i] = _f32_of_i64(a[i], op == mc.U64_F32, x)
-        elif op == mc.S32_F64 or op == mc.U32_F64:
-            wide = True
-            ua, sa = u[ra], s[ra]
-            for i in range(32):
-                td[i] = np.float64(sa[i]) if op == mc.S32_F64 else np.float64(ua[i])
-        elif op == mc.S64_F64 or op == mc.U64_F64:
-            wide = True
-            a = w[ra]
-            for i in range(32):
-                td[i] = _f64_of_i64(a[i], op == mc.U64_F64, x)
-        elif op == mc.F32_F64:
-            wide = True
-            a = f[ra]
-            for i in range(32):
-                td[i] = np.float64(a[i])
-        elif op == mc.F64_F32:
-            a = d[ra]
-            for i in range(32):
-                tf[i] = round_f32(a[i], x)
-        elif op == mc.F64_F16:
-            a = d[ra]
-            for i in range(32):
-                t[i] = f64_to_f16(a[i], x)
-        elif op == mc.F64_BF16:
-            a = d[ra]
-            for i in range(32):
-                t[i] = f64_to_bf16(a[i], x)
-        elif op == mc.CLAMP_S:
-            sa, sb, sc = s[ra], s[rb], s[rc]
-            for i in range(32):
-                ts[i] = min(max(sa[i], sb[i]), sc[i])
-        elif op == mc.CLAMP_U:
-            ua, ub = u[ra], u[rb]
-            for i in range(32):
-                t[i] = min(ua[i], ub[i])
-        elif op == mc.XCLAMP_S:
-            wide = True
-            wa, wb, wc = sw[ra], sw[rb], sw[rc]
-            for i in range(32):
-                tsw[i] = min(max(wa[i], wb[i]), wc[i])
-        elif op == mc.XCLAMP_U:
-            wide = True
-            va, vb = w[ra], w[rb]
-            for i in range(32):
-                tw[i] = min(va[i], vb[i])
-        else:
-            ua, a = u[ra], f[ra]
-            for i in range(32):
-                t[i] = _small_format(op, ua[i], a[i], x)
-        if wide:
-            store64(p64, row[2], scratch, m)
-        else:
-            store32(p32, row[2], scratch, m)
-    return pc
+def convert32_lane(op, bits, x, wide, flags):
+    """A conversion with a 32-bit result. The source is `bits` (`x` the same as fp32), or 64-bit `wide`."""
+    if op == mc.F32_S32 or op == mc.F32_U32:
+        return np.uint32(_integer_from(op, np.float64(x), flags) & np.int64(0xFFFFFFFF))
+    if op == mc.F64_S32 or op == mc.F64_U32:
+        return np.uint32(_integer_from(op, f64_of_bits(np.int64(wide)), flags) & np.int64(0xFFFFFFFF))
+    if op == mc.S32_F32:
+        return np.float32(round_f32(np.float64(np.int32(bits)), flags)).view(np.uint32)
+    if op == mc.U32_F32:
+        return np.float32(round_f32(np.float64(bits), flags)).view(np.uint32)
+    if op == mc.S64_F32 or op == mc.U64_F32:
+        return np.float32(_f32_of_i64(wide, op == mc.U64_F32, flags)).view(np.uint32)
+    if op == mc.F64_F32:
+        return np.float32(round_f32(f64_of_bits(np.int64(wide)), flags)).view(np.uint32)
+    if op == mc.F64_F16:
+        return f64_to_f16(f64_of_bits(np.int64(wide)), flags)
+    if op == mc.F64_BF16:
+        return f64_to_bf16(f64_of_bits(np.int64(wide)), flags)
+    if op == mc.F32_F16:
+        return _f16(x, flags)
+    if op == mc.F32_BF16:
+        return _bf16(x, flags)
+    return _small_format(op, bits, x, flags)
+
+
+@njit(**OPTIONS)
+def convert64_lane(op, x, wide, low, high, flags):
+    """A conversion with a 64-bit result: from fp32 `x`, or from 64-bit `wide` (bounds `low`, `high` to clamp)."""
+    if op == mc.F32_S64 or op == mc.F32_U64:
+        return np.uint64(_integer_from(op, np.float64(x), flags))
+    if op == mc.F64_S64 or op == mc.F64_U64:
+        return np.uint64(_integer_from(op, f64_of_bits(np.int64(wide)), flags))
+    if op == mc.S64_F64:
+        return np.uint64(bits_of_f64(np.float64(np.int64(wide))))
+    if op == mc.U64_F64:
+        return np.uint64(bits_of_f64(np.float64(np.uint64(wide))))
+    if op == mc.XCLAMP_U:
+        return min(wide, low)
+    return np.uint64(min(max(np.int64(wide), np.int64(low)), np.int64(high)))

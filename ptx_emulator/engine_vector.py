@@ -229,6 +229,10 @@ def flush_pairs(b, x):
     return b.bitcast(b.select(empty, b.and_(bits, constant(0x80000000)), bits), ROW_TYPES["p"])
 
 
+def fused(b, x, y, z):
+    return call(b, "fma", x, y, z)
+
+
 def float_compare(condition: str, ordered: bool):
     def build(b, x, y):
         return flag(b, (b.fcmp_ordered if ordered else b.fcmp_unordered)(condition, x, y))
@@ -323,23 +327,36 @@ def to_f16(b, x):
     return b.select(b.icmp_unsigned(">", size, splat("i", 0x7F800000)), splat("i", 0x7FFF), result)
 
 
+def from_f16(b, bits):
+    """Exact. Scaling by 2**112 turns an fp16 exponent, also that of a subnormal, into an fp32 one."""
+    size = b.and_(bits, splat("i", 0x7FFF))
+    value = b.fmul(as_float(b, b.shl(size, splat("i", 13))), splat("f", 2.0**112))
+    special = b.icmp_unsigned(">=", size, splat("i", 0x7C00))
+    result = b.select(special, b.or_(as_int(b, value), splat("i", 0x7F800000)), as_int(b, value))
+    sign = b.shl(b.and_(bits, splat("i", 0x8000)), splat("i", 16))
+    return as_float(b, b.or_(result, sign))
+
+
 def float_table() -> dict:
     table = {
         mc.FADD: ("fff", binary("fadd")), mc.FSUB: ("fff", binary("fsub")), mc.FMUL: ("fff", binary("fmul")),
-        mc.FFMA: ("ffff", binary("fma")), mc.FDIV: ("fff", binary("fdiv")),
+        mc.FFMA: ("ffff", fused), mc.FDIV: ("fff", binary("fdiv")),
         mc.FMIN: ("fff", extremum(False, False)), mc.FMAX: ("fff", extremum(True, False)),
         mc.FMIN_NAN: ("fff", extremum(False, True)), mc.FMAX_NAN: ("fff", extremum(True, True)),
         mc.FTZ: ("ii", flush), mc.FSAT: ("ff", saturate), mc.FRELU: ("ff", relu), mc.EX2: ("ff", exp2),
         mc.RCP: ("ff", reciprocal), mc.RSQRT: ("ff", reciprocal_root), mc.SQRT: ("ff", lambda b, x: call(b, "sqrt", x)),
         mc.FADD2: ("ppp", binary("fadd")), mc.FSUB2: ("ppp", binary("fsub")), mc.FMUL2: ("ppp", binary("fmul")),
-        mc.FFMA2: ("pppp", binary("fma")), mc.FTZ2: ("pp", flush_pairs),
+        mc.FFMA2: ("pppp", fused), mc.FTZ2: ("pp", flush_pairs),
         mc.DADD: ("ddd", binary("fadd")), mc.DSUB: ("ddd", binary("fsub")), mc.DMUL: ("ddd", binary("fmul")),
-        mc.DFMA: ("dddd", binary("fma")), mc.DDIV: ("ddd", binary("fdiv")),
+        mc.DFMA: ("dddd", fused), mc.DDIV: ("ddd", binary("fdiv")),
         mc.DSQRT: ("dd", lambda b, x: call(b, "sqrt", x)),
         mc.CVT_BF16: ("if", to_bf16), mc.CVT_F16: ("if", to_f16),
         mc.BF16_F32: ("ii", lambda b, x: b.shl(x, splat("i", 16))),
         mc.F32_F64: ("df", lambda b, x: b.fpext(x, ROW_TYPES["d"])),
+        mc.F16_F32: ("fi", from_f16),
         mc.CVT_S32_F32: ("fi", lambda b, x: b.sitofp(x, ROW_TYPES["f"])),
+        mc.CVT_U32_F32: ("fi", lambda b, x: b.uitofp(x, ROW_TYPES["f"])),
+        mc.CVT_F64_F32: ("fd", lambda b, x: b.fptrunc(x, ROW_TYPES["f"])),
         mc.S32_F64: ("di", lambda b, x: b.sitofp(x, ROW_TYPES["d"])),
         mc.U32_F64: ("di", lambda b, x: b.uitofp(x, ROW_TYPES["d"])),
         mc.CLAMP_S: ("iiii", lambda b, x, low, high: pick("<", True)(b, pick(">", True)(b, x, low), high)),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import heapq
 
+import numpy as np
+
 from . import microcode as mc
 
 
@@ -81,30 +83,35 @@ def intervals(code: list[list[int]], aux: list[int], wide: bool) -> dict[int, tu
                 live_out[i] = out
                 live_in[i] = generated[i] | (out & ~killed[i])
                 changed = True
-    spans: dict[int, tuple[int, int]] = {}
+    return _spans(blocks, accesses, live_in, live_out, define, use)
 
-    def extend(v: int, pc: int) -> None:
-        first, last = spans.get(v, (pc, pc))
-        spans[v] = (min(first, pc), max(last, pc))
 
+def _spans(blocks, accesses, live_in: list[int], live_out: list[int], define: int, use: int) -> dict[int, tuple[int, int]]:
+    """The first and last micro-operation at which each row is live: at block ends by liveness, within by access."""
+    rows = max((bits.bit_length() for bits in live_in), default=0)
+    first = np.full(max(rows, 1), len(accesses) + 1)
+    last = np.full(max(rows, 1), -1)
     for (start, end), inside, out in zip(blocks, live_in, live_out, strict=True):
-        for v in _bits(inside):
-            extend(v, start)
-        for v in _bits(out):
-            extend(v, end)
-        for pc in range(start, end):
-            for v in accesses[pc][define]:
-                extend(v, pc)
-            for v in accesses[pc][use]:
-                extend(v, pc)
+        for bits, position in ((inside, start), (out, end)):
+            if bits:
+                live = _indices(bits)
+                first[live] = np.minimum(first[live], position)
+                last[live] = np.maximum(last[live], position)
+    spans = {int(v): (int(first[v]), int(last[v])) for v in np.flatnonzero(last >= 0)}
+    for pc, access in enumerate(accesses):
+        for v in (*access[define], *access[use]):
+            span = spans.get(v)
+            if span is None:
+                spans[v] = (pc, pc)
+            elif not span[0] <= pc <= span[1]:
+                spans[v] = (min(span[0], pc), max(span[1], pc))
     return spans
 
 
-def _bits(n: int):
-    while n:
-        low = n & -n
-        yield low.bit_length() - 1
-        n ^= low
+def _indices(bits: int) -> np.ndarray:
+    """The positions of the ones of a big integer."""
+    raw = bits.to_bytes(-(-bits.bit_length() // 8), "little")
+    return np.flatnonzero(np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little"))
 
 
 def allocate(spans: dict[int, tuple[int, int]], fixed: int, pairs: set[int]) -> tuple[dict[int, int], int]:

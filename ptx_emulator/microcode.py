@@ -1,6 +1,7 @@
 """The micro-operations of the compiled engine.
 
-A micro-operation is a row of int32: [operation, guard, operand 0 ... operand 5]. Operation numbers are
+A micro-operation is a row of int32: [operation, guard, operand 0 ... operand 5]; an operation on registers
+keeps its immediate in the last column, whatever the number of its operands. Operation numbers are
 `family * 64 + k`, so that the engine finds the family's function by a shift. `guard` is 0 for none, else
 the predicate row + 1, negative for `@!p`.
 
@@ -64,9 +65,10 @@ _FAMILIES = {
         F32_S32: dri | F32_U32: dri | F32_S64: Dri | F32_U64: Dri | F64_S32: dRi | F64_U32: dRi | F64_S64: DRi
         F64_U64: DRi | S32_F32: dri | U32_F32: dri | S64_F32: dRi | U64_F32: dRi | S32_F64: Dr | U32_F64: Dr
         S64_F64: DRi | U64_F64: DRi | F32_F64: Dr | F64_F32: dRi | F16_F32: dr | BF16_F32: dr | F32_F16: dri
-        F32_BF16: dri | F32_TF32: dri | F32_E4M3: dri | F32_E5M2: dri | E4M3_F16: dr | E5M2_F16: dr
+        F32_BF16: dri | F32_TF32: dri | F32_E4M3: dr | F32_E5M2: dr | E4M3_F16: dr | E5M2_F16: dr
         F64_F16: dRi | F64_BF16: dRi | CLAMP_S: drrr | CLAMP_U: drr | XCLAMP_S: DRRR | XCLAMP_U: DRR
-        F32_E2M1: dri | F32_UE8M0: dri | UE8M0_BF16: dr | E2M1_F16: dr
+        F32_E2M1: dr | F32_UE8M0: dri | UE8M0_BF16: dr | E2M1_F16: dr
+        CVT_F16: dr | CVT_BF16: dr | CVT_S32_F32: dr | CVT_U32_F32: dr | CVT_F64_F32: dR
     """,
     "MEMORY": """
         ADDR32: riii | ADDR64: Riii | LD: vi | LDX: Vi | ST: si | STX: Si | ATOM: drrii | XATOM: DRRii

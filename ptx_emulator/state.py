@@ -66,6 +66,7 @@ W_LOCAL_BYTES = 7
 W_CLUSTER_PHASE = 8  # phase of the cluster barrier at which this warp arrived last
 W_INDEX = 9  # warp within its CTA
 W_NEXT_PC = 10  # lowest pc of the groups that are not running
+W_STALLED = 11  # 1: kept from running until nothing else can (random order)
 W_GROUP0 = 16
 G_MASK = 0
 G_PC = 1

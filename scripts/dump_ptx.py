@@ -1,4 +1,4 @@
-"""Writes what the compiler makes of one kernel configuration: PTX, IR and cubin, and prints the cubin's report.
+"""Writes what the compiler makes of one kernel configuration (decode and merge): PTX, IR and cubin; reports on the cubin.
 
 python -m scripts.dump_ptx --dtype bf16 --num-heads 16 --seq-len-q 8 --page-size 64 [--arch sm_103a] [--out dumps]
 """
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(file)
     for kernel in report_cubin(compiled.cubin):
         print(
-            f"{kernel.registers} registers, {kernel.stack_bytes} stack bytes, {kernel.local_stores} STL, "
+            f"{kernel.name[:40]}: {kernel.registers} registers, {kernel.stack_bytes} stack bytes, {kernel.local_stores} STL, "
             f"{kernel.local_loads} LDL, {kernel.instructions} instructions"
         )
     return 0

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# Runs the tests. Arguments go to pytest, e.g. `bash scripts/test.sh -m 'slow or not slow'` for the whole grid.
+# Runs the tests on two cores. Arguments go to pytest, e.g. `bash scripts/test.sh -m 'slow or not slow'` for the whole grid.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
-exec "$VENV_PYTHON" -m pytest "$@"
+# One emulated launch per operand kind first: it compiles the emulator's loops into numba's cache, which two workers
+# would otherwise both do, and write at the same time.
+"$VENV_PYTHON" -m scripts.validate --backend emulator --dtype bf16,fp8 --num-heads 1 --seq-len-q 1 --kv-len 1 --batch 1
+exec "$VENV_PYTHON" -m pytest -n 2 --dist worksteal "$@"

@@ -154,6 +154,8 @@ def _integer_to_float(e, inst, target: str, source: str, d, a, rounding: str) ->
     kind = f"{'S' if source.startswith('s') else 'U'}{'64' if wide else '32'}"
     if target == "f64":
         e.emit(getattr(mc, f"{kind}_F64"), e.d64(d), row, *([mode] if wide else []))
+    elif target == "f32" and not wide and mode == 0:
+        e.emit(getattr(mc, f"CVT_{kind}_F32"), e.d32(d), row)
     elif target == "f32":
         e.emit(getattr(mc, f"{kind}_F32"), e.d32(d), row, mode)
     elif target in ("f16", "bf16"):
@@ -179,7 +181,10 @@ def _float_to_float(e, inst, target: str, source: str, d, a, rounding: str, flag
         if op is None or rounding not in ROUNDINGS[:4] or flags["relu"] or flags["satfinite"]:
             raise unsupported(inst, f"cvt from .f64 to .{target}: form is not implemented")
         row = e.d32(d)
-        e.emit(op, row, e.r64(a, f64=True), ROUNDINGS.index(rounding))
+        if target == "f32" and rounding == "rn":
+            e.emit(mc.CVT_F64_F32, row, e.r64(a, f64=True))
+        else:
+            e.emit(op, row, e.r64(a, f64=True), ROUNDINGS.index(rounding))
         if target == "f32":
             finish_f32(e, row, ftz, saturate)
         return
@@ -215,6 +220,9 @@ def _to_small(e, inst, target: str, row_d: int, row: int, rounding: str, flags: 
         e.emit(mc.FRELU, t, row)
         row = t
     mode = ROUNDINGS.index(rounding) | (SATFINITE if flags["satfinite"] else 0)
+    if mode == 0 and target != "tf32":
+        e.emit(mc.CVT_F16 if target == "f16" else mc.CVT_BF16, row_d, row)
+        return
     op = {"f16": mc.F32_F16, "bf16": mc.F32_BF16, "tf32": mc.F32_TF32}[target]
     e.emit(op, row_d, row, mode)
 
@@ -291,4 +299,4 @@ def _to_byte(e, inst, target: str, row_d: int, row: int, rounding: str, flags: d
     op = {"e4m3x2": mc.F32_E4M3, "e5m2x2": mc.F32_E5M2, "e2m1x2": mc.F32_E2M1}.get(target)
     if op is None:
         raise unsupported(inst, f"cvt to .{target} is not implemented")
-    e.emit(op, row_d, row, 0)
+    e.emit(op, row_d, row)

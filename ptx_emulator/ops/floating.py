@@ -33,16 +33,23 @@ def half_flags(kind: str, ftz: bool = False) -> int:
 
 
 def _arithmetic(name: str, n_sources: int):
-    """add, sub, mul, fma of every floating type."""
+    """add, sub, mul, fma of every floating type, and of fp16 or bf16 with an fp32 addend (PTX ISA 9.7.5)."""
 
     def emit(e, inst):
         m = Modifiers(inst)
         kind = m.kind(*FLOATS)
         rounding = m.choice(*ROUNDINGS, default="rn")
         ftz, saturate, relu = m.flag("ftz"), m.flag("sat"), m.flag("relu")
+        mixed = kind in ("f16", "bf16") and name != "MUL" and m.flag("f32")
         m.done()
         expect_operands(inst, n_sources + 1)
         d, *sources = inst.operands
+        if mixed:
+            if ftz or relu:
+                raise unsupported(inst, f"{inst.opcode}: mixed precision takes .sat and a rounding mode only")
+            rows = [_widened(e, s, kind) for s in sources[:-1]] + [f32_source(e, sources[-1], False)]
+            _single(e, name, d, rows, False, saturate, ROUNDINGS.index(rounding))
+            return
         if kind == "f64":
             if ftz or saturate or relu or rounding != "rn":
                 raise unsupported(inst, f"{inst.opcode}: only .rn is implemented for .f64")
@@ -54,7 +61,7 @@ def _arithmetic(name: str, n_sources: int):
         elif kind == "f32":
             if relu:
                 raise unsupported(inst, f"{inst.opcode}: .relu needs a half-precision type")
-            _single(e, name, d, sources, ftz, saturate, ROUNDINGS.index(rounding))
+            _single(e, name, d, [f32_source(e, s, ftz) for s in sources], ftz, saturate, ROUNDINGS.index(rounding))
         else:
             if rounding != "rn" or saturate:
                 raise unsupported(inst, f"{inst.opcode}: only .rn without .sat is implemented for .{kind}")
@@ -63,8 +70,14 @@ def _arithmetic(name: str, n_sources: int):
     return emit
 
 
-def _single(e, name: str, d, sources, ftz: bool, saturate: bool, mode: int) -> None:
-    rows = [f32_source(e, s, ftz) for s in sources]
+def _widened(e, operand, kind: str) -> int:
+    """An fp32 row with the value of an fp16 or bf16 operand (mixed precision, PTX ISA 9.7.5)."""
+    t = e.temp32()
+    e.emit(mc.BF16_F32 if kind == "bf16" else mc.F16_F32, t, e.r32(operand))
+    return t
+
+
+def _single(e, name: str, d, rows: list[int], ftz: bool, saturate: bool, mode: int) -> None:
     row = e.d32(d)
     if mode == 0:
         e.emit(getattr(mc, f"F{name}"), row, *rows)

@@ -7,6 +7,7 @@ NaN and Inf in unused slots and pages, absurd page ids in unused table entries, 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -132,6 +133,21 @@ def test_scales(backend, softmax_scale):
     """Masked probabilities are 0 whatever the scale; scores of some hundreds do not overflow."""
     problem = make_problem(3, 16, 4, (130, 66, 2), softmax_scale=softmax_scale, output_scale=0.5)
     assert_matches(problem, *run(problem, backend))
+
+
+def test_scales_read_on_the_device():
+    """softmax_scale and output_scale as one-element tensors: the same bits as the numbers give."""
+    problem = make_problem(3, 16, 4, (300, 70, 0), softmax_scale=0.07, output_scale=0.5)
+    expected, expected_lse = launch_emulated(problem)
+    call = replace(
+        checked_call(problem),
+        softmax_scale=torch.tensor([problem.softmax_scale]),
+        output_scale=torch.tensor([problem.output_scale]),
+    )
+    compiled = compile_decode(replace(kernel.decode_config(call, EMULATED_ARCH), scales_on_device=True))
+    out, lse = torch.empty_like(expected), torch.empty_like(expected_lse)
+    emulated.launch(compiled, call, out, lse, num_ctas=NUM_CTAS)
+    assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
 
 
 def test_row_maxima_that_keep_growing(backend):

@@ -219,6 +219,23 @@ def test_plan_computes_what_the_host_function_does(module):
     assert planned.values[17:] == (FastDivmod(5), 5)
 
 
+@pytest.mark.parametrize("order", ["in_order", "late", "random"])
+def test_launch_passes_every_argument(module, order):
+    """The kernel computes with all that it is passed, so a misplaced byte shows in what it stores."""
+    arguments = _arguments()
+    mixed, out = arguments[2:4]
+    (report,) = cute_abi.launch(module.ir, module.ptx, arguments, order=order, seed=1)
+    assert report.ctas == 3 * 2 * 2
+    sizes = 6 * 30 * 576 + 32 * 576 * 10 + 5 * 6 * 16 + 70 * 9
+    blocks, clipped, chosen, total = 3, 5, 2, 15
+    threads = torch.arange(64)
+    quotients, rests = (threads + 1000) // (blocks + 2), (threads + 1000) % (blocks + 2)
+    assert torch.equal(out[:64, 0].long(), sizes + chosen - total + clipped + 7 * quotients + rests - 3)
+    assert torch.equal(out[:64, 1].long(), torch.full((64,), -3 + int(2.0 * 1.5 + 0.25)))
+    assert (out[64:] == -1).all() and (out[:, 2:] == -1).all()
+    assert mixed[0, 0, 0] == 1 * 96 + 2 * 16 + 3
+
+
 @pytest.mark.parametrize("count", [-4, 0, 3, 4, 40])
 def test_branches_and_loops(module, count):
     (planned,) = cute_abi.plan(module.ir, _arguments(count=count))

@@ -23,9 +23,12 @@ def test_ptx_ir_and_cubin_of_one_configuration(tmp_path, capsys):
     assert sorted(file.name for file in tmp_path.iterdir()) == [name + end for end in (".cubin", ".mlir", ".ptx")]
     ptx, ir = ((tmp_path / (name + end)).read_text() for end in (".ptx", ".mlir"))
     assert ".target sm_103a" in ptx
-    (kernel,) = report_cubin((tmp_path / (name + ".cubin")).read_bytes())
-    assert f".entry {kernel.name}(" in ptx and f"@{kernel.name}(" in ir
-    assert f"{kernel.registers} registers" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    kernels = report_cubin((tmp_path / (name + ".cubin")).read_bytes())
+    assert len(kernels) == 2, "decode and merge"
+    for kernel in kernels:
+        assert f".entry {kernel.name}(" in ptx and f"@{kernel.name}(" in ir
+        assert f"{kernel.registers} registers" in shown
 
 
 def test_what_cannot_be_compiled_is_said(capsys):

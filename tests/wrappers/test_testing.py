@@ -84,14 +84,14 @@ def test_value_mean_moves_the_values_and_no_probability():
     assert shift == pytest.approx(1.0, abs=1e-3)
 
 
-def test_the_e4m3_baseline_is_e4m3s_noise_above_an_unrounded_p():
-    """P rounded to 4 significant bits, 3 % at most each, averages out over the keys; scaled or not, where no
-    probability is small."""
+def test_the_e4m3_baseline_has_the_noise_of_4_significant_bits():
+    """Rounding a probability to e4m3 is off by up to 1/16, 2.6 % in the root mean square (32 dB) with the leading
+    bits evenly spread; scaling matters little where few probabilities are small. Scores of sigma 1, 300 keys."""
     problem = make_problem(2, 16, 4, 300, dtype=torch.float8_e4m3fn)
     reference, rows = problem.reference()[0], problem.active_rows()
     scaled, unscaled = (snr_db(baseline_output(problem, scale)[0], reference, rows) for scale in (8, 0))
     assert baseline_output(problem)[0].dtype == torch.bfloat16
-    assert 31.0 < unscaled and 34.0 < scaled < 38.0
+    assert 32.0 < scaled < 35.0 and abs(unscaled - scaled) < 0.2
 
 
 @pytest.fixture(scope="module")

@@ -82,6 +82,26 @@ def test_fma_rounds_once():
     assert got[2] == np.float32(1 + 2**-23)
 
 
+@pytest.mark.parametrize("kind, dtype", [("f16", torch.float16), ("bf16", torch.bfloat16)])
+def test_mixed_precision(kind, dtype):
+    """fp16 or bf16 operands, which convert exactly, with an fp32 addend (PTX ISA 9.7.5)."""
+    generator = torch.Generator().manual_seed(6)
+    a, b = (torch.randn(200, generator=generator).to(dtype) for _ in range(2))
+    c = torch.randn(200, generator=generator).numpy()
+    a[:2] = torch.tensor([torch.inf, torch.finfo(dtype).smallest_normal / 4])
+    narrow = [x.view(torch.int16).numpy().view(np.uint16) for x in (a, b)]
+    wide = [x.float().numpy() for x in (a, b)]
+    same(compute_one(f"add.rn.f32.{kind} %o0, %i0, %i1;", [narrow[0], c], np.float32), wide[0] + c)
+    same(compute_one(f"sub.f32.{kind} %o0, %i0, %i1;", [narrow[0], c], np.float32), wide[0] - c)
+    clamped = np.clip(wide[0] + c, np.float32(0), np.float32(1))
+    same(compute_one(f"add.rn.sat.f32.{kind} %o0, %i0, %i1;", [narrow[0], c], np.float32), clamped)
+    got = compute_one(f"fma.rn.f32.{kind} %o0, %i0, %i1, %i2;", [*narrow, c], np.float32)
+    expected = [nearest_f32(exact_fma(*row)) for row in zip(wide[0][1:], wide[1][1:], c[1:], strict=True)]
+    np.testing.assert_array_equal(got[1:], np.array(expected))
+    with pytest.raises(UnsupportedInstruction, match="mixed precision takes"):
+        compute_one(f"add.rn.ftz.f32.{kind} %o0, %i0, %i1;", [narrow[0], c], np.float32)
+
+
 @pytest.mark.parametrize("mode, pick", [("rz", None), ("rm", min), ("rp", max)])
 @pytest.mark.parametrize("opcode, n", [("add", 2), ("sub", 2), ("mul", 2), ("fma", 3)])
 def test_directed_rounding_brackets_the_exact_value(mode, pick, opcode, n):
