@@ -190,7 +190,8 @@ def text_of(counts: Counts) -> str:
     ]
     lines.append(f"key tiles: {tiles.unmasked} unmasked, {tiles.masked} masked, {tiles.skipped} never read")
     for role, instructions in counts.warp_instructions.items():
-        lines.append(f"{role:11s} {instructions:10d} warp instructions, {instructions / max(1, tiles.read):.0f} per tile")
+        per_tile = instructions / max(1, tiles.read)
+        lines.append(f"{role:11s} {instructions:10d} warp instructions, {per_tile:.0f} per tile")
     lines.append(f"merge       {counts.merge_instructions:10d} warp instructions")
     lines.append(f"tcgen05.mma {counts.tcgen05_mma:10d}, {counts.tcgen05_mma / max(1, tiles.read):.1f} per tile")
     lines.append(f"TMA loads   {counts.tma_load_bytes:10d} bytes")

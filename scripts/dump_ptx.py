@@ -1,4 +1,4 @@
-"""Writes what the compiler makes of one kernel configuration (decode and merge): PTX, IR and cubin; reports on the cubin.
+"""Writes what the compiler makes of one configuration (decode and merge kernel), PTX, IR and cubin, and reports on it.
 
 python -m scripts.dump_ptx --dtype bf16 --num-heads 16 --seq-len-q 8 --page-size 64 [--arch sm_103a] [--out dumps]
 """
@@ -23,8 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(file)
     for kernel in report_cubin(compiled.cubin):
         print(
-            f"{kernel.name[:40]}: {kernel.registers} registers, {kernel.stack_bytes} stack bytes, {kernel.local_stores} STL, "
-            f"{kernel.local_loads} LDL, {kernel.instructions} instructions"
+            f"{kernel.name[:40]}: {kernel.registers} registers, {kernel.stack_bytes} stack bytes, "
+            f"{kernel.local_stores} STL, {kernel.local_loads} LDL, {kernel.instructions} instructions"
         )
     return 0
 

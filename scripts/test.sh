@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests on two cores. Arguments go to pytest, e.g. `bash scripts/test.sh -m 'slow or not slow'` for the whole grid.
+# Runs the tests on two cores. Arguments go to pytest, e.g. `bash scripts/test.sh -m 'slow or not slow'` for the whole
+# grid.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh

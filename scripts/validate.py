@@ -303,14 +303,15 @@ def run_on_device(
 
 def table(rows: list[Row]) -> str:
     """Aligned text, one line per row under a header."""
-    header = ("dtype", "B", "H", "Q", "K", "page", "mask", "sigma", "mean", "backend", "arch", "SNR dB", "baseline", "max err",
-              "lse err", "compile s", "run s", "")  # fmt: skip
+    header = ("dtype", "B", "H", "Q", "K", "page", "mask", "sigma", "mean", "backend", "arch",
+              "SNR dB", "baseline", "max err", "lse err", "compile s", "run s", "")  # fmt: skip
     lines = [header]
     for row in rows:
         lines.append((
             row.dtype, str(row.batch), str(row.num_heads), str(row.seq_len_q),
             f"0..{row.kv_len}" if row.is_ragged else str(row.kv_len), str(row.page_size),
-            "causal" if row.is_causal else "dense", f"{row.logit_sigma:g}", f"{row.value_mean:g}", row.backend, row.arch, f"{row.snr_db:.2f}",
+            "causal" if row.is_causal else "dense", f"{row.logit_sigma:g}", f"{row.value_mean:g}", row.backend,
+            row.arch, f"{row.snr_db:.2f}",
             f"{row.baseline_snr_db:.2f}", f"{row.max_abs_err:.2e}", f"{row.lse_max_abs_err:.1e}",
             f"{row.compile_seconds:.1f}", f"{row.run_seconds:.1f}", "passed" if row.passed else "FAILED",
         ))  # fmt: skip

@@ -100,8 +100,9 @@ def make_problem(
     `softmax_scale / DEFAULT_SCALE`; `value_mean` is added to the latent part, which moves all scores of a row alike.
 
     Hostile (the default) means that everything the contract allows to be junk is junk: pages are shuffled, unused
-    slots and pages hold NaN or Inf (e4m3 has only NaN), unused table entries hold `ABSURD_PAGES`, the table is wider than needed, and
-    query rows that see no key are NaN. `strided` makes query and cache views into wider NaN-filled memory.
+    slots and pages hold NaN or Inf (e4m3 has only NaN), unused table entries hold `ABSURD_PAGES`, the table
+    is wider than needed, and query rows that see no key are NaN. `strided` makes query and cache views into wider
+    NaN-filled memory.
     """
     lengths = [kv_len] * batch if isinstance(kv_len, int) else list(kv_len)
     if len(lengths) != batch:

@@ -188,7 +188,8 @@ def check_kernel_workspace(workspace: torch.Tensor, needed: int) -> None:
         raise ValueError(f"workspace has {workspace.numel()} bytes: must have at least {needed} for this backend")
     if workspace.data_ptr() % WORKSPACE_ALIGN_BYTES:
         raise ValueError(
-            f"workspace starts at address {workspace.data_ptr():#x}: must be a multiple of {WORKSPACE_ALIGN_BYTES} bytes"
+            f"workspace starts at address {workspace.data_ptr():#x}: must be a multiple of {WORKSPACE_ALIGN_BYTES} "
+            "bytes for this backend"
         )
     if workspace.storage_offset() % FLOAT_BYTES:
         raise ValueError(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mla.compile import compile_decode
+from mla.config import MlaDecodeConfig
 from scripts.cubin_report import main, report_cubin
 
 KERNELS = Path(__file__).with_name("local_memory_kernels.py")
@@ -66,3 +68,14 @@ def test_a_host_program_is_refused():
         report_cubin(Path(sys.executable).resolve().read_bytes())
     with pytest.raises(ValueError, match="not a 64-bit ELF"):
         report_cubin(b"\x50\xed\x55\xba" + bytes(100))
+
+
+@pytest.mark.parametrize(
+    "dtype, arch, query_packed",
+    [("bf16", "sm_100a", True), ("fp16", "sm_103a", False), ("fp8", "sm_100a", True), ("fp8", "sm_103a", False)],
+)
+def test_our_kernels_spill_nothing_and_use_no_local_memory(dtype, arch, query_packed):
+    config = MlaDecodeConfig(dtype, 40, 5, True, 32, lse_base="e", query_packed=query_packed, arch=arch)
+    decode_and_merge = report_cubin(compile_decode(config).cubin)
+    assert len(decode_and_merge) == 2
+    assert all(report.is_clean for report in decode_and_merge), decode_and_merge

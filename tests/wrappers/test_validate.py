@@ -371,7 +371,7 @@ def test_e4m3_strides_must_be_multiples_of_16_elements():
     cache = torch.zeros(6, PAGE, 576, dtype=torch.float8_e4m3fn)
     validate.check_kernel_operands(checked(query=wide[..., :576], kv_cache=cache))
     narrow = torch.zeros(2, 3, 4, 584, dtype=torch.float8_e4m3fn)
-    with pytest.raises(ValueError, match=r"query.stride\(0\)=7008 elements .*|query.stride\(2\)=584 elements \(584 bytes\)"):
+    with pytest.raises(ValueError, match=r"query.stride\(2\)=584 elements \(584 bytes\)"):
         validate.check_kernel_operands(checked(query=narrow[..., :576], kv_cache=cache))
 
 
