@@ -91,13 +91,23 @@ class Cluster:
         self._local = np.empty((n_warps, st.LANES, max(kernel.local_bytes, 1)), np.uint8)
         self._scratch = np.zeros(2048, np.uint8)
         self._bases = np.array(
-            [[c.shared.ctypes.data for c in self.ctas], [c.mbarriers.ctypes.data for c in self.ctas],
-             [c.named.ctypes.data for c in self.ctas]], np.int64)  # fmt: skip
+            [
+                [c.shared.ctypes.data for c in self.ctas],
+                [c.mbarriers.ctypes.data for c in self.ctas],
+                [c.named.ctypes.data for c in self.ctas],
+            ],
+            np.int64,
+        )
         self.warps = [
-            Warp(self.ctas[w // self.warps_per_cta], w % self.warps_per_cta, self.table[w], self._registers32[w],
-                 self._registers64[w])
+            Warp(
+                self.ctas[w // self.warps_per_cta],
+                w % self.warps_per_cta,
+                self.table[w],
+                self._registers32[w],
+                self._registers64[w],
+            )
             for w in range(n_warps)
-        ]  # fmt: skip
+        ]
         for cta in self.ctas:
             cta.warps = self.warps[cta.rank * self.warps_per_cta : (cta.rank + 1) * self.warps_per_cta]
         self._addresses = [a.ctypes.data for a in (self._registers32, self._registers64, self.counts, self._local)]
@@ -130,9 +140,7 @@ class Cluster:
     def _fill_fixed_rows(self) -> None:
         """Constants, symbols, and the special registers that are the same for every cluster."""
         self._moving: list[tuple[np.ndarray, int, str]] = []
-        for keys, registers in (
-            (self.kernel.fixed32, self._registers32), (self.kernel.fixed64, self._registers64)
-        ):  # fmt: skip
+        for keys, registers in ((self.kernel.fixed32, self._registers32), (self.kernel.fixed64, self._registers64)):
             for row, (kind, value) in enumerate(keys):
                 if kind == "const":
                     registers[:, row] = value
@@ -148,8 +156,18 @@ class Cluster:
     def start(self, clusterid: tuple[int, int, int]) -> None:
         """Poisons memory and registers and sets every thread to the first instruction."""
         kernel, grid, h = self.kernel, self.grid, self.header
-        for slot in (st.H_CLUSTER_ARRIVED, st.H_CLUSTER_PHASE, st.H_PROGRESS, st.H_CURSOR, st.H_TIMEOUT, st.H_RETRY,
-                     st.H_ERROR, st.H_IDLE_INSTRUCTIONS, st.H_IDLE_PROGRESS, st.H_BUDGET):  # fmt: skip
+        for slot in (
+            st.H_CLUSTER_ARRIVED,
+            st.H_CLUSTER_PHASE,
+            st.H_PROGRESS,
+            st.H_CURSOR,
+            st.H_TIMEOUT,
+            st.H_RETRY,
+            st.H_ERROR,
+            st.H_IDLE_INSTRUCTIONS,
+            st.H_IDLE_PROGRESS,
+            st.H_BUDGET,
+        ):
             h[slot] = 0
         self.blocked.clear()
         self._registers32[:, len(kernel.fixed32) :] = 0xFFFFFFFF
@@ -226,15 +244,26 @@ class Cluster:
             }[base]()[i]
         bit = 1 << lanes.astype(np.uint64)
         return {
-            "%laneid": lanes, "%warpid": warp.index, "%nwarpid": self.warps_per_cta, "%nsmid": SMS, "%gridid": 1,
-            "%cluster_ctarank": cta.rank, "%cluster_nctarank": len(self.ctas),
-            "%is_explicit_cluster": int(len(self.ctas) > 1), "%dynamic_smem_size": grid.shared_bytes,
+            "%laneid": lanes,
+            "%warpid": warp.index,
+            "%nwarpid": self.warps_per_cta,
+            "%nsmid": SMS,
+            "%gridid": 1,
+            "%cluster_ctarank": cta.rank,
+            "%cluster_nctarank": len(self.ctas),
+            "%is_explicit_cluster": int(len(self.ctas) > 1),
+            "%dynamic_smem_size": grid.shared_bytes,
             "%total_smem_size": grid.shared_bytes + self._dynamic_start() - st.SHARED_START,
-            "%aggr_smem_size": cta.shared.nbytes, "%reserved_smem_offset_begin": 0,
-            "%reserved_smem_offset_end": st.SHARED_START, "%reserved_smem_offset_cap": st.SHARED_START,
-            "%lanemask_eq": bit, "%lanemask_lt": bit - 1, "%lanemask_le": 2 * bit - 1,
-            "%lanemask_gt": st.FULL_MASK + 1 - 2 * bit, "%lanemask_ge": st.FULL_MASK + 1 - bit,
-        }[name]  # fmt: skip
+            "%aggr_smem_size": cta.shared.nbytes,
+            "%reserved_smem_offset_begin": 0,
+            "%reserved_smem_offset_end": st.SHARED_START,
+            "%reserved_smem_offset_cap": st.SHARED_START,
+            "%lanemask_eq": bit,
+            "%lanemask_lt": bit - 1,
+            "%lanemask_le": 2 * bit - 1,
+            "%lanemask_gt": st.FULL_MASK + 1 - 2 * bit,
+            "%lanemask_ge": st.FULL_MASK + 1 - bit,
+        }[name]
 
     # The loop.
 

@@ -22,7 +22,7 @@ def engine_error(cluster) -> EmulationError:
     head = cluster.header
     error, lane, address, extra = (
         int(head[i]) for i in (st.H_ERROR, st.H_ERROR_LANE, st.H_ERROR_ADDRESS, st.H_ERROR_EXTRA)
-    )  # fmt: skip
+    )
     warp = cluster.warps[int(head[st.H_STOP_WARP])]
     inst = instruction_at(cluster, int(head[st.H_STOP_PC]))
     who = f"CTA {warp.cta.ctaid}, warp {warp.index}, lane {lane}: "
@@ -49,7 +49,10 @@ def _describe(cluster, error: int, address: int, extra: int) -> tuple[type[Emula
             "which this instruction cannot reach"
         )
     if error == st.ERR_LOCAL_BOUNDS:
-        return OutOfBounds, f"{extra} bytes at local address {address:#x}: {cluster.kernel.local_bytes} bytes are declared"
+        return (
+            OutOfBounds,
+            f"{extra} bytes at local address {address:#x}: {cluster.kernel.local_bytes} bytes are declared",
+        )
     if error == st.ERR_MBARRIER_UNINITIALISED:
         return BarrierMisuse, f"{_barrier(cluster, address)} is not initialised"
     if error == st.ERR_MBARRIER_LIVE:
@@ -112,5 +115,7 @@ def _waiting(cluster, w: int, warp, group: list[int]) -> str:
         reason = f"waits: {cluster.blocked.get((w, pc), '')}"
     else:
         reason = "spins without anything changing"
-    return (f"CTA {warp.cta.ctaid} rank {warp.cta.rank} warp {warp.index} lanes {mask:#010x}, line {inst.line}: "
-            f"{inst.text}\n        {reason}")  # fmt: skip
+    return (
+        f"CTA {warp.cta.ctaid} rank {warp.cta.rank} warp {warp.index} lanes {mask:#010x}, line {inst.line}: "
+        f"{inst.text}\n        {reason}"
+    )

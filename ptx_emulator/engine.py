@@ -41,23 +41,23 @@ def _group_address(p_warp, g):
 @njit(**OPTIONS)
 def _runnable(p_head, p_warp, g):
     """Whether group `g` can run now; wakes it (status RUN) if what it waited for has happened."""
-    head = int64s(p_head, st.H_SIZE)
-    group = int64s(_group_address(p_warp, g), st.G_SIZE)
+    head = int64s(p_head)
+    group = int64s(_group_address(p_warp, g))
     status = group[st.G_STATUS]
     if status == st.RUN:
         return True
     if status == st.MBARRIER or status == st.TESTED:
-        base = int64s(head[st.H_MBAR_BASES], 1 << 20)[group[st.G_A]]
-        phase = int64s(base + group[st.G_B] * (st.B_SIZE * 8), st.B_SIZE)[st.B_PHASE]
+        base = int64s(head[st.H_MBAR_BASES])[group[st.G_A]]
+        phase = int64s(base + group[st.G_B] * (st.B_SIZE * 8))[st.B_PHASE]
         awaited = group[st.G_C]
         ready = (phase & 1) != awaited if awaited < 2 else phase != awaited - 2
         ready = ready or head[st.H_TIMEOUT] != 0
         if ready and status == st.TESTED:
             head[st.H_TIMEOUT] = 0
     elif status == st.NAMED:
-        rank = int64s(p_warp, st.W_SIZE)[st.W_CTA]
-        base = int64s(head[st.H_NAMED_BASES], 1 << 20)[rank]
-        ready = int64s(base + group[st.G_A] * (st.N_SIZE * 8), st.N_SIZE)[st.N_GENERATION] != group[st.G_B]
+        rank = int64s(p_warp)[st.W_CTA]
+        base = int64s(head[st.H_NAMED_BASES])[rank]
+        ready = int64s(base + group[st.G_A] * (st.N_SIZE * 8))[st.N_GENERATION] != group[st.G_B]
     elif status == st.CLUSTER:
         ready = head[st.H_CLUSTER_PHASE] != group[st.G_A]
     elif status == st.PYTHON:
@@ -72,13 +72,13 @@ def _runnable(p_head, p_warp, g):
 @njit(**OPTIONS)
 def _merge_groups(p_warp):
     """Joins groups that stand at the same pc and removes empty ones."""
-    warp = int64s(p_warp, st.W_SIZE)
+    warp = int64s(p_warp)
     g = 0
     while g < warp[st.W_GROUPS]:
-        a = int64s(_group_address(p_warp, g), st.G_SIZE)
+        a = int64s(_group_address(p_warp, g))
         k = g + 1
         while k < warp[st.W_GROUPS]:
-            b = int64s(_group_address(p_warp, k), st.G_SIZE)
+            b = int64s(_group_address(p_warp, k))
             mergeable = (
                 a[st.G_PC] == b[st.G_PC]
                 and a[st.G_MASK] != 0
@@ -97,14 +97,14 @@ def _merge_groups(p_warp):
                 a[st.G_STATUS] = st.RUN
                 b[st.G_MASK] = 0
             if b[st.G_MASK] == 0:
-                last = int64s(_group_address(p_warp, warp[st.W_GROUPS] - 1), st.G_SIZE)
+                last = int64s(_group_address(p_warp, warp[st.W_GROUPS] - 1))
                 for i in range(st.G_SIZE):
                     b[i] = last[i]
                 warp[st.W_GROUPS] -= 1
             else:
                 k += 1
         if a[st.G_MASK] == 0:
-            last = int64s(_group_address(p_warp, warp[st.W_GROUPS] - 1), st.G_SIZE)
+            last = int64s(_group_address(p_warp, warp[st.W_GROUPS] - 1))
             for i in range(st.G_SIZE):
                 a[i] = last[i]
             warp[st.W_GROUPS] -= 1
@@ -115,13 +115,13 @@ def _merge_groups(p_warp):
 @njit(**OPTIONS)
 def _pick_group(p_head, p_warp):
     """The runnable group with the lowest pc, or -1. Groups that yielded come after those that did not."""
-    warp = int64s(p_warp, st.W_SIZE)
+    warp = int64s(p_warp)
     if warp[st.W_GROUPS] > 1:
         _merge_groups(p_warp)
     best, best_pc = -1, FAR
     yielded, yielded_pc = -1, FAR
     for g in range(warp[st.W_GROUPS]):
-        group = int64s(_group_address(p_warp, g), st.G_SIZE)
+        group = int64s(_group_address(p_warp, g))
         if group[st.G_STATUS] == st.YIELDED:
             if group[st.G_PC] < yielded_pc:
                 yielded, yielded_pc = g, group[st.G_PC]
@@ -130,7 +130,7 @@ def _pick_group(p_head, p_warp):
     if best < 0:
         best = yielded
     for g in range(warp[st.W_GROUPS]):
-        group = int64s(_group_address(p_warp, g), st.G_SIZE)
+        group = int64s(_group_address(p_warp, g))
         if group[st.G_STATUS] == st.YIELDED:
             group[st.G_STATUS] = st.RUN
     return best
@@ -139,11 +139,11 @@ def _pick_group(p_head, p_warp):
 @njit(**OPTIONS)
 def _limit(p_warp, chosen):
     """The lowest pc of another group above the chosen one's: where it must stop to merge."""
-    warp = int64s(p_warp, st.W_SIZE)
-    pc = int64s(_group_address(p_warp, chosen), st.G_SIZE)[st.G_PC]
+    warp = int64s(p_warp)
+    pc = int64s(_group_address(p_warp, chosen))[st.G_PC]
     limit = np.int64(NO_LIMIT)
     for g in range(warp[st.W_GROUPS]):
-        other = int64s(_group_address(p_warp, g), st.G_SIZE)[st.G_PC]
+        other = int64s(_group_address(p_warp, g))[st.G_PC]
         if other > pc and other < limit:
             limit = other
     return limit
@@ -152,13 +152,13 @@ def _limit(p_warp, chosen):
 @njit(**OPTIONS)
 def _exit_lanes(p_head, p_warp, g, m):
     """Lanes `m` of group `g` exit; barriers that only waited for them complete."""
-    head, warp = int64s(p_head, st.H_SIZE), int64s(p_warp, st.W_SIZE)
-    group = int64s(_group_address(p_warp, g), st.G_SIZE)
+    head, warp = int64s(p_head), int64s(p_warp)
+    group = int64s(_group_address(p_warp, g))
     warp[st.W_LIVE] &= ~m
     group[st.G_MASK] &= ~m
     group[st.G_PC] += 1
     for k in range(warp[st.W_GROUPS]):
-        other = int64s(_group_address(p_warp, k), st.G_SIZE)
+        other = int64s(_group_address(p_warp, k))
         if other[st.G_STATUS] == st.PARKED:
             other[st.G_STATUS] = st.RUN
     if group[st.G_MASK] == 0:
@@ -166,10 +166,10 @@ def _exit_lanes(p_head, p_warp, g, m):
         _merge_groups(p_warp)
     if warp[st.W_LIVE] == 0:
         rank = warp[st.W_CTA]
-        base = int64s(head[st.H_NAMED_BASES], 1 << 20)[rank]
+        base = int64s(head[st.H_NAMED_BASES])[rank]
         for number in range(st.NAMED_BARRIERS):
             named = base + number * (st.N_SIZE * 8)
-            b = int64s(named, st.N_SIZE)
+            b = int64s(named)
             if b[st.N_EXPECTED] == -1 and b[st.N_ARRIVED] >= live_threads(p_head, rank):
                 finish_named(p_head, named)
     settle_cluster(p_head)
@@ -178,9 +178,9 @@ def _exit_lanes(p_head, p_warp, g, m):
 @njit(**OPTIONS)
 def _split(p_warp, g, stay, leave, target):
     """Group `g` keeps lanes `stay` at its pc; lanes `leave` become a group at `target`."""
-    warp = int64s(p_warp, st.W_SIZE)
-    group = int64s(_group_address(p_warp, g), st.G_SIZE)
-    other = int64s(_group_address(p_warp, warp[st.W_GROUPS]), st.G_SIZE)
+    warp = int64s(p_warp)
+    group = int64s(_group_address(p_warp, g))
+    other = int64s(_group_address(p_warp, warp[st.W_GROUPS]))
     group[st.G_MASK] = stay
     other[st.G_MASK] = leave
     other[st.G_PC] = target
@@ -193,8 +193,8 @@ def _split(p_warp, g, stay, leave, target):
 def _control(p_head, p_warp, g, pc, m, budget):
     """One control operation. Returns the pc to go on at with the same group, or -1 - STOP_* / -100 to pick
     a group again."""
-    head, warp = int64s(p_head, st.H_SIZE), int64s(p_warp, st.W_SIZE)
-    group = int64s(_group_address(p_warp, g), st.G_SIZE)
+    head, warp = int64s(p_head), int64s(p_warp)
+    group = int64s(_group_address(p_warp, g))
     row = code_table(head[st.H_CODE])[np.uint64(pc)]
     op = row[0]
     p32, scratch = warp[st.W_R32], head[st.H_SCRATCH]
@@ -258,12 +258,12 @@ def _control(p_head, p_warp, g, pc, m, budget):
 @njit(**OPTIONS)
 def _run_group(p_head, p_warp, g, budget):
     """Runs group `g` until it must give way. Returns (STOP_* or -1 for none, remaining budget)."""
-    head, warp = int64s(p_head, st.H_SIZE), int64s(p_warp, st.W_SIZE)
+    head, warp = int64s(p_head), int64s(p_warp)
     p_group = _group_address(p_warp, g)
-    group = int64s(p_group, st.G_SIZE)
+    group = int64s(p_group)
     code = code_table(head[st.H_CODE])
     p_code, p_aux, p_counts = head[st.H_CODE], head[st.H_AUX], warp[st.W_COUNTS]
-    counts = int64s(p_counts, 1 << 40)
+    counts = int64s(p_counts)
     p32, p64, scratch = warp[st.W_R32], warp[st.W_R64], head[st.H_SCRATCH]
     limit = _limit(p_warp, g)
     mask, pc = group[st.G_MASK], group[st.G_PC]
@@ -313,7 +313,7 @@ def _run_group(p_head, p_warp, g, budget):
 @njit(**OPTIONS)
 def _next_random(p_head):
     """xorshift64; the state is never 0."""
-    head = int64s(p_head, st.H_SIZE)
+    head = int64s(p_head)
     x = np.uint64(head[st.H_RANDOM])
     x ^= x << np.uint64(13)
     x ^= x >> np.uint64(7)
@@ -330,7 +330,7 @@ def run(p_head):
     STOP_IDLE: no group can run. STOP_SLICE: a time slice is over (random order), or much was executed without
     anything changing. STOP_ERROR: H_ERROR*.
     """
-    head = int64s(p_head, st.H_SIZE)
+    head = int64s(p_head)
     n = head[st.H_WARPS]
     while True:
         first = head[st.H_CURSOR]
@@ -346,10 +346,10 @@ def run(p_head):
             if w >= n:
                 w -= n
             p_warp = head[st.H_WARP_TABLE] + w * (st.W_SIZE * 8)
-            if int64s(p_warp, st.W_SIZE)[st.W_LIVE] == 0:
+            if int64s(p_warp)[st.W_LIVE] == 0:
                 continue
             live = True
-            if int64s(p_warp, st.W_SIZE)[st.W_STALLED] != 0:
+            if int64s(p_warp)[st.W_STALLED] != 0:
                 continue
             g = _pick_group(p_head, p_warp)
             if g >= 0:
@@ -367,7 +367,7 @@ def run(p_head):
                 head[st.H_BUDGET] = max(budget, 1)
                 return stop
             # Picking a group makes those that yielded eligible again, so it must be one that runs.
-            if budget < 0 or int64s(p_warp, st.W_SIZE)[st.W_LIVE] == 0:
+            if budget < 0 or int64s(p_warp)[st.W_LIVE] == 0:
                 break
             g = _pick_group(p_head, p_warp)
         # Its turn is over: the next warp is looked at first.

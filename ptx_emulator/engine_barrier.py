@@ -12,8 +12,18 @@ from numba import njit
 from . import microcode as mc
 from . import state as st
 from .engine_common import (
-    OPTIONS, cell_u64, code_table, guarded, int64s, popcount, rows_u32, rows_u64, store32, store64, table,
-)  # fmt: skip
+    OPTIONS,
+    cell_u64,
+    code_table,
+    guarded,
+    int64s,
+    popcount,
+    rows_u32,
+    rows_u64,
+    store32,
+    store64,
+    warp_table,
+)
 from .engine_memory import fail, shared_address
 
 # Flags of the mbarrier operations.
@@ -29,7 +39,7 @@ COUNT_LIMIT = (1 << 20) - 1
 @njit(**OPTIONS)
 def _barrier_row(p_head, p_warp, address, cluster, lane, fresh):
     """Host address of the barrier's row (state.B_*), or 0 after an error. `fresh`: about to be initialised."""
-    head = int64s(p_head, st.H_SIZE)
+    head = int64s(p_head)
     if address & 7:
         fail(p_head, st.ERR_MISALIGNED, lane, address, 8)
         return np.int64(0)
@@ -38,8 +48,8 @@ def _barrier_row(p_head, p_warp, address, cluster, lane, fresh):
         fail(p_head, error, lane, address, 8)
         return np.int64(0)
     rank, offset = address >> st.RANK_SHIFT, address & st.OFFSET_MASK
-    row = int64s(head[st.H_MBAR_BASES], 1 << 20)[rank] + (offset >> 3) * (st.B_SIZE * 8)
-    live = int64s(row, st.B_SIZE)[st.B_EXPECTED] != 0
+    row = int64s(head[st.H_MBAR_BASES])[rank] + (offset >> 3) * (st.B_SIZE * 8)
+    live = int64s(row)[st.B_EXPECTED] != 0
     intact = live and cell_u64(word)[0] == np.uint64(st.MBARRIER_WORD)
     if fresh:
         # Memory that was reused for other data since may be initialised again without mbarrier.inval.
@@ -58,23 +68,23 @@ def _barrier_row(p_head, p_warp, address, cluster, lane, fresh):
 
 @njit(**OPTIONS)
 def _settle(p_head, row):
-    b = int64s(row, st.B_SIZE)
+    b = int64s(row)
     if b[st.B_PENDING] == 0 and b[st.B_TX] == 0:
         b[st.B_PHASE] += 1
         b[st.B_PENDING] = b[st.B_EXPECTED]
-    int64s(p_head, st.H_SIZE)[st.H_PROGRESS] += 1
+    int64s(p_head)[st.H_PROGRESS] += 1
 
 
 @njit(**OPTIONS)
 def _initialise(p_head, p_warp, address, count, lane):
-    head = int64s(p_head, st.H_SIZE)
+    head = int64s(p_head)
     if count < 1 or count > COUNT_LIMIT:
         fail(p_head, st.ERR_MBARRIER_COUNT, lane, address, count)
         return
     row = _barrier_row(p_head, p_warp, address, False, lane, True)
     if row == 0:
         return
-    b = int64s(row, st.B_SIZE)
+    b = int64s(row)
     b[st.B_EXPECTED] = count
     b[st.B_PENDING] = count
     b[st.B_TX] = 0
@@ -90,7 +100,7 @@ def _arrive(p_head, p_warp, address, count, flags, lane):
     row = _barrier_row(p_head, p_warp, address, flags & CLUSTER_SPACE != 0, lane, False)
     if row == 0:
         return np.int64(0)
-    b = int64s(row, st.B_SIZE)
+    b = int64s(row)
     token = b[st.B_PHASE] << 32 | b[st.B_PENDING]
     if count > b[st.B_PENDING] or (flags & DROP and count > b[st.B_EXPECTED]):
         fail(p_head, st.ERR_MBARRIER_UNDERFLOW, lane, address, count)
@@ -113,7 +123,7 @@ def _change_tx(p_head, p_warp, address, delta, flags, lane):
     row = _barrier_row(p_head, p_warp, address, flags & CLUSTER_SPACE != 0, lane, False)
     if row == 0:
         return
-    b = int64s(row, st.B_SIZE)
+    b = int64s(row)
     if abs(b[st.B_TX] + delta) > TX_LIMIT:
         fail(p_head, st.ERR_MBARRIER_TX, lane, address, delta)
         return
@@ -125,7 +135,7 @@ def _change_tx(p_head, p_warp, address, delta, flags, lane):
 def _update(p_head, p_warp, row, m, p32, p64, scratch):
     """init, inval, arrive, expect_tx, complete_tx of every lane of `m`, in order."""
     op = row[0]
-    head = int64s(p_head, st.H_SIZE)
+    head = int64s(p_head)
     u = rows_u32(p32)
     tokens = rows_u64(scratch)[0]
     first = np.uint64(row[3]) if op == mc.MB_ARRIVE else np.uint64(row[2])
@@ -146,7 +156,7 @@ def _update(p_head, p_warp, row, m, p32, p64, scratch):
         else:
             b = _barrier_row(p_head, p_warp, address, False, lane, False)
             if b != 0:
-                int64s(b, st.B_SIZE)[st.B_EXPECTED] = 0
+                int64s(b)[st.B_EXPECTED] = 0
                 head[st.H_PROGRESS] += 1
         if head[st.H_ERROR]:
             return
@@ -158,8 +168,8 @@ def _update(p_head, p_warp, row, m, p32, p64, scratch):
 def _test(p_head, p_warp, p_group, row, m, p32, p64, scratch):
     """test_wait and try_wait. Returns False if the group now waits."""
     op = row[0]
-    head = int64s(p_head, st.H_SIZE)
-    group = int64s(p_group, st.G_SIZE)
+    head = int64s(p_head)
+    group = int64s(p_group)
     u = rows_u32(p32)
     by_state = op == mc.MB_TRY_STATE or op == mc.MB_TEST_STATE
     t = rows_u32(scratch)[0]
@@ -173,7 +183,7 @@ def _test(p_head, p_warp, p_group, row, m, p32, p64, scratch):
         b_row = _barrier_row(p_head, p_warp, address, False, lane, False)
         if b_row == 0:
             return True
-        phase = int64s(b_row, st.B_SIZE)[st.B_PHASE]
+        phase = int64s(b_row)[st.B_PHASE]
         if by_state:
             token = np.int64(rows_u64(p64)[np.uint64(row[4])][lane]) >> 32
             done = phase != token
@@ -208,7 +218,7 @@ def _test(p_head, p_warp, p_group, row, m, p32, p64, scratch):
 @njit(**OPTIONS)
 def finish_named(p_head, named):
     """Ends the generation of a named barrier: its waiters may go on."""
-    b = int64s(named, st.N_SIZE)
+    b = int64s(named)
     b[st.N_RESULT_AND], b[st.N_RESULT_OR], b[st.N_RESULT_POPC] = b[st.N_AND], b[st.N_OR], b[st.N_POPC]
     b[st.N_EXPECTED] = 0
     b[st.N_ARRIVED] = 0
@@ -216,14 +226,14 @@ def finish_named(p_head, named):
     b[st.N_OR] = 0
     b[st.N_POPC] = 0
     b[st.N_GENERATION] += 1
-    int64s(p_head, st.H_SIZE)[st.H_PROGRESS] += 1
+    int64s(p_head)[st.H_PROGRESS] += 1
 
 
 @njit(**OPTIONS)
 def live_threads(p_head, rank):
     """Threads of the live warps of CTA `rank` (whole warps); of the cluster's live lanes when rank is -1."""
-    head = int64s(p_head, st.H_SIZE)
-    warps = table(head[st.H_WARP_TABLE], st.W_SIZE)
+    head = int64s(p_head)
+    warps = warp_table(head[st.H_WARP_TABLE])
     n = np.int64(0)
     for w in range(head[st.H_WARPS]):
         if rank < 0:
@@ -237,8 +247,8 @@ def live_threads(p_head, rank):
 def _join_named(p_head, p_warp, p_group, row, m, p32):
     """bar.sync / arrive / red. Returns True if the barrier completed with this arrival."""
     op = row[0]
-    head, warp = int64s(p_head, st.H_SIZE), int64s(p_warp, st.W_SIZE)
-    group = int64s(p_group, st.G_SIZE)
+    head, warp = int64s(p_head), int64s(p_warp)
+    group = int64s(p_group)
     reducing = op == mc.BAR_RED
     k = 4 if reducing else 2
     lane = np.int64(popcount(np.int64((m & -m) - 1)))
@@ -249,8 +259,8 @@ def _join_named(p_head, p_warp, p_group, row, m, p32):
         fail(p_head, st.ERR_NAMED_ID, lane, number, 0)
         return True
     rank = warp[st.W_CTA]
-    named = int64s(head[st.H_NAMED_BASES], 1 << 20)[rank] + number * (st.N_SIZE * 8)
-    b = int64s(named, st.N_SIZE)
+    named = int64s(head[st.H_NAMED_BASES])[rank] + number * (st.N_SIZE * 8)
+    b = int64s(named)
     if automatic:
         expected = np.int64(-1)
         count = live_threads(p_head, rank)
@@ -290,7 +300,7 @@ def _join_named(p_head, p_warp, p_group, row, m, p32):
 def _named(p_head, p_warp, p_group, row, m, p32, scratch):
     """Returns False if the group now waits."""
     op = row[0]
-    head, warp, group = int64s(p_head, st.H_SIZE), int64s(p_warp, st.W_SIZE), int64s(p_group, st.G_SIZE)
+    head, warp, group = int64s(p_head), int64s(p_warp), int64s(p_group)
     if op != mc.BAR_RED or group[st.G_C] != st.REDUCING:
         complete = _join_named(p_head, p_warp, p_group, row, m, p32)
         if head[st.H_ERROR]:
@@ -305,8 +315,8 @@ def _named(p_head, p_warp, p_group, row, m, p32, scratch):
             group[st.G_C] = st.REDUCING if op == mc.BAR_RED else 0
             return False
     group[st.G_C] = 0
-    named = int64s(head[st.H_NAMED_BASES], 1 << 20)[warp[st.W_CTA]] + group[st.G_A] * (st.N_SIZE * 8)
-    b = int64s(named, st.N_SIZE)
+    named = int64s(head[st.H_NAMED_BASES])[warp[st.W_CTA]] + group[st.G_A] * (st.N_SIZE * 8)
+    b = int64s(named)
     t = rows_u32(scratch)[0]
     kind = np.int64(row[6]) >> 4
     result = b[st.N_RESULT_AND] if kind == 0 else (b[st.N_RESULT_OR] if kind == 1 else b[st.N_RESULT_POPC])
@@ -319,7 +329,7 @@ def _named(p_head, p_warp, p_group, row, m, p32, scratch):
 @njit(**OPTIONS)
 def settle_cluster(p_head):
     """Ends the cluster barrier's phase if every live lane has arrived."""
-    head = int64s(p_head, st.H_SIZE)
+    head = int64s(p_head)
     if head[st.H_CLUSTER_ARRIVED] > 0 and head[st.H_CLUSTER_ARRIVED] >= live_threads(p_head, -1):
         head[st.H_CLUSTER_ARRIVED] = 0
         head[st.H_CLUSTER_PHASE] += 1
@@ -329,8 +339,8 @@ def settle_cluster(p_head):
 @njit(**OPTIONS)
 def run_barriers(p_head, p_warp, p_group, p_code, p_counts, pc, limit, mask, p32, p64, scratch):
     code = code_table(p_code)
-    counts = int64s(p_counts, 1 << 40)
-    head, warp, group = int64s(p_head, st.H_SIZE), int64s(p_warp, st.W_SIZE), int64s(p_group, st.G_SIZE)
+    counts = int64s(p_counts)
+    head, warp, group = int64s(p_head), int64s(p_warp), int64s(p_group)
     while pc < limit:
         row = code[np.uint64(pc)]
         op = row[0]

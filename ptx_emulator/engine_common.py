@@ -10,24 +10,66 @@ import math
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
-from numba.core import cgutils
+from numba import from_dtype, njit, types
 from numba.extending import intrinsic
+from numba.np import arrayobj
 
 from . import engine_cache  # noqa: F401  (must run before anything is compiled)
 from . import state as st
 
 OPTIONS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 ENTRY_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-ROWS = 1 << 24  # bound of the register files' first dimension; the decoder guarantees valid rows
+ROWS = 1 << 40  # nominal length of every view; the decoder and the checks keep indices valid
 
 
-@intrinsic
-def _as_pointer(typingctx, address):
-    def codegen(context, builder, signature, args):
-        return builder.inttoptr(args[0], cgutils.voidptr_t)
+def _view(dtype: type, columns: int = 0):
+    """A function from a host address to a numpy view there: [ROWS, columns], or [ROWS] without `columns`.
 
-    return types.voidptr(types.int64), codegen
+    An intrinsic, because numba's own `carray` costs many times more to compile and this is used everywhere.
+    """
+    element = from_dtype(np.dtype(dtype))
+    itemsize = np.dtype(dtype).itemsize
+    array_type = types.Array(element, 2 if columns else 1, "C")
+
+    @intrinsic
+    def view(typingctx, address):
+        def codegen(context, builder, signature, args):
+            array = context.make_array(array_type)(context, builder)
+            data = builder.inttoptr(args[0], context.get_data_type(element).as_pointer())
+            shape = [context.get_constant(types.intp, n) for n in ((ROWS, columns) if columns else (ROWS,))]
+            steps = (columns * itemsize, itemsize) if columns else (itemsize,)
+            strides = [context.get_constant(types.intp, n) for n in steps]
+            arrayobj.populate_array(
+                array,
+                data=data,
+                shape=shape,
+                strides=strides,
+                itemsize=context.get_constant(types.intp, itemsize),
+                meminfo=None,
+            )
+            return array._getvalue()
+
+        return array_type(types.int64), codegen
+
+    return view
+
+
+int64s = _view(np.int64)
+int32s = _view(np.int32)
+code_table = _view(np.int32, 8)
+rows_u32 = _view(np.uint32, 32)
+rows_f32 = _view(np.float32, 32)
+rows_u64 = _view(np.uint64, 32)
+rows_f64 = _view(np.float64, 32)
+rows_f32_pairs = _view(np.float32, 64)  # the r64 file: lane l has elements 2l (low) and 2l + 1
+cell_u8 = _view(np.uint8)
+cell_u16 = _view(np.uint16)
+cell_u32 = _view(np.uint32)
+cell_u64 = _view(np.uint64)
+cell_f32 = _view(np.float32)
+cell_f64 = _view(np.float64)
+warp_table = _view(np.int64, st.W_SIZE)
+buffer_table = _view(np.int64, 3)
 
 
 @intrinsic
@@ -60,100 +102,9 @@ leading_zeros = _unary("ctlz")
 reverse_bits = _unary("bitreverse")
 
 
-@njit(inline="always")
-def fma32(a, b, c):
-    return _fma(np.float32(a), np.float32(b), np.float32(c))
-
-
-@njit(inline="always")
+@njit(**OPTIONS)
 def fma64(a, b, c):
     return _fma(np.float64(a), np.float64(b), np.float64(c))
-
-
-@njit(inline="always")
-def int64s(address, n):
-    return carray(_as_pointer(address), (n,), np.int64)
-
-
-@njit(inline="always")
-def int32s(address, n):
-    return carray(_as_pointer(address), (n,), np.int32)
-
-
-@njit(inline="always")
-def table(address, columns):
-    return carray(_as_pointer(address), (ROWS, columns), np.int64)
-
-
-@njit(inline="always")
-def code_table(address):
-    return carray(_as_pointer(address), (ROWS, 8), np.int32)
-
-
-@njit(inline="always")
-def rows_u32(address):
-    return carray(_as_pointer(address), (ROWS, 32), np.uint32)
-
-
-@njit(inline="always")
-def rows_i32(address):
-    return carray(_as_pointer(address), (ROWS, 32), np.int32)
-
-
-@njit(inline="always")
-def rows_f32(address):
-    return carray(_as_pointer(address), (ROWS, 32), np.float32)
-
-
-@njit(inline="always")
-def rows_u64(address):
-    return carray(_as_pointer(address), (ROWS, 32), np.uint64)
-
-
-@njit(inline="always")
-def rows_i64(address):
-    return carray(_as_pointer(address), (ROWS, 32), np.int64)
-
-
-@njit(inline="always")
-def rows_f64(address):
-    return carray(_as_pointer(address), (ROWS, 32), np.float64)
-
-
-@njit(inline="always")
-def rows_f32_pairs(address):
-    """The r64 file as rows of 64 floats: lane l has elements 2l (low) and 2l + 1."""
-    return carray(_as_pointer(address), (ROWS, 64), np.float32)
-
-
-@njit(inline="always")
-def cell_u8(address):
-    return carray(_as_pointer(address), (1,), np.uint8)
-
-
-@njit(inline="always")
-def cell_u16(address):
-    return carray(_as_pointer(address), (1,), np.uint16)
-
-
-@njit(inline="always")
-def cell_u32(address):
-    return carray(_as_pointer(address), (1,), np.uint32)
-
-
-@njit(inline="always")
-def cell_u64(address):
-    return carray(_as_pointer(address), (1,), np.uint64)
-
-
-@njit(inline="always")
-def cell_f32(address):
-    return carray(_as_pointer(address), (1,), np.float32)
-
-
-@njit(inline="always")
-def cell_f64(address):
-    return carray(_as_pointer(address), (1,), np.float64)
 
 
 @njit(**OPTIONS)

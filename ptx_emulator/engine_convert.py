@@ -11,9 +11,17 @@ from . import microcode as mc
 from .engine_common import OPTIONS, bits_of_f64, f64_of_bits, round_f32
 from .engine_float import rint
 from .engine_formats import (
-    decode, e4m3_to_f64, e5m2_to_f64, f64_to_bf16, f64_to_e2m1, f64_to_e4m3, f64_to_e5m2, f64_to_f16, f64_to_tf32,
+    decode,
+    e4m3_to_f64,
+    e5m2_to_f64,
+    f64_to_bf16,
+    f64_to_e2m1,
+    f64_to_e4m3,
+    f64_to_e5m2,
+    f64_to_f16,
+    f64_to_tf32,
     f64_to_ue8m0,
-)  # fmt: skip
+)
 
 SATFINITE = 8  # flag beside the rounding mode in the immediate of F32_F16, F32_BF16, F32_TF32
 
@@ -28,8 +36,10 @@ def _to_integer(x, low, high, nan, mode):
         return np.int64(low)
     if y >= 9223372036854775808.0:
         if high > 9223372036854775808.0:
-            return np.int64(-1) if y >= 18446744073709551616.0 else np.int64(y - 9223372036854775808.0) ^ np.int64(
-                -9223372036854775808
+            return (
+                np.int64(-1)
+                if y >= 18446744073709551616.0
+                else np.int64(y - 9223372036854775808.0) ^ np.int64(-9223372036854775808)
             )
         return np.int64(9223372036854775807) if high >= 9223372036854775807.0 else np.int64(high)
     if y >= high:

@@ -112,7 +112,10 @@ def int32_lane(op, a, b, c, d, x):
     if op == mc.DP4A:
         total = np.int64(c)
         for i in range(4):
-            p, q = np.int64((a >> np.uint32(8 * i)) & np.uint32(255)), np.int64((b >> np.uint32(8 * i)) & np.uint32(255))
+            p, q = (
+                np.int64((a >> np.uint32(8 * i)) & np.uint32(255)),
+                np.int64((b >> np.uint32(8 * i)) & np.uint32(255)),
+            )
             if x & 1 and p > 127:
                 p -= 256
             if x & 2 and q > 127:

@@ -12,9 +12,25 @@ from numba import njit
 from . import microcode as mc
 from . import state as st
 from .engine_common import (
-    OPTIONS, cell_f32, cell_f64, cell_u8, cell_u16, cell_u32, cell_u64, code_table, exact_sum, guarded, int32s,
-    int64s, round_to_odd, rows_u32, rows_u64, store32, store64, table,
-)  # fmt: skip
+    OPTIONS,
+    buffer_table,
+    cell_f32,
+    cell_f64,
+    cell_u8,
+    cell_u16,
+    cell_u32,
+    cell_u64,
+    code_table,
+    exact_sum,
+    guarded,
+    int32s,
+    int64s,
+    round_to_odd,
+    rows_u32,
+    rows_u64,
+    store32,
+    store64,
+)
 from .engine_formats import bf16_to_f64, f16_to_f64, f64_to_bf16, f64_to_f16
 
 # Address spaces of ADDR.
@@ -26,14 +42,35 @@ LOCAL = 4
 
 POINTERS = 1024  # byte offset of the resolved addresses in scratch
 
-ATOMICS = ("add", "min_s", "max_s", "min_u", "max_u", "and", "or", "xor", "exch", "cas", "inc", "dec", "add_f32",
-           "add_f64", "add_f16", "add_bf16", "add_f16x2", "add_bf16x2", "min_f16x2", "max_f16x2", "min_bf16x2",
-           "max_bf16x2")  # fmt: skip
+ATOMICS = (
+    "add",
+    "min_s",
+    "max_s",
+    "min_u",
+    "max_u",
+    "and",
+    "or",
+    "xor",
+    "exch",
+    "cas",
+    "inc",
+    "dec",
+    "add_f32",
+    "add_f64",
+    "add_f16",
+    "add_bf16",
+    "add_f16x2",
+    "add_bf16x2",
+    "min_f16x2",
+    "max_f16x2",
+    "min_bf16x2",
+    "max_bf16x2",
+)
 
 
 @njit(**OPTIONS)
 def fail(p_head, error, lane, address, extra):
-    head = int64s(p_head, st.H_SIZE)
+    head = int64s(p_head)
     head[st.H_ERROR] = error
     head[st.H_ERROR_LANE] = lane
     head[st.H_ERROR_ADDRESS] = address
@@ -43,9 +80,9 @@ def fail(p_head, error, lane, address, extra):
 @njit(**OPTIONS)
 def find_buffer(p_head, address, nbytes, write):
     """Checks that [address, address + nbytes) lies in one buffer; returns an ERR_* code."""
-    head = int64s(p_head, st.H_SIZE)
+    head = int64s(p_head)
     n = head[st.H_N_BUFFERS]
-    buffers = table(head[st.H_BUFFERS], 3)
+    buffers = buffer_table(head[st.H_BUFFERS])
     last = head[st.H_LAST_BUFFER]
     if last < n and address >= buffers[last, 0] and address + nbytes <= buffers[last, 1]:
         return st.ERR_READ_ONLY if write and buffers[last, 2] == 0 else st.ERR_NONE
@@ -59,13 +96,13 @@ def find_buffer(p_head, address, nbytes, write):
 @njit(**OPTIONS)
 def shared_address(p_head, p_warp, address, nbytes, cluster):
     """(host address, ERR_*) of the 32-bit shared address `rank << 24 | offset`."""
-    head = int64s(p_head, st.H_SIZE)
+    head = int64s(p_head)
     rank, offset = address >> st.RANK_SHIFT, address & st.OFFSET_MASK
-    if rank != int64s(p_warp, st.W_SIZE)[st.W_CTA] and (not cluster or rank >= head[st.H_CTAS]):
+    if rank != int64s(p_warp)[st.W_CTA] and (not cluster or rank >= head[st.H_CTAS]):
         return np.int64(0), st.ERR_SHARED_RANK
     if offset < st.SHARED_START or offset + nbytes > head[st.H_SHARED_BYTES]:
         return np.int64(0), st.ERR_SHARED_BOUNDS
-    return int64s(head[st.H_SHARED_BASES], 1 << 20)[rank] + offset, st.ERR_NONE
+    return int64s(head[st.H_SHARED_BASES])[rank] + offset, st.ERR_NONE
 
 
 @njit(**OPTIONS)
@@ -80,7 +117,7 @@ def _resolve(p_head, p_warp, space, address, nbytes, write, lane):
             space = LOCAL
             address -= st.LOCAL_WINDOW
     if space == LOCAL:
-        warp = int64s(p_warp, st.W_SIZE)
+        warp = int64s(p_warp)
         size = warp[st.W_LOCAL_BYTES]
         if address < 0 or address + nbytes > size:
             return np.int64(0), st.ERR_LOCAL_BOUNDS
@@ -91,7 +128,7 @@ def _resolve(p_head, p_warp, space, address, nbytes, write, lane):
 @njit(**OPTIONS)
 def _resolve_row(p_head, p_warp, row, m, p32, p64, scratch):
     """ADDR32 / ADDR64: fills the pointers in scratch; returns False after an error."""
-    pointers = int64s(scratch + POINTERS, 32)
+    pointers = int64s(scratch + POINTERS)
     offset, space = np.int64(row[3]), np.int64(row[4])
     nbytes, align, write = np.int64(row[5]) & 255, np.int64(row[5]) >> 8 & 255, np.int64(row[5]) >> 16
     wide = rows_u64(p64)[np.uint64(row[2])]
@@ -117,8 +154,8 @@ def _resolve_row(p_head, p_warp, row, m, p32, p64, scratch):
 
 @njit(**OPTIONS)
 def _load32(p_aux, row, m, p32, scratch):
-    aux = int32s(p_aux, 1 << 30)
-    pointers = int64s(scratch + POINTERS, 32)
+    aux = int32s(p_aux)
+    pointers = int64s(scratch + POINTERS)
     u = rows_u32(p32)
     start, size, signed = np.int64(row[2]), np.int64(row[3]) & 255, np.int64(row[3]) >> 8
     for e in range(aux[start]):
@@ -148,8 +185,8 @@ def _load32(p_aux, row, m, p32, scratch):
 
 @njit(**OPTIONS)
 def _load64(p_aux, row, m, p64, scratch):
-    aux = int32s(p_aux, 1 << 30)
-    pointers = int64s(scratch + POINTERS, 32)
+    aux = int32s(p_aux)
+    pointers = int64s(scratch + POINTERS)
     u = rows_u64(p64)
     start, size, signed = np.int64(row[2]), np.int64(row[3]) & 255, np.int64(row[3]) >> 8
     for e in range(aux[start]):
@@ -174,8 +211,8 @@ def _load64(p_aux, row, m, p64, scratch):
 
 @njit(**OPTIONS)
 def _store(p_aux, row, m, p32, p64, scratch):
-    aux = int32s(p_aux, 1 << 30)
-    pointers = int64s(scratch + POINTERS, 32)
+    aux = int32s(p_aux)
+    pointers = int64s(scratch + POINTERS)
     start, size = np.int64(row[2]), np.int64(row[3])
     for e in range(aux[start]):
         index = np.uint64(aux[start + 1 + e])
@@ -285,7 +322,7 @@ def _atomic64(kind, old, b, c):
 @njit(**OPTIONS)
 def _atomic(row, m, p32, p64, scratch):
     """ATOM / XATOM, lanes in ascending order. Immediates: kind, bytes | byte offset << 8."""
-    pointers = int64s(scratch + POINTERS, 32)
+    pointers = int64s(scratch + POINTERS)
     kind, size, step = np.int64(row[5]), np.int64(row[6]) & 255, np.int64(row[6]) >> 8
     if row[0] == mc.XATOM:
         b, c, t = rows_u64(p64)[np.uint64(row[3])], rows_u64(p64)[np.uint64(row[4])], rows_u64(scratch)[0]
@@ -321,8 +358,8 @@ def _atomic(row, m, p32, p64, scratch):
 @njit(**OPTIONS)
 def run_memory(p_head, p_warp, p_code, p_aux, p_counts, pc, limit, mask, p32, p64, scratch):
     code = code_table(p_code)
-    counts = int64s(p_counts, 1 << 40)
-    head = int64s(p_head, st.H_SIZE)
+    counts = int64s(p_counts)
+    head = int64s(p_head)
     while pc < limit:
         row = code[np.uint64(pc)]
         op = row[0]

@@ -7,8 +7,16 @@ from numba import njit
 
 from . import microcode as mc
 from .engine_common import (
-    OPTIONS, code_table, guarded, int64s, rows_f32, rows_f32_pairs, rows_f64, rows_u32, rows_u64,
-)  # fmt: skip
+    OPTIONS,
+    code_table,
+    guarded,
+    int64s,
+    rows_f32,
+    rows_f32_pairs,
+    rows_f64,
+    rows_u32,
+    rows_u64,
+)
 from .engine_convert import convert32_lane, convert64_lane
 from .engine_float import approx_lane, directed_lane, f64_lane, half_lane, packed_directed_lane, rint
 from .engine_int import int32_lane, int64_lane
@@ -110,7 +118,7 @@ def _by_lane(row, p32, p64, m):
 def run_registers(p_code, p_counts, pc, limit, mask, p32, p64):
     """Runs consecutive register operations from `pc` on, up to `limit`. Returns the first pc not executed."""
     code = code_table(p_code)
-    counts = int64s(p_counts, 1 << 40)
+    counts = int64s(p_counts)
     while pc < limit:
         row = code[np.uint64(pc)]
         op = np.int64(row[0])

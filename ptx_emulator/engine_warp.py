@@ -139,8 +139,10 @@ def _redux(row, m, p32, scratch):
                     nans += 1
                 elif first:
                     best, first = x, False
-                elif (x < best or (x == best and np.signbit(x))) if op == 8 else (
-                    x > best or (x == best and not np.signbit(x))
+                elif (
+                    (x < best or (x == best and np.signbit(x)))
+                    if op == 8
+                    else (x > best or (x == best and not np.signbit(x)))
                 ):
                     best = x
         if first or (nans and flags & NAN):
@@ -155,7 +157,7 @@ def _redux(row, m, p32, scratch):
 @njit(**OPTIONS)
 def run_warp_ops(p_code, p_counts, pc, limit, mask, p32, p64, scratch):
     code = code_table(p_code)
-    counts = int64s(p_counts, 1 << 40)
+    counts = int64s(p_counts)
     while pc < limit:
         row = code[np.uint64(pc)]
         op = row[0]

@@ -30,7 +30,9 @@ class Grid:
     waiting   the clusters that have not started, as (x, y, z)
     """
 
-    def __init__(self, kernel: Kernel, grid: Dim3, block: Dim3, cluster: Dim3, shared_bytes: int, order: str, seed: int):
+    def __init__(
+        self, kernel: Kernel, grid: Dim3, block: Dim3, cluster: Dim3, shared_bytes: int, order: str, seed: int
+    ):
         self.kernel = kernel
         self.dim = grid
         self.block = block
@@ -73,8 +75,14 @@ class Grid:
             cluster.start(self.waiting.popleft())
             cluster.run()
         counts = cluster.instruction_counts()
-        return Report(self.kernel.name, counts, self.kernel.instructions, self.counters,
-                      time.perf_counter() - started, int(np.prod(self.dim)))  # fmt: skip
+        return Report(
+            self.kernel.name,
+            counts,
+            self.kernel.instructions,
+            self.counters,
+            time.perf_counter() - started,
+            int(np.prod(self.dim)),
+        )
 
 
 def aligned_bytes(nbytes: int, align: int) -> np.ndarray:

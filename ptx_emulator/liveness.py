@@ -86,7 +86,9 @@ def intervals(code: list[list[int]], aux: list[int], wide: bool) -> dict[int, tu
     return _spans(blocks, accesses, live_in, live_out, define, use)
 
 
-def _spans(blocks, accesses, live_in: list[int], live_out: list[int], define: int, use: int) -> dict[int, tuple[int, int]]:
+def _spans(
+    blocks, accesses, live_in: list[int], live_out: list[int], define: int, use: int
+) -> dict[int, tuple[int, int]]:
     """The first and last micro-operation at which each row is live: at block ends by liveness, within by access."""
     rows = max((bits.bit_length() for bits in live_in), default=0)
     first = np.full(max(rows, 1), len(accesses) + 1)

@@ -71,8 +71,9 @@ def as_bytes(array) -> np.ndarray:
             raise ValueError(f"array of shape {array.shape}, strides {array.strides}: must be C-contiguous")
         return array.reshape(-1).view(np.uint8)
     if hasattr(array, "data_ptr"):
-        view = host_view(array.data_ptr(), array.untyped_storage().nbytes() - array.storage_offset()
-                         * array.element_size())
+        view = host_view(
+            array.data_ptr(), array.untyped_storage().nbytes() - array.storage_offset() * array.element_size()
+        )
         return view
     raise TypeError(f"buffer of type {type(array).__name__}: must be a numpy array or a tensor")
 

@@ -52,7 +52,7 @@ _FAMILIES = {
         FEQ: drr | FLT: drr | FLE: drr | FNUM: drr | FEQU: drr | FLTU: drr | FLEU: drr | FNEQ: drr
         FTZ: dr | FSAT: dr | EX2: dr | LG2: dr | RCP: dr | RSQRT: dr | SQRT: dr | FDIV: drr
         SIN: dr | COS: dr | TANH: dr | FADD2: DRR | FMUL2: DRR | FFMA2: DRRR | FSUB2: DRR | FTZ2: DR
-        FADD_R: drri | FMUL_R: drri | FFMA_R: drrri | FRELU: dr | FRND: dri | FNAN1: dr | FADD2_R: DRRi
+        FADD_R: drri | FMUL_R: drri | FFMA_R: drrri | FRELU: dr | FRND: dri | FADD2_R: DRRi
         FMUL2_R: DRRi | FFMA2_R: DRRRi | RCP_R: dri | SQRT_R: dri | FDIV_R: drri
     """,
     "F64": """

@@ -7,11 +7,11 @@ Source format, directives and operands: PTX ISA 4 (syntax), 5 (state spaces, typ
 from __future__ import annotations
 
 import re
-import struct
 from dataclasses import dataclass, field
 
 from .errors import PtxSyntaxError
 from .ir import Address, Imm, Instruction, Not, Pair, Reg, Sink, Symbol, Vector, type_bytes
+from .literals import initial_bytes, literal, split
 
 SPECIAL_64 = {"%clock64", "%globaltimer", "%gridid"}
 SPECIAL_32 = {
@@ -35,9 +35,6 @@ _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 _LABEL = re.compile(rf"({_IDENT})\s*:(?!:)")
 _GUARD = re.compile(rf"@(!?)\s*({_IDENT})\s+")
 _OPCODE = re.compile(r"[A-Za-z][A-Za-z0-9_.:]*")
-_INTEGER = re.compile(r"(-?)(0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)U?$")
-_FLOAT_BITS = re.compile(r"(-?)0([fFdD])([0-9a-fA-F]{8,16})$")
-_DECIMAL = re.compile(r"-?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?$")
 _ADDRESS_PLUS = re.compile(rf"({_IDENT}(?:\.[xyzw])?)\s*([+-])\s*(-?\w+)$")
 _VARIABLE = re.compile(rf"({_IDENT})(?:<(\d+)>)?((?:\[\d*\])*)$")
 
@@ -129,7 +126,9 @@ class _Parser:
         return self._line
 
     def error(self, message: str, text: str = "") -> PtxSyntaxError:
-        return PtxSyntaxError(message, line=self.line(), text=text or self.text[self.pos : self.pos + 60].split("\n")[0])
+        return PtxSyntaxError(
+            message, line=self.line(), text=text or self.text[self.pos : self.pos + 60].split("\n")[0]
+        )
 
     def skip_space(self) -> None:
         self.pos = self._space.match(self.text, self.pos).end()
@@ -216,7 +215,7 @@ class _Parser:
         if self.peek() == "(":
             self.pos += 1
             body = self.until(")")
-            for declaration in _split(body):
+            for declaration in split(body):
                 self._declare(declaration, scope, function.params)
             self.pos += 1
         while self.peek() == ".":
@@ -327,7 +326,7 @@ class _Parser:
             raise PtxSyntaxError("expected an instruction", line=line, text=statement)
         opcode = match[0]
         try:
-            operands = tuple(self._operand(text, scope) for text in _split(rest[match.end() :]))
+            operands = tuple(self._operand(text, scope) for text in split(rest[match.end() :]))
         except ValueError as error:
             raise PtxSyntaxError(str(error), line=line, text=statement) from None
         return Instruction(opcode, tuple(opcode.split(".")), operands, guard, line, statement)
@@ -337,7 +336,7 @@ class _Parser:
         if text == "_":
             return Sink()
         if text[0] == "{":
-            return Vector(tuple(self._operand(t, scope) for t in _split(text[1:-1])))
+            return Vector(tuple(self._operand(t, scope) for t in split(text[1:-1])))
         if text[0] == "[":
             return self._address(text, scope)
         if text[0] == "!":
@@ -348,23 +347,23 @@ class _Parser:
         if "|" in text:
             first, second = text.split("|")
             return Pair(self._operand(first, scope), self._operand(second, scope))
-        return _literal(text) or self._name(text, scope)
+        return literal(text) or self._name(text, scope)
 
     def _address(self, text: str, scope: _Scope) -> Address:
         if not text.endswith("]"):
             raise ValueError(f"address {text}: expected ]")
-        first, *extra = _split(text[1:-1])
+        first, *extra = split(text[1:-1])
         operands = tuple(self._operand(t, scope) for t in extra)
         first = first.strip()
         match = _ADDRESS_PLUS.match(first)
         offset = 0
         if match:
-            number = _literal(match[3])
+            number = literal(match[3])
             if number is None:
                 raise ValueError(f"address {text}: offset {match[3]} is not a number")
             offset = -number.value if match[2] == "-" else number.value
             first = match[1]
-        base = _literal(first)
+        base = literal(first)
         if base is not None:
             return Address(None, base.value + offset, operands)
         return Address(self._name(first, scope), offset, operands)
@@ -422,7 +421,7 @@ class _Parser:
                 type_bytes(kind)
             except ValueError as error:
                 raise self.error(str(error), statement) from None
-        for item in _split(match[2]):
+        for item in split(match[2]):
             variable = _VARIABLE.match(item.strip())
             if not variable or variable[3]:
                 raise self.error(f"register declaration {item!r} cannot be read", statement)
@@ -464,60 +463,8 @@ class _Parser:
         count = 1
         for size in re.findall(r"\[(\d*)\]", match[3]):
             count *= int(size or 0)
-        data = _initial_bytes(initial, kind, element * count) if initial else None
+        data = initial_bytes(initial, kind, element * count) if initial else None
         nbytes = len(data) if data is not None and count == 0 else element * count
         variable = Variable(match[1], space, align or element, nbytes, data, extern)
         scope.names[match[1]] = variable
         into.append(variable)
-
-
-def _split(text: str) -> list[str]:
-    """Splits at commas outside brackets; an empty text gives no parts."""
-    parts, depth, start = [], 0, 0
-    for match in re.finditer(r"[\[\](){},]", text):
-        char = match[0]
-        if char in "[({":
-            depth += 1
-        elif char in "])}":
-            depth -= 1
-        elif depth == 0:
-            parts.append(text[start : match.start()])
-            start = match.end()
-    if text[start:].strip():
-        parts.append(text[start:])
-    return parts
-
-
-def _literal(text: str) -> Imm | None:
-    match = _FLOAT_BITS.match(text)
-    if match and len(match[3]) == (8 if match[2] in "fF" else 16):
-        bits = 32 if match[2] in "fF" else 64
-        value = int(match[3], 16) ^ ((1 << (bits - 1)) if match[1] else 0)
-        return Imm(value, bits)
-    match = _INTEGER.match(text)
-    if match:
-        digits = match[2]
-        if digits[:2] in ("0x", "0X"):
-            value = int(digits, 16)
-        elif digits[:2] in ("0b", "0B"):
-            value = int(digits[2:], 2)
-        else:
-            value = int(digits, 8) if digits[0] == "0" and len(digits) > 1 else int(digits)
-        return Imm(-value if match[1] else value)
-    if _DECIMAL.match(text):
-        return Imm(struct.unpack("<Q", struct.pack("<d", float(text)))[0], 64)
-    return None
-
-
-def _initial_bytes(text: str, kind: str, nbytes: int) -> bytes:
-    values = [_literal(v.strip()) for v in _split(text.strip().strip("{}").replace("{", "").replace("}", ""))]
-    element = type_bytes(kind)
-    data = bytearray()
-    for value in values:
-        if value is None:
-            raise PtxSyntaxError(f"initial value {text.strip()!r}: only numbers are implemented")
-        if value.float_bits == 64 and kind == "f32":
-            data += struct.pack("<f", struct.unpack("<d", struct.pack("<Q", value.value))[0])
-        else:
-            data += (value.value & ((1 << 8 * element) - 1)).to_bytes(element, "little")
-    return bytes(data).ljust(nbytes, b"\0")

@@ -41,8 +41,13 @@ _cta_states: dict[str, Callable] = {}
 _cta_exits: list[Callable] = []
 
 
-def op(*names: str, modifiers: set[str] | None = None, prepare: Callable | None = None, sync: str = "none",
-       writes: int = -1):
+def op(
+    *names: str,
+    modifiers: set[str] | None = None,
+    prepare: Callable | None = None,
+    sync: str = "none",
+    writes: int = -1,
+):
     """Registers `fn(warp, inst, mask)` for every opcode that starts with one of `names` (whole dot parts).
 
     The longest registered name wins. At decode time `inst.name` and `inst.mods` are set, every modifier is

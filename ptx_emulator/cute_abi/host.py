@@ -201,3 +201,10 @@ def template_layout(type_: Type) -> Layout:
     if isinstance(type_, LayoutType | MemrefType | CoordTensorType):
         return type_.layout
     raise NotComputable(f"{type_} has no layout")
+
+
+def one_type(types: list[Type] | None, op: Op) -> Type:
+    """The printed type of the first result; raises NotComputable where it is not printed."""
+    if types is None:
+        raise NotComputable(f"{op.name} without a printed result type")
+    return types[0]

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from .host import Host, Unevaluated, host_op
 from .layouts import NotComputable
 from .text import Op
@@ -37,8 +39,6 @@ def _constant(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
 
 
 def _float_of_bits(bits: int, type_: ScalarType) -> float:
-    import numpy as np
-
     if type_.name == "bf16":
         return float(np.uint32(bits << 16).view(np.float32))
     unsigned = {16: np.uint16, 32: np.uint32, 64: np.uint64}[type_.bits]

@@ -266,9 +266,9 @@ def select(tree: Tree, indices: list[int]) -> Tree:
     return tuple(get_mode(tree, (index,)) for index in indices)
 
 
-def compact_strides(shape: Tree, start: int = 1) -> Tree:
+def compact_strides(shape: Tree) -> Tree:
     """Column-major (leftmost fastest) strides. A static extent of 1 gets stride 0 from the printed type."""
-    running = start
+    running = 1
 
     def leaf(extent: int) -> int:
         nonlocal running

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .layouts import Layout, Tree, bind, show
+from .layouts import Layout, Tree, bind
 from .types import ELEMENT_BITS, MemrefType, PointerType, ScalarType, Type
 
 
@@ -210,8 +210,3 @@ def buffers_of(values: Iterable[Any]) -> list[np.ndarray]:
 
 def _bytes_at(address: int, length: int) -> np.ndarray:
     return np.frombuffer((ctypes.c_uint8 * length).from_address(address), dtype=np.uint8)
-
-
-def describe(value: Any) -> str:
-    """A short text for error messages."""
-    return show(value) if isinstance(value, tuple | Layout | int | None) else type(value).__name__

@@ -1,8 +1,35 @@
 """Instruction families. Importing this package registers every instruction that the emulator knows."""
 
 from . import (
-    async_copy, convert, floating, launch_control, matrix, memory, scalar, sync, tcgen05, tcgen05_mma, tma,
-)  # fmt: skip
+    async_copy,
+    bits,
+    convert,
+    floating,
+    launch_control,
+    matrix,
+    memory,
+    move,
+    scalar,
+    select,
+    sync,
+    tcgen05,
+    tcgen05_mma,
+    tma,
+)
 
-__all__ = ["async_copy", "convert", "floating", "launch_control", "matrix", "memory", "scalar", "sync", "tcgen05",
-           "tcgen05_mma", "tma"]  # fmt: skip
+__all__ = [
+    "async_copy",
+    "bits",
+    "convert",
+    "floating",
+    "launch_control",
+    "matrix",
+    "memory",
+    "move",
+    "scalar",
+    "select",
+    "sync",
+    "tcgen05",
+    "tcgen05_mma",
+    "tma",
+]

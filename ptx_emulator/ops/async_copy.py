@@ -57,12 +57,25 @@ def _thread(warp, lane: int) -> ThreadCopies:
 
 def _prepare_copy(inst):
     mods = [m for m in inst.mods if m not in HINTS]
-    require(inst, mods in (["ca", "shared", "global"], ["cg", "shared", "global"], ["ca", "shared::cta", "global"],
-                           ["cg", "shared::cta", "global"]), f"cp.async.{'.'.join(mods)} is not implemented")  # fmt: skip
+    require(
+        inst,
+        mods
+        in (
+            ["ca", "shared", "global"],
+            ["cg", "shared", "global"],
+            ["ca", "shared::cta", "global"],
+            ["cg", "shared::cta", "global"],
+        ),
+        f"cp.async.{'.'.join(mods)} is not implemented",
+    )
     operands = list(inst.operands)
     if "L2::cache_hint" in inst.mods:
         operands.pop()
-    require(inst, 3 <= len(operands) <= 4 and type(operands[2]) is Imm, "cp.async: expected [dst], [src], size{, src-size}")
+    require(
+        inst,
+        3 <= len(operands) <= 4 and type(operands[2]) is Imm,
+        "cp.async: expected [dst], [src], size{, src-size}",
+    )
     size = operands[2].value
     require(inst, size in ((4, 8, 16) if mods[0] == "ca" else (16,)), f"cp.async.{mods[0]}: size {size}")
     fourth = operands[3] if len(operands) == 4 else None
@@ -136,8 +149,11 @@ def wait_all(warp, inst, mask):
 
 def _prepare_arrive(inst):
     mods = [m for m in inst.mods if m != "noinc"]
-    require(inst, mods in (["shared", "b64"], ["shared::cta", "b64"], ["b64"]),
-            f"cp.async.mbarrier.arrive.{'.'.join(mods)} is not implemented")  # fmt: skip
+    require(
+        inst,
+        mods in (["shared", "b64"], ["shared::cta", "b64"], ["b64"]),
+        f"cp.async.mbarrier.arrive.{'.'.join(mods)} is not implemented",
+    )
     return "noinc" in inst.mods, mods == ["b64"]
 
 
@@ -203,12 +219,21 @@ def _prepare_store(inst):
     kind = mods.pop()
     count = int(mods.pop(0)[1:]) if mods and mods[0] in ("v2", "v4") else 1
     reduce = mods.pop(0) if inst.name == "red.async" and mods else ""
-    require(inst, not mods and kind in ("b32", "b64", "u32", "s32", "u64", "s64", "f32", "f64"),
-            f"{inst.opcode} is not implemented")  # fmt: skip
-    require(inst, inst.name == "st.async" or reduce in ("add", "min", "max", "and", "or", "xor"),
-            f"{inst.opcode} is not implemented")  # fmt: skip
-    require(inst, len(inst.operands) == 3 and type(inst.operands[2]) is Address,
-            f"{inst.name}: expected [address], value, [mbarrier]")  # fmt: skip
+    require(
+        inst,
+        not mods and kind in ("b32", "b64", "u32", "s32", "u64", "s64", "f32", "f64"),
+        f"{inst.opcode} is not implemented",
+    )
+    require(
+        inst,
+        inst.name == "st.async" or reduce in ("add", "min", "max", "and", "or", "xor"),
+        f"{inst.opcode} is not implemented",
+    )
+    require(
+        inst,
+        len(inst.operands) == 3 and type(inst.operands[2]) is Address,
+        f"{inst.name}: expected [address], value, [mbarrier]",
+    )
     value = inst.operands[1]
     elements = value.elements if type(value) is Vector else (value,)
     require(inst, len(elements) == count, f"{inst.name}: a vector of {len(elements)}, expected {count}")
@@ -239,9 +264,23 @@ def st_async(warp, inst, mask):
 
 
 def _reduce(view: np.ndarray, value: np.ndarray, store: AsyncStore) -> None:
-    dtype = {"u32": np.uint32, "s32": np.int32, "u64": np.uint64, "s64": np.int64, "b32": np.uint32, "b64": np.uint64,
-             "f32": np.float32, "f64": np.float64}[store.kind]  # fmt: skip
-    function = {"add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or,
-                "xor": np.bitwise_xor}[store.reduce]  # fmt: skip
+    dtype = {
+        "u32": np.uint32,
+        "s32": np.int32,
+        "u64": np.uint64,
+        "s64": np.int64,
+        "b32": np.uint32,
+        "b64": np.uint64,
+        "f32": np.float32,
+        "f64": np.float64,
+    }[store.kind]
+    function = {
+        "add": np.add,
+        "min": np.minimum,
+        "max": np.maximum,
+        "and": np.bitwise_and,
+        "or": np.bitwise_or,
+        "xor": np.bitwise_xor,
+    }[store.reduce]
     old = view.view(dtype)
     old[:] = function(old, value.view(dtype))

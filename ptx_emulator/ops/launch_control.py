@@ -18,8 +18,11 @@ def _prepare_cancel(inst):
     multicast = "multicast::cluster::all" in mods
     if multicast:
         mods.remove("multicast::cluster::all")
-    require(inst, mods == ["async", "shared::cta", "mbarrier::complete_tx::bytes", "b128"],
-            f"{inst.opcode} is not implemented")  # fmt: skip
+    require(
+        inst,
+        mods == ["async", "shared::cta", "mbarrier::complete_tx::bytes", "b128"],
+        f"{inst.opcode} is not implemented",
+    )
     require(inst, len(inst.operands) == 2, "clusterlaunchcontrol.try_cancel: expected [response], [mbarrier]")
     return multicast
 
@@ -29,7 +32,9 @@ def try_cancel(warp, inst, mask):
     cta, grid = warp.cta, warp.cta.grid
     lane = leader(mask)
     require(inst, mask == 1 << lane, "clusterlaunchcontrol.try_cancel by more than one lane of a warp")
-    _, response = memory.shared_target(cta, int(warp.address(inst.operands[0])[lane]), 16, inst, align=16, cluster=False)
+    _, response = memory.shared_target(
+        cta, int(warp.address(inst.operands[0])[lane]), 16, inst, align=16, cluster=False
+    )
     _, barrier = memory.shared_target(cta, int(warp.address(inst.operands[1])[lane]), 8, inst, align=8, cluster=False)
     targets = cta.cluster if inst.data else [cta]
 
@@ -62,8 +67,13 @@ def _prepare_axis(inst):
     return 1 + "xyz".index(inst.name[-1])
 
 
-@op("clusterlaunchcontrol.query_cancel.get_first_ctaid::x", "clusterlaunchcontrol.query_cancel.get_first_ctaid::y",
-    "clusterlaunchcontrol.query_cancel.get_first_ctaid::z", prepare=_prepare_axis, writes=1)  # fmt: skip
+@op(
+    "clusterlaunchcontrol.query_cancel.get_first_ctaid::x",
+    "clusterlaunchcontrol.query_cancel.get_first_ctaid::y",
+    "clusterlaunchcontrol.query_cancel.get_first_ctaid::z",
+    prepare=_prepare_axis,
+    writes=1,
+)
 def get_first_ctaid(warp, inst, mask):
     warp.write_u32(inst.operands[0], _words(warp, inst.operands[1])[inst.data], mask)
 

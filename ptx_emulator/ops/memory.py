@@ -4,24 +4,49 @@ from __future__ import annotations
 
 from .. import microcode as mc
 from .. import state as st
-from ..decode import SINK_ROW
+from ..emitter import SINK_ROW
 from ..engine_memory import ATOMICS, GENERIC, HOST, LOCAL, SHARED_CLUSTER, SHARED_CTA
 from ..ir import Address, Imm, Reg, Sink, Symbol, Vector, type_bytes
 from ..registry import lower, unsupported
 from .modifiers import Modifiers, expect_operands
 
 SPACES = {
-    "global": HOST, "param": HOST, "param::entry": HOST, "const": HOST, "shared": SHARED_CTA,
-    "shared::cta": SHARED_CTA, "shared::cluster": SHARED_CLUSTER, "local": LOCAL, "": GENERIC,
-}  # fmt: skip
+    "global": HOST,
+    "param": HOST,
+    "param::entry": HOST,
+    "const": HOST,
+    "shared": SHARED_CTA,
+    "shared::cta": SHARED_CTA,
+    "shared::cluster": SHARED_CLUSTER,
+    "local": LOCAL,
+    "": GENERIC,
+}
 SEMANTICS = ("weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "mmio")
 SCOPES = ("cta", "cluster", "gpu", "sys")
 # Modifiers that only steer caches.
 CACHE = {
-    "ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "L1::evict_normal", "L1::evict_unchanged", "L1::evict_first",
-    "L1::evict_last", "L1::no_allocate", "L2::evict_normal", "L2::evict_last", "L2::evict_first", "L2::cache_hint",
-    "L2::64B", "L2::128B", "L2::256B", "unified",
-}  # fmt: skip
+    "ca",
+    "cg",
+    "cs",
+    "lu",
+    "cv",
+    "wb",
+    "wt",
+    "nc",
+    "L1::evict_normal",
+    "L1::evict_unchanged",
+    "L1::evict_first",
+    "L1::evict_last",
+    "L1::no_allocate",
+    "L2::evict_normal",
+    "L2::evict_last",
+    "L2::evict_first",
+    "L2::cache_hint",
+    "L2::64B",
+    "L2::128B",
+    "L2::256B",
+    "unified",
+}
 ELEMENTS = ("b8", "b16", "b32", "b64", "b128", "u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f32", "f64")
 
 
@@ -35,8 +60,11 @@ def resolve(e, inst, space: str, address, nbytes: int, *, write: bool) -> None:
     if type(base) is Symbol:
         declared = e.symbols[base.name].space if base.name in e.symbols else None
         wanted = {"": declared, "shared::cta": "shared", "shared::cluster": "shared", "param::entry": "param"}
-        if declared is None or declared != wanted.get(space, space) or (space == "" and code == GENERIC
-                                                                         and declared in ("shared", "local")):  # fmt: skip
+        if (
+            declared is None
+            or declared != wanted.get(space, space)
+            or (space == "" and code == GENERIC and declared in ("shared", "local"))
+        ):
             raise unsupported(inst, f"{base.name} is not a variable of space .{space or 'generic'}")
     elif base is not None and type(base) is not Reg:
         raise unsupported(inst, f"{inst.name}: address base {base!r} is not implemented")
@@ -190,8 +218,9 @@ def _atomic(e, inst):
     third = operands[2] if operation == "cas" else values
     _cache_policy(inst, 2 + returns + (operation == "cas"))
     read = (lambda o: e.r64(o, f64=kind == "f64")) if wide else (lambda o: e.r32(o, f32=kind == "f32"))
-    sources = [(read(b), read(c)) for b, c in zip(_elements(inst, values, count), _elements(inst, third, count),
-                                                  strict=True)]  # fmt: skip
+    sources = [
+        (read(b), read(c)) for b, c in zip(_elements(inst, values, count), _elements(inst, third, count), strict=True)
+    ]
     results = _elements(inst, destinations, count) if returns else (Sink(),) * count
     resolve(e, inst, space, address, _check_size(inst, count, kind), write=True)
     for i, (result, (b, c)) in enumerate(zip(results, sources, strict=True)):

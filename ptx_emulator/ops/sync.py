@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import engine_barrier as eb
 from .. import microcode as mc
 from .. import state as st
-from ..decode import BRANCH_AROUND
+from ..emitter import BRANCH_AROUND
 from ..engine_warp import ABS, NAN, REDUCTIONS, SHUFFLES, VOTES
 from ..ir import Address, Imm, Pair, Reg, Sink, Symbol
 from ..registry import lower, unsupported
@@ -387,5 +387,3 @@ def _setmaxnreg(e, inst):
 def _pmevent(e, inst):
     Modifiers(inst).flag("mask")
     e.emit(mc.NOP)
-
-

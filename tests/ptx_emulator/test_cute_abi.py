@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptx_emulator import cute_abi
-from ptx_emulator.cute_abi import layouts, params, text
+from ptx_emulator.cute_abi import host_launch, layouts, params, text
 from ptx_emulator.cute_abi.layouts import Basis, Dyn, Layout
 from ptx_emulator.cute_abi.types import MmaType, TmaAtomType, parse_type
 from ptx_emulator.cute_abi.values import FastDivmod, buffers_of
@@ -374,7 +374,12 @@ def test_read_dump(tmp_path):
 
 @pytest.mark.parametrize(
     "printed",
-    ["?", "(?,?{div=16},(1,?{i64 div=8}))", "((2,(1,1)),((64,16),(1,4))):((64@0,(0,0)),((1@0,1@1),(0,16@1)))", "(_,_,0)"],
+    [
+        "?",
+        "(?,?{div=16},(1,?{i64 div=8}))",
+        "((2,(1,1)),((64,16),(1,4))):((64@0,(0,0)),((1@0,1@1),(0,16@1)))",
+        "(_,_,0)",
+    ],
 )
 def test_printed_trees_round_trip(printed):
     parse = layouts.parse_layout if ":" in printed else layouts.parse_tree
@@ -472,6 +477,20 @@ module attributes {gpu.container_module} {
     # 100, then 300 from 128 (the other branch ends at 204), then 100 from the next multiple of 8.
     assert spec.shared_bytes == 432 + 100
     assert spec.block is None
+
+
+@pytest.mark.parametrize(
+    "box, participants, share",
+    [
+        ((64, 128), 1, (64, 128)),
+        ((64, 128), 4, (64, 32)),
+        ((64, 64, 1), 2, (64, 32, 1)),
+        ((64, 2, 1), 8, (16, 1, 1)),
+    ],
+)
+def test_multicast_shares_cover_the_box(box, participants, share):
+    assert host_launch._multicast_share(box, participants) == share
+    assert np.prod(share) * participants == np.prod(box)
 
 
 # --- packing ---

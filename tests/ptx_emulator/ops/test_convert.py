@@ -10,10 +10,39 @@ from ptx_emulator.errors import UnsupportedInstruction
 
 from ..lanes import compute, compute_one, program, run
 
-INTEGERS = {"u8": np.uint8, "s8": np.int8, "u16": np.uint16, "s16": np.int16, "u32": np.uint32, "s32": np.int32,
-            "u64": np.uint64, "s64": np.int64}  # fmt: skip
-EDGES = [0, 1, 2, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53 + 1,
-         2**63 - 1, 2**63, 2**64 - 1, 0x123456789ABCDEF0, 2**40 + 2**16 + 1]  # fmt: skip
+INTEGERS = {
+    "u8": np.uint8,
+    "s8": np.int8,
+    "u16": np.uint16,
+    "s16": np.int16,
+    "u32": np.uint32,
+    "s32": np.int32,
+    "u64": np.uint64,
+    "s64": np.int64,
+}
+EDGES = [
+    0,
+    1,
+    2,
+    127,
+    128,
+    255,
+    256,
+    32767,
+    32768,
+    65535,
+    65536,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**32,
+    2**53 + 1,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+    0x123456789ABCDEF0,
+    2**40 + 2**16 + 1,
+]
 
 
 def integers(kind: str) -> np.ndarray:
@@ -41,8 +70,36 @@ def test_integer_to_integer(source, target, saturate):
         assert result == expected, (value, saturate)
 
 
-FLOATS = np.array([0.0, -0.0, 0.5, -0.5, 1.5, 2.5, -2.5, 0.49999997, 1e3 + 0.7, -1e3 - 0.7, 127.5, 128.5, 255.5, -129.0, 3e9,
-                   -3e9, 5e9, 1e19, 2e19, -1e19, np.inf, -np.inf, np.nan, 2147483520.0, 9.2e18], np.float32)  # fmt: skip
+FLOATS = np.array(
+    [
+        0.0,
+        -0.0,
+        0.5,
+        -0.5,
+        1.5,
+        2.5,
+        -2.5,
+        0.49999997,
+        1e3 + 0.7,
+        -1e3 - 0.7,
+        127.5,
+        128.5,
+        255.5,
+        -129.0,
+        3e9,
+        -3e9,
+        5e9,
+        1e19,
+        2e19,
+        -1e19,
+        np.inf,
+        -np.inf,
+        np.nan,
+        2147483520.0,
+        9.2e18,
+    ],
+    np.float32,
+)
 ROUND = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 
 
@@ -78,7 +135,9 @@ def test_float_to_integer_rounds_and_clamps(source, mode, target):
 def test_integer_to_float_rounds_once(source):
     x = integers(source)
     values = [int(v) for v in x.astype(INTEGERS["u" + source[1:]]).view(INTEGERS[source])]
-    single, double = compute(f"cvt.rn.f32.{source} %o0, %i0; cvt.rn.f64.{source} %o1, %i0;", [x], np.float32, np.float64)
+    single, double = compute(
+        f"cvt.rn.f32.{source} %o0, %i0; cvt.rn.f64.{source} %o1, %i0;", [x], np.float32, np.float64
+    )
     for value, s, d in zip(values, single, double, strict=True):
         assert float(d) == float(value)
         below, above = np.nextafter(s, np.float32(-np.inf)), np.nextafter(s, np.float32(np.inf))
@@ -143,7 +202,9 @@ def test_packed_conversion_puts_its_first_source_up(target, dtype):
     a, b = x[: len(x) // 2], x[len(x) // 2 : len(x) // 2 * 2]
     a, b = (np.where(np.isnan(v), np.float32(1), v) for v in (a, b))
     got = compute_one(f"cvt.rn.{target}x2.f32 %o0, %i0, %i1;", [a, b], np.uint32)
-    upper, lower = (torch.from_numpy(v).to(dtype).view(torch.int16).numpy().view(np.uint16).astype(np.uint32) for v in (a, b))
+    upper, lower = (
+        torch.from_numpy(v).to(dtype).view(torch.int16).numpy().view(np.uint16).astype(np.uint32) for v in (a, b)
+    )
     np.testing.assert_array_equal(got, upper << np.uint32(16) | lower)
 
 
@@ -173,11 +234,14 @@ def test_tf32_rounds_to_nearest_away_and_even():
     assert even.tolist() == [one, one | 0x4000, one, one | 0x2000]
 
 
-@pytest.mark.parametrize("target, dtype, limit", [("e4m3x2", torch.float8_e4m3fn, 448.0),
-                                                  ("e5m2x2", torch.float8_e5m2, 57344.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    "target, dtype, limit", [("e4m3x2", torch.float8_e4m3fn, 448.0), ("e5m2x2", torch.float8_e5m2, 57344.0)]
+)
 def test_fp8_saturates_to_the_largest_finite(target, dtype, limit):
     x = f32_samples()
-    x = np.concatenate([x, np.linspace(-500, 500, 4001).astype(np.float32), np.array([448, 449, 464, 465, 1e30], np.float32)])
+    x = np.concatenate(
+        [x, np.linspace(-500, 500, 4001).astype(np.float32), np.array([448, 449, 464, 465, 1e30], np.float32)]
+    )
     x = x[: len(x) // 2 * 2]
     a, b = x[::2].copy(), x[1::2].copy()
     got = compute_one(f"cvt.rn.satfinite.{target}.f32 %o0, %i0, %i1;", [a, b], np.uint16)
@@ -201,7 +265,9 @@ def test_every_fp8_pair_widens_to_half(source, dtype):
 def test_half_pair_to_fp8():
     x = np.array([1.0, -2.5, 300.0, 1e-3, 500.0, 0.0625, np.inf, 0.0], np.float16)
     got = compute_one("cvt.rn.satfinite.e4m3x2.f16x2 %o0, %i0;", [x.view(np.uint32)], np.uint16)
-    expected = torch.from_numpy(np.clip(x.astype(np.float32), -448, 448)).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+    expected = (
+        torch.from_numpy(np.clip(x.astype(np.float32), -448, 448)).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+    )
     np.testing.assert_array_equal(got.view(np.uint8), expected)
 
 
@@ -219,8 +285,9 @@ def test_fp4_and_scale_formats():
 
 def test_relu_and_satfinite_of_half_pairs():
     a = np.array([-1.0, 2.0, 1e6, np.nan], np.float32)
-    relu, finite = compute("cvt.rn.relu.bf16x2.f32 %o0, %i0, %i0; cvt.rn.satfinite.f16x2.f32 %o1, %i0, %i0;", [a],
-                           np.uint32, np.uint32)  # fmt: skip
+    relu, finite = compute(
+        "cvt.rn.relu.bf16x2.f32 %o0, %i0, %i0; cvt.rn.satfinite.f16x2.f32 %o1, %i0, %i0;", [a], np.uint32, np.uint32
+    )
     assert [v & 0xFFFF for v in relu.tolist()] == [0, 0x4000, 0x4974, 0x7FFF]
     assert [v >> 16 for v in finite.tolist()] == [0xBC00, 0x4000, 0x7BFF, 0x7FFF]
 
@@ -229,8 +296,13 @@ def test_double_to_single_and_back():
     x = np.array([1.0, 1 + 2**-24, 1 + 3 * 2**-24, 1e-320, 1e300, -0.1, np.nan], np.float64)
     with np.errstate(over="ignore", under="ignore"):
         expected = x.astype(np.float32)
-    near, down, back = compute("cvt.rn.f32.f64 %o0, %i0; cvt.rz.f32.f64 %o1, %i0; cvt.f64.f32 %o2, %o0;", [x],
-                               np.float32, np.float32, np.float64)  # fmt: skip
+    near, down, back = compute(
+        "cvt.rn.f32.f64 %o0, %i0; cvt.rz.f32.f64 %o1, %i0; cvt.f64.f32 %o2, %o0;",
+        [x],
+        np.float32,
+        np.float32,
+        np.float64,
+    )
     np.testing.assert_array_equal(near, expected)
     assert down[:3].tolist() == [1.0, 1.0, np.float32(1 + 2**-23)]
     assert down[4] == np.finfo(np.float32).max
@@ -253,13 +325,22 @@ def test_saturating_and_flushing_f32():
 
 def test_results_fill_wider_registers():
     x = np.array([0xFF80], np.uint16)
-    got = compute("cvt.s8.u16 %r1, %i0; mov.u32 %o0, %r1; cvt.u8.u16 %rd1, %i0; mov.u64 %o1, %rd1;", [x], np.uint32,
-                  np.uint64)  # fmt: skip
+    got = compute(
+        "cvt.s8.u16 %r1, %i0; mov.u32 %o0, %r1; cvt.u8.u16 %rd1, %i0; mov.u64 %o1, %rd1;", [x], np.uint32, np.uint64
+    )
     assert got[0][0] == 0xFFFFFF80 and got[1][0] == 0x80
 
 
-@pytest.mark.parametrize("instruction", ["cvt.f32.s32 %r1, %r2;", "cvt.s32.f32 %r1, %r2;", "cvt.rn.e4m3x2.f32 %rs1, %r1, %r2;",
-                                         "cvt.rn.e3m2x2.f32 %rs1, %r1, %r2;", "cvt.rn.f16x2.f16x2 %r1, %r2;"])  # fmt: skip
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "cvt.f32.s32 %r1, %r2;",
+        "cvt.s32.f32 %r1, %r2;",
+        "cvt.rn.e4m3x2.f32 %rs1, %r1, %r2;",
+        "cvt.rn.e3m2x2.f32 %rs1, %r1, %r2;",
+        "cvt.rn.f16x2.f16x2 %r1, %r2;",
+    ],
+)
 def test_unknown_conversions_are_errors(instruction):
     with pytest.raises(UnsupportedInstruction):
         run(program(instruction, 0), [])

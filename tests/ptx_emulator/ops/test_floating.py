@@ -13,9 +13,28 @@ from ptx_emulator.errors import UnsupportedInstruction
 from ..lanes import compute, compute_one, grid_of, program, run
 
 F32_EDGES = np.array(
-    [0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007FFFFF, 0x00800000, 0x3F800000, 0xBF800000, 0x3F800001,
-     0x40490FDB, 0x7F7FFFFF, 0xFF7FFFFF, 0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC12345, 0x33800000, 0x4B800001],
-    np.uint32).view(np.float32)  # fmt: skip
+    [
+        0x00000000,
+        0x80000000,
+        0x00000001,
+        0x80000001,
+        0x007FFFFF,
+        0x00800000,
+        0x3F800000,
+        0xBF800000,
+        0x3F800001,
+        0x40490FDB,
+        0x7F7FFFFF,
+        0xFF7FFFFF,
+        0x7F800000,
+        0xFF800000,
+        0x7FC00000,
+        0xFFC12345,
+        0x33800000,
+        0x4B800001,
+    ],
+    np.uint32,
+).view(np.float32)
 CANONICAL_NAN = 0x7FFFFFFF
 
 
@@ -47,8 +66,10 @@ def quiet():
 
 
 @pytest.mark.parametrize("ftz", ["", ".ftz"])
-@pytest.mark.parametrize("opcode, function", [("add.rn", np.add), ("add", np.add), ("sub", np.subtract),
-                                              ("mul", np.multiply), ("div.rn", np.divide)])  # fmt: skip
+@pytest.mark.parametrize(
+    "opcode, function",
+    [("add.rn", np.add), ("add", np.add), ("sub", np.subtract), ("mul", np.multiply), ("div.rn", np.divide)],
+)
 def test_f32_arithmetic(opcode, function, ftz):
     a, b = f32_pairs()
     got = compute_one(f"{opcode}{ftz}.f32 %o0, %i0, %i1;", [a, b], np.float32)
@@ -102,18 +123,27 @@ def test_mixed_precision(kind, dtype):
         compute_one(f"add.rn.ftz.f32.{kind} %o0, %i0, %i1;", [narrow[0], c], np.float32)
 
 
-@pytest.mark.parametrize("mode, pick", [("rz", None), ("rm", min), ("rp", max)])
+EXACT = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "fma": lambda a, b, c: a * b + c,
+}
+
+
+@pytest.mark.parametrize("mode", ["rz", "rm", "rp"])
 @pytest.mark.parametrize("opcode, n", [("add", 2), ("sub", 2), ("mul", 2), ("fma", 3)])
-def test_directed_rounding_brackets_the_exact_value(mode, pick, opcode, n):
+def test_directed_rounding_brackets_the_exact_value(mode, opcode, n):
     rng = np.random.default_rng(4)
-    args = [rng.standard_normal(300).astype(np.float32) * np.float32(2.0) ** rng.integers(-20, 20, 300) for _ in range(n)]
+    args = [
+        rng.standard_normal(300).astype(np.float32) * np.float32(2.0) ** rng.integers(-20, 20, 300) for _ in range(n)
+    ]
     args = [x.astype(np.float32) for x in args]
     sources = ", ".join(f"%i{i}" for i in range(n))
     got = compute_one(f"{opcode}.{mode}.f32 %o0, {sources};", args, np.float32)
     for i, result in enumerate(got):
         x = [Fraction(float(v[i])) for v in args]
-        exact = {"add": lambda: x[0] + x[1], "sub": lambda: x[0] - x[1], "mul": lambda: x[0] * x[1],
-                 "fma": lambda: x[0] * x[1] + x[2]}[opcode]()  # fmt: skip
+        exact = EXACT[opcode](*x)
         down = np.nextafter(result, np.float32(-np.inf))
         up = np.nextafter(result, np.float32(np.inf))
         r = Fraction(float(result))
@@ -173,8 +203,12 @@ def test_min_max_nan_return_the_canonical_nan(opcode, function):
 
 def test_min_max_of_three_absolute_and_flushed():
     a, b, c = f32_pairs(3)
-    got = compute("max.f32 %o0, %i0, %i1, %i2; min.NaN.f32 %o1, %i0, %i1, %i2; max.NaN.abs.f32 %o2, %i0, %i1, %i2;"
-                  "max.ftz.f32 %o3, %i0, %i1;", [a, b, c], *[np.float32] * 4)  # fmt: skip
+    got = compute(
+        "max.f32 %o0, %i0, %i1, %i2; min.NaN.f32 %o1, %i0, %i1, %i2; max.NaN.abs.f32 %o2, %i0, %i1, %i2;"
+        "max.ftz.f32 %o3, %i0, %i1;",
+        [a, b, c],
+        *[np.float32] * 4,
+    )
     np.testing.assert_array_equal(got[0], np.fmax(np.fmax(a, b), c))
     np.testing.assert_array_equal(got[1], np.minimum(np.minimum(a, b), c))
     np.testing.assert_array_equal(got[2], np.maximum(np.maximum(abs(a), abs(b)), abs(c)))
@@ -183,8 +217,11 @@ def test_min_max_of_three_absolute_and_flushed():
 
 def test_neg_abs_copysign_change_only_the_sign():
     a, b = f32_pairs()
-    got = compute("neg.f32 %o0, %i0; abs.f32 %o1, %i0; copysign.f32 %o2, %i1, %i0; neg.ftz.f32 %o3, %i0;", [a, b],
-                  *[np.uint32] * 4)  # fmt: skip
+    got = compute(
+        "neg.f32 %o0, %i0; abs.f32 %o1, %i0; copysign.f32 %o2, %i1, %i0; neg.ftz.f32 %o3, %i0;",
+        [a, b],
+        *[np.uint32] * 4,
+    )
     bits, other = a.view(np.uint32), b.view(np.uint32)
     np.testing.assert_array_equal(got[0], bits ^ np.uint32(1 << 31))
     np.testing.assert_array_equal(got[1], bits & np.uint32(0x7FFFFFFF))
@@ -193,12 +230,21 @@ def test_neg_abs_copysign_change_only_the_sign():
 
 
 COMPARISONS = {
-    "eq": lambda a, b: a == b, "ne": lambda a, b: (a < b) | (a > b), "lt": lambda a, b: a < b,
-    "le": lambda a, b: a <= b, "gt": lambda a, b: a > b, "ge": lambda a, b: a >= b,
-    "equ": lambda a, b: ~((a < b) | (a > b)), "neu": lambda a, b: a != b, "ltu": lambda a, b: ~(a >= b),
-    "leu": lambda a, b: ~(a > b), "gtu": lambda a, b: ~(a <= b), "geu": lambda a, b: ~(a < b),
-    "num": lambda a, b: ~(np.isnan(a) | np.isnan(b)), "nan": lambda a, b: np.isnan(a) | np.isnan(b),
-}  # fmt: skip
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: (a < b) | (a > b),
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "gt": lambda a, b: a > b,
+    "ge": lambda a, b: a >= b,
+    "equ": lambda a, b: ~((a < b) | (a > b)),
+    "neu": lambda a, b: a != b,
+    "ltu": lambda a, b: ~(a >= b),
+    "leu": lambda a, b: ~(a > b),
+    "gtu": lambda a, b: ~(a <= b),
+    "geu": lambda a, b: ~(a < b),
+    "num": lambda a, b: ~(np.isnan(a) | np.isnan(b)),
+    "nan": lambda a, b: np.isnan(a) | np.isnan(b),
+}
 
 
 @pytest.mark.parametrize("comparison", COMPARISONS)
@@ -223,11 +269,20 @@ def test_setp_ftz_compares_subnormals_as_zero():
 def test_testp():
     a = F32_EDGES
     tests = ["finite", "infinite", "number", "notanumber", "normal", "subnormal"]
-    got = compute("".join(f"testp.{t}.f32 %p1, %i0; selp.u32 %o{k}, 1, 0, %p1;" for k, t in enumerate(tests)), [a],
-                  *[np.uint32] * 6)  # fmt: skip
+    got = compute(
+        "".join(f"testp.{t}.f32 %p1, %i0; selp.u32 %o{k}, 1, 0, %p1;" for k, t in enumerate(tests)),
+        [a],
+        *[np.uint32] * 6,
+    )
     tiny = np.finfo(np.float32).tiny
-    expected = [np.isfinite(a), np.isinf(a), ~np.isnan(a), np.isnan(a), np.isfinite(a) & (abs(a) >= tiny),
-                (a != 0) & (abs(a) < tiny)]  # fmt: skip
+    expected = [
+        np.isfinite(a),
+        np.isinf(a),
+        ~np.isnan(a),
+        np.isnan(a),
+        np.isfinite(a) & (abs(a) >= tiny),
+        (a != 0) & (abs(a) < tiny),
+    ]
     for result, wanted in zip(got, expected, strict=True):
         np.testing.assert_array_equal(result, wanted)
 
@@ -241,11 +296,17 @@ def ulp_error(got: np.ndarray, exact: np.ndarray) -> float:
 
 
 # Bounds of PTX ISA 9.7.3: ulp, or absolute error where the table is in powers of two.
-@pytest.mark.parametrize("opcode, function, low, high, ulps", [
-    ("ex2.approx", np.exp2, -126, 127, 2.0), ("rcp.approx", lambda x: 1 / x, -1e4, 1e4, 1.0),
-    ("rsqrt.approx", lambda x: 1 / np.sqrt(x), 1e-6, 1e6, 2.0), ("sqrt.approx", np.sqrt, 0, 1e6, 1.0),
-    ("rcp.rn", lambda x: 1 / x, -1e4, 1e4, 0.5), ("sqrt.rn", np.sqrt, 0, 1e6, 0.5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "opcode, function, low, high, ulps",
+    [
+        ("ex2.approx", np.exp2, -126, 127, 2.0),
+        ("rcp.approx", lambda x: 1 / x, -1e4, 1e4, 1.0),
+        ("rsqrt.approx", lambda x: 1 / np.sqrt(x), 1e-6, 1e6, 2.0),
+        ("sqrt.approx", np.sqrt, 0, 1e6, 1.0),
+        ("rcp.rn", lambda x: 1 / x, -1e4, 1e4, 0.5),
+        ("sqrt.rn", np.sqrt, 0, 1e6, 0.5),
+    ],
+)
 def test_approximations_within_the_isa_bound(opcode, function, low, high, ulps):
     x = np.random.default_rng(6).uniform(low, high, 5000).astype(np.float32)
     got = compute_one(f"{opcode}.f32 %o0, %i0;", [x], np.float32)
@@ -256,8 +317,11 @@ def test_lg2_sin_cos_tanh_within_the_isa_bound():
     rng = np.random.default_rng(7)
     x = rng.uniform(0.01, 50, 4000).astype(np.float32)
     angle = rng.uniform(-np.pi, np.pi, 4000).astype(np.float32)
-    got = compute("lg2.approx.f32 %o0, %i0; sin.approx.f32 %o1, %i1; cos.approx.f32 %o2, %i1; tanh.approx.f32 %o3, %i1;",
-                  [x, angle], *[np.float32] * 4)  # fmt: skip
+    got = compute(
+        "lg2.approx.f32 %o0, %i0; sin.approx.f32 %o1, %i1; cos.approx.f32 %o2, %i1; tanh.approx.f32 %o3, %i1;",
+        [x, angle],
+        *[np.float32] * 4,
+    )
     wide = angle.astype(np.float64)
     assert abs(got[0] - np.log2(x.astype(np.float64))).max() < 2**-20
     assert abs(got[1] - np.sin(wide)).max() < 2**-20.5
@@ -314,9 +378,12 @@ def test_packed_fma_matches_the_scalar_one():
 def test_f64_arithmetic():
     rng = np.random.default_rng(8)
     a, b, c = (rng.standard_normal(200) for _ in range(3))
-    got = compute("""add.f64 %o0, %i0, %i1; sub.f64 %o1, %i0, %i1; mul.f64 %o2, %i0, %i1; div.rn.f64 %o3, %i0, %i1;
-        fma.rn.f64 %o4, %i0, %i1, %i2; min.f64 %o5, %i0, %i1; neg.f64 %o6, %i0; abs.f64 %o7, %i0;""", [a, b, c],
-                  *[np.float64] * 8)  # fmt: skip
+    got = compute(
+        """add.f64 %o0, %i0, %i1; sub.f64 %o1, %i0, %i1; mul.f64 %o2, %i0, %i1; div.rn.f64 %o3, %i0, %i1;
+        fma.rn.f64 %o4, %i0, %i1, %i2; min.f64 %o5, %i0, %i1; neg.f64 %o6, %i0; abs.f64 %o7, %i0;""",
+        [a, b, c],
+        *[np.float64] * 8,
+    )
     fused = np.array([float(exact_fma(*row)) for row in zip(a, b, c, strict=True)])
     for result, wanted in zip(got, [a + b, a - b, a * b, a / b, fused, np.minimum(a, b), -a, abs(a)], strict=True):
         np.testing.assert_array_equal(result, wanted)
@@ -336,17 +403,25 @@ def bits(tensor: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind, dtype", [("f16", torch.float16), ("bf16", torch.bfloat16)])
-@pytest.mark.parametrize("opcode, function", [
-    ("add.rn", lambda a, b, c: a + b), ("sub.rn", lambda a, b, c: a - b), ("mul.rn", lambda a, b, c: a * b),
-    ("fma.rn", lambda a, b, c: a * b + c), ("max", lambda a, b, c: torch.maximum(a, b)),
-    ("min", lambda a, b, c: torch.minimum(a, b)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "opcode, function",
+    [
+        ("add.rn", lambda a, b, c: a + b),
+        ("sub.rn", lambda a, b, c: a - b),
+        ("mul.rn", lambda a, b, c: a * b),
+        ("fma.rn", lambda a, b, c: a * b + c),
+        ("max", lambda a, b, c: torch.maximum(a, b)),
+        ("min", lambda a, b, c: torch.minimum(a, b)),
+    ],
+)
 def test_half_precision(kind, dtype, opcode, function):
     a, b, c = halves(dtype, 3)
     expected = bits(function(a.double(), b.double(), c.double()).to(dtype))
     sources = "%i0, %i1, %i2" if "fma" in opcode else "%i0, %i1"
     got = compute_one(f"{opcode}.{kind} %o0, {sources};", [bits(x) for x in (a, b, c)], np.uint16)
-    packed = compute_one(f"{opcode}.{kind}x2 %o0, {sources};", [bits(x).view(np.uint32) for x in (a, b, c)], np.uint32)
+    packed = compute_one(
+        f"{opcode}.{kind}x2 %o0, {sources};", [bits(x).view(np.uint32) for x in (a, b, c)], np.uint32
+    )
     same(got.view(np.float16), expected.view(np.float16))
     same(packed.view(np.float16), expected.view(np.float16))
 
@@ -357,7 +432,10 @@ def test_half_precision_nan_relu_and_sign():
     one = np.ones(4, np.float16)
     plain, strict, relu, neg, magnitude = compute(
         """max.f16 %o0, %i0, %i1; max.NaN.f16 %o1, %i0, %i1; fma.rn.relu.f16 %o2, %i0, %i2, %i2;
-        neg.f16 %o3, %i0; abs.bf16 %o4, %i0;""", [a, b, one], *[np.uint16] * 5)  # fmt: skip
+        neg.f16 %o3, %i0; abs.bf16 %o4, %i0;""",
+        [a, b, one],
+        *[np.uint16] * 5,
+    )
     assert plain.tolist() == [0x3C00, 0x4000, 0x7FFF, 0x3C00]
     assert strict.tolist() == [0x7FFF, 0x4000, 0x7FFF, 0x3C00]
     assert relu.tolist() == [0x4000, 0x0000, 0x7FFF, 0x0000]
@@ -372,8 +450,16 @@ def test_half_precision_ex2_and_tanh():
         assert abs(result.astype(float) / np.where(exact == 0, 1, exact) - (exact != 0)).max() < 2**-9.9
 
 
-@pytest.mark.parametrize("instruction", ["add.rz.f64 %rd1, %rd2, %rd3;", "ex2.f32 %r1, %r2;", "max.xorsign.abs.f32 %r1, %r2, %r3;",
-                                         "fma.rn.sat.bf16 %rs1, %rs2, %rs3, %rs4;", "div.f32 %r1, %r2, %r3;"])  # fmt: skip
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "add.rz.f64 %rd1, %rd2, %rd3;",
+        "ex2.f32 %r1, %r2;",
+        "max.xorsign.abs.f32 %r1, %r2, %r3;",
+        "fma.rn.sat.bf16 %rs1, %rs2, %rs3, %rs4;",
+        "div.f32 %r1, %r2, %r3;",
+    ],
+)
 def test_unknown_forms_are_errors(instruction):
     with pytest.raises(UnsupportedInstruction, match=instruction.split()[0].replace(".", r"\.")):
         run(program(instruction, 0), [])

@@ -90,8 +90,9 @@ def test_div_and_rem_truncate(kind):
     q, r = compute(f"div.{kind} %o0, %i0, %i1; rem.{kind} %o1, %i0, %i1;", [a, b], a.dtype, a.dtype)
     exact = [abs(int(x)) // abs(int(y)) * (1 if (x < 0) == (y < 0) else -1) for x, y in zip(a, b, strict=True)]
     np.testing.assert_array_equal(q, np.array(exact, object).astype(a.dtype))
-    np.testing.assert_array_equal(r, np.array([int(x) - int(y) * e for x, y, e in zip(a, b, exact, strict=True)],
-                                              object).astype(a.dtype))  # fmt: skip
+    np.testing.assert_array_equal(
+        r, np.array([int(x) - int(y) * e for x, y, e in zip(a, b, exact, strict=True)], object).astype(a.dtype)
+    )
 
 
 @pytest.mark.parametrize("kind", ["s16", "s32", "s64"])
@@ -134,8 +135,12 @@ def test_carry_chain_adds_and_subtracts_96_bits():
 @pytest.mark.parametrize("bits", [16, 32, 64])
 def test_logic(bits):
     a, b = pairs(f"u{bits}")
-    got = compute(f"and.b{bits} %o0, %i0, %i1; or.b{bits} %o1, %i0, %i1; xor.b{bits} %o2, %i0, %i1;"
-                  f"not.b{bits} %o3, %i0; cnot.b{bits} %o4, %i0;", [a, b], *[a.dtype] * 5)  # fmt: skip
+    got = compute(
+        f"and.b{bits} %o0, %i0, %i1; or.b{bits} %o1, %i0, %i1; xor.b{bits} %o2, %i0, %i1;"
+        f"not.b{bits} %o3, %i0; cnot.b{bits} %o4, %i0;",
+        [a, b],
+        *[a.dtype] * 5,
+    )
     for result, expected in zip(got, [a & b, a | b, a ^ b, ~a, a == 0], strict=True):
         np.testing.assert_array_equal(result, expected)
 
@@ -146,17 +151,20 @@ def test_shifts_clamp_their_count(kind):
     a, n = grid_of(EDGES["u" + kind[1:]], np.array([0, 1, 15, 16, 31, 32, 33, 63, 64, 255, 2**32 - 1], np.uint32))
     a = a.view(DTYPES[kind])
     left, right = compute(f"shl.b{bits} %o0, %i0, %i1; shr.{kind} %o1, %i0, %i1;", [a, n], a.dtype, a.dtype)
-    np.testing.assert_array_equal(left, wrapped([int(x) << min(int(s), 64) for x, s in zip(a, n, strict=True)],
-                                                kind).view(a.dtype))  # fmt: skip
-    np.testing.assert_array_equal(right, wrapped([int(x) >> min(int(s), 64) for x, s in zip(a, n, strict=True)],
-                                                 kind).view(a.dtype))  # fmt: skip
+    np.testing.assert_array_equal(
+        left, wrapped([int(x) << min(int(s), 64) for x, s in zip(a, n, strict=True)], kind).view(a.dtype)
+    )
+    np.testing.assert_array_equal(
+        right, wrapped([int(x) >> min(int(s), 64) for x, s in zip(a, n, strict=True)], kind).view(a.dtype)
+    )
 
 
 @pytest.mark.parametrize("mode", ["wrap", "clamp"])
 def test_funnel_shift(mode):
     a, b, c = grid_of(EDGES["u32"], EDGES["u32"][::2], np.array([0, 1, 5, 31, 32, 33, 64], np.uint32))
-    left, right = compute(f"shf.l.{mode}.b32 %o0, %i0, %i1, %i2; shf.r.{mode}.b32 %o1, %i0, %i1, %i2;", [a, b, c],
-                          np.uint32, np.uint32)  # fmt: skip
+    left, right = compute(
+        f"shf.l.{mode}.b32 %o0, %i0, %i1, %i2; shf.r.{mode}.b32 %o1, %i0, %i1, %i2;", [a, b, c], np.uint32, np.uint32
+    )
     for x, y, s, low, high in zip(a, b, c, right, left, strict=True):
         n = int(s) & 31 if mode == "wrap" else min(int(s), 32)
         both = int(y) << 32 | int(x)
@@ -166,14 +174,29 @@ def test_funnel_shift(mode):
 
 def test_bit_counts():
     a, b = EDGES["u32"], EDGES["u64"]
-    got = compute("popc.b32 %o0, %i0; clz.b32 %o1, %i0; brev.b32 %o2, %i0; bfind.u32 %o3, %i0; bfind.s32 %o4, %i0;"
-                  "bfind.shiftamt.u32 %o5, %i0; popc.b64 %o6, %i1; clz.b64 %o7, %i1; brev.b64 %o8, %i1;"
-                  "bfind.u64 %o9, %i1;", [a, b], *[np.uint32] * 8, np.uint64, np.uint32)  # fmt: skip
+    got = compute(
+        "popc.b32 %o0, %i0; clz.b32 %o1, %i0; brev.b32 %o2, %i0; bfind.u32 %o3, %i0; bfind.s32 %o4, %i0;"
+        "bfind.shiftamt.u32 %o5, %i0; popc.b64 %o6, %i1; clz.b64 %o7, %i1; brev.b64 %o8, %i1;"
+        "bfind.u64 %o9, %i1;",
+        [a, b],
+        *[np.uint32] * 8,
+        np.uint64,
+        np.uint32,
+    )
     for i, (x, y) in enumerate(zip(a.tolist(), b.tolist(), strict=True)):
         magnitude = x ^ 0xFFFFFFFF if x >> 31 else x
-        expected = [x.bit_count(), 32 - x.bit_length(), int(f"{x:032b}"[::-1], 2), (x.bit_length() - 1) % 2**32,
-                    (magnitude.bit_length() - 1) % 2**32, 32 - x.bit_length() if x else 2**32 - 1, y.bit_count(),
-                    64 - y.bit_length(), int(f"{y:064b}"[::-1], 2), (y.bit_length() - 1) % 2**32]  # fmt: skip
+        expected = [
+            x.bit_count(),
+            32 - x.bit_length(),
+            int(f"{x:032b}"[::-1], 2),
+            (x.bit_length() - 1) % 2**32,
+            (magnitude.bit_length() - 1) % 2**32,
+            32 - x.bit_length() if x else 2**32 - 1,
+            y.bit_count(),
+            64 - y.bit_length(),
+            int(f"{y:064b}"[::-1], 2),
+            (y.bit_length() - 1) % 2**32,
+        ]
         assert [int(g[i]) for g in got] == expected
 
 
@@ -210,10 +233,13 @@ def prmt(a: int, b: int, c: int, mode: str) -> int:
     source = [(b << 32 | a) >> (8 * i) & 255 for i in range(8)]
     # PTX ISA 9.7.9.7, table of the special modes: source bytes of d.b3 d.b2 d.b1 d.b0 for selector 0..3.
     special = {
-        "f4e": ["3210", "4321", "5432", "6543"], "b4e": ["5670", "6701", "7012", "0123"],
-        "rc8": ["0000", "1111", "2222", "3333"], "ecl": ["3210", "3211", "3222", "3333"],
-        "ecr": ["0000", "1110", "2210", "3210"], "rc16": ["1010", "3232", "1010", "3232"],
-    }  # fmt: skip
+        "f4e": ["3210", "4321", "5432", "6543"],
+        "b4e": ["5670", "6701", "7012", "0123"],
+        "rc8": ["0000", "1111", "2222", "3333"],
+        "ecl": ["3210", "3211", "3222", "3333"],
+        "ecr": ["0000", "1110", "2210", "3210"],
+        "rc16": ["1010", "3232", "1010", "3232"],
+    }
     if mode:
         return sum(source[int(n)] << (8 * (3 - i)) for i, n in enumerate(special[mode][c & 3]))
     result = 0
@@ -226,8 +252,11 @@ def prmt(a: int, b: int, c: int, mode: str) -> int:
 
 @pytest.mark.parametrize("mode", ["", "f4e", "b4e", "rc8", "ecl", "ecr", "rc16"])
 def test_prmt_follows_the_isa_table(mode):
-    a, b, c = grid_of(np.array([0x83828180, 0x13121110], np.uint32), np.array([0x87868584, 0x37363534], np.uint32),
-                      np.array([0, 1, 2, 3, 0x3210, 0x7654, 0x5410, 0xFEDC, 0x9ABC, 0x4567], np.uint32))  # fmt: skip
+    a, b, c = grid_of(
+        np.array([0x83828180, 0x13121110], np.uint32),
+        np.array([0x87868584, 0x37363534], np.uint32),
+        np.array([0, 1, 2, 3, 0x3210, 0x7654, 0x5410, 0xFEDC, 0x9ABC, 0x4567], np.uint32),
+    )
     suffix = f".{mode}" if mode else ""
     got = compute_one(f"prmt.b32{suffix} %o0, %i0, %i1, %i2;", [a, b, c], np.uint32)
     assert got.tolist() == [prmt(*row, mode) for row in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)]
@@ -247,9 +276,12 @@ def test_lop3_evaluates_its_table(table):
 def test_lop3_known_tables():
     """PTX ISA 9.7.8.6: (a & b & c) is 0x80, (a | b | c) 0xFE, (a & b & ~c) 0x40, ((a & b | c) ^ a) 0x1A."""
     a, b, c = grid_of(*[EDGES["u32"]] * 3)
-    got = compute("lop3.b32 %o0, %i0, %i1, %i2, 0x80; lop3.b32 %o1, %i0, %i1, %i2, 0xFE;"
-                  "lop3.b32 %o2, %i0, %i1, %i2, 0x40; lop3.b32 %o3, %i0, %i1, %i2, 0x1A;", [a, b, c],
-                  *[np.uint32] * 4)  # fmt: skip
+    got = compute(
+        "lop3.b32 %o0, %i0, %i1, %i2, 0x80; lop3.b32 %o1, %i0, %i1, %i2, 0xFE;"
+        "lop3.b32 %o2, %i0, %i1, %i2, 0x40; lop3.b32 %o3, %i0, %i1, %i2, 0x1A;",
+        [a, b, c],
+        *[np.uint32] * 4,
+    )
     for result, expected in zip(got, [a & b & c, a | b | c, a & b & ~c, (a & b | c) ^ a], strict=True):
         np.testing.assert_array_equal(result, expected)
 
@@ -264,8 +296,9 @@ def test_bmsk():
 
 def test_dp4a():
     a, b, c = grid_of(*[np.array([0, 0x01020304, 0x80FF7F01, 0xFFFFFFFF], np.uint32)] * 3)
-    got_s, got_u = compute("dp4a.s32.s32 %o0, %i0, %i1, %i2; dp4a.u32.u32 %o1, %i0, %i1, %i2;", [a, b, c], np.uint32,
-                           np.uint32)  # fmt: skip
+    got_s, got_u = compute(
+        "dp4a.s32.s32 %o0, %i0, %i1, %i2; dp4a.u32.u32 %o1, %i0, %i1, %i2;", [a, b, c], np.uint32, np.uint32
+    )
     for got, dtype in ((got_s, np.int8), (got_u, np.uint8)):
         x, y = a.view(dtype).reshape(-1, 4).astype(np.int64), b.view(dtype).reshape(-1, 4).astype(np.int64)
         np.testing.assert_array_equal(got, ((x * y).sum(1) + c).astype(np.uint32))
@@ -279,9 +312,17 @@ def test_packed_16_bit_add_and_max():
 
 
 @pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("comparison, function", [("eq", np.equal), ("ne", np.not_equal), ("lt", np.less),
-                                                  ("le", np.less_equal), ("gt", np.greater),
-                                                  ("ge", np.greater_equal)])  # fmt: skip
+@pytest.mark.parametrize(
+    "comparison, function",
+    [
+        ("eq", np.equal),
+        ("ne", np.not_equal),
+        ("lt", np.less),
+        ("le", np.less_equal),
+        ("gt", np.greater),
+        ("ge", np.greater_equal),
+    ],
+)
 def test_setp_and_selp(kind, comparison, function):
     a, b = pairs(kind)
     got = compute_one(f"setp.{comparison}.{kind} %p1, %i0, %i1; selp.u32 %o0, 1, 0, %p1;", [a, b], np.uint32)
@@ -295,7 +336,9 @@ def test_setp_combines_and_writes_both_destinations(how, function):
         f"""setp.ne.u32 %p3, %i2, 0;
         setp.lt.{how}.u32 %p1|%p2, %i0, %i1, %p3; selp.u32 %o0, 1, 0, %p1; selp.u32 %o1, 1, 0, %p2;
         setp.lt.{how}.u32 %p3, %i0, %i1, !%p3; selp.u32 %o2, 1, 0, %p3;""",
-        [a, b, c], *[np.uint32] * 3)  # fmt: skip
+        [a, b, c],
+        *[np.uint32] * 3,
+    )
     less = a < b
     np.testing.assert_array_equal(first, function(less, c != 0))
     np.testing.assert_array_equal(second, function(~less, c != 0))
@@ -304,24 +347,39 @@ def test_setp_combines_and_writes_both_destinations(how, function):
 
 def test_setp_whose_destinations_include_its_source():
     a, c = grid_of(EDGES["u32"], np.array([0, 1], np.uint32))
-    got = compute("setp.ne.u32 %p1, %i1, 0; setp.eq.and.u32 %p1|%p2, %i0, 1, %p1; selp.u32 %o0, 1, 0, %p1;"
-                  "selp.u32 %o1, 1, 0, %p2;", [a, c], np.uint32, np.uint32)  # fmt: skip
+    got = compute(
+        "setp.ne.u32 %p1, %i1, 0; setp.eq.and.u32 %p1|%p2, %i0, 1, %p1; selp.u32 %o0, 1, 0, %p1;"
+        "selp.u32 %o1, 1, 0, %p2;",
+        [a, c],
+        np.uint32,
+        np.uint32,
+    )
     np.testing.assert_array_equal(got[0], (a == 1) & (c != 0))
     np.testing.assert_array_equal(got[1], (a != 1) & (c != 0))
 
 
 def test_unsigned_comparison_names():
     a, b = pairs("u32")
-    got = compute("".join(f"setp.{c}.u32 %p1, %i0, %i1; selp.u32 %o{k}, 1, 0, %p1;"
-                          for k, c in enumerate(("lo", "ls", "hi", "hs"))), [a, b], *[np.uint32] * 4)  # fmt: skip
+    got = compute(
+        "".join(
+            f"setp.{c}.u32 %p1, %i0, %i1; selp.u32 %o{k}, 1, 0, %p1;" for k, c in enumerate(("lo", "ls", "hi", "hs"))
+        ),
+        [a, b],
+        *[np.uint32] * 4,
+    )
     for result, expected in zip(got, [a < b, a <= b, a > b, a >= b], strict=True):
         np.testing.assert_array_equal(result, expected)
 
 
 def test_set_and_slct():
     a, b = pairs("s32")
-    got = compute("set.lt.u32.s32 %o0, %i0, %i1; set.ge.f32.s32 %o1, %i0, %i1; slct.u32.s32 %o2, 7, 9, %i0;", [a, b],
-                  np.uint32, np.float32, np.uint32)  # fmt: skip
+    got = compute(
+        "set.lt.u32.s32 %o0, %i0, %i1; set.ge.f32.s32 %o1, %i0, %i1; slct.u32.s32 %o2, 7, 9, %i0;",
+        [a, b],
+        np.uint32,
+        np.float32,
+        np.uint32,
+    )
     np.testing.assert_array_equal(got[0], np.where(a < b, 0xFFFFFFFF, 0))
     np.testing.assert_array_equal(got[1], np.where(a >= b, 1.0, 0.0))
     np.testing.assert_array_equal(got[2], np.where(a >= 0, 7, 9))
@@ -333,7 +391,14 @@ def test_mov_packs_and_unpacks():
         """mov.b64 %o0, {%i0, %i1}; mov.b64 {%o1, _}, %o0; mov.b64 {_, %o2}, %o0;
         mov.b32 {%rs1, %rs2}, %i0; mov.u16 %o3, %rs2; mov.b32 %o4, {%rs2, %rs1};
         mov.b16 {%rs3, %rs4}, %rs1; mov.b16 %o5, %rs4;""",
-        [a, b], np.uint64, np.uint32, np.uint32, np.uint16, np.uint32, np.uint16)  # fmt: skip
+        [a, b],
+        np.uint64,
+        np.uint32,
+        np.uint32,
+        np.uint16,
+        np.uint32,
+        np.uint16,
+    )
     np.testing.assert_array_equal(packed, a.astype(np.uint64) | b.astype(np.uint64) << np.uint64(32))
     np.testing.assert_array_equal(low, a)
     np.testing.assert_array_equal(high, b)
@@ -344,8 +409,12 @@ def test_mov_packs_and_unpacks():
 
 def test_mov_of_four_elements_and_128_bits():
     a, b = grid_of(EDGES["u64"], EDGES["u64"])
-    got = compute("""mov.b64 {%rs1, %rs2, %rs3, %rs4}, %i0; mov.b64 %o0, {%rs4, %rs3, %rs2, %rs1};
-        mov.b128 %q1, {%i0, %i1}; mov.b128 %q2, %q1; mov.b128 {%o1, %o2}, %q2;""", [a, b], *[np.uint64] * 3)  # fmt: skip
+    got = compute(
+        """mov.b64 {%rs1, %rs2, %rs3, %rs4}, %i0; mov.b64 %o0, {%rs4, %rs3, %rs2, %rs1};
+        mov.b128 %q1, {%i0, %i1}; mov.b128 %q2, %q1; mov.b128 {%o1, %o2}, %q2;""",
+        [a, b],
+        *[np.uint64] * 3,
+    )
     np.testing.assert_array_equal(got[0].view(np.uint16).reshape(-1, 4), a.view(np.uint16).reshape(-1, 4)[:, ::-1])
     np.testing.assert_array_equal(got[1], a)
     np.testing.assert_array_equal(got[2], b)
@@ -353,38 +422,51 @@ def test_mov_of_four_elements_and_128_bits():
 
 def test_unpacking_into_the_source_register():
     a = EDGES["u32"]
-    got = compute_one("mov.u32 %r1, %i0; mov.b32 {%rs1, %rs2}, %r1; cvt.u32.u16 %r1, %rs2; mov.u32 %o0, %r1;", [a],
-                      np.uint32)  # fmt: skip
+    got = compute_one(
+        "mov.u32 %r1, %i0; mov.b32 {%rs1, %rs2}, %r1; cvt.u32.u16 %r1, %rs2; mov.u32 %o0, %r1;", [a], np.uint32
+    )
     np.testing.assert_array_equal(got, a >> np.uint32(16))
 
 
 def test_guards_select_lanes():
     a = np.arange(64, dtype=np.uint32)
-    got = compute_one("""mov.u32 %o0, 5; and.b32 %r1, %i0, 1; setp.eq.u32 %p1, %r1, 0;
-        @%p1 mov.u32 %o0, 6; @!%p1 add.u32 %o0, %o0, %i0;""", [a], np.uint32)  # fmt: skip
+    got = compute_one(
+        """mov.u32 %o0, 5; and.b32 %r1, %i0, 1; setp.eq.u32 %p1, %r1, 0;
+        @%p1 mov.u32 %o0, 6; @!%p1 add.u32 %o0, %o0, %i0;""",
+        [a],
+        np.uint32,
+    )
     np.testing.assert_array_equal(got, np.where(a % 2 == 0, 6, 5 + a))
 
 
 def test_guard_written_by_its_own_instruction():
     """The guard is read once, before anything is written, also where an instruction takes several steps."""
     a = np.arange(64, dtype=np.uint32)
-    got = compute("""setp.lt.u32 %p1, %i0, 32; mov.pred %p2, %p1;
-        @%p1 setp.lt.and.u32 %p1|%p2, %i0, 8, %p1; selp.u32 %o0, 1, 0, %p1; selp.u32 %o1, 1, 0, %p2;""", [a], np.uint32,
-                  np.uint32)  # fmt: skip
+    got = compute(
+        """setp.lt.u32 %p1, %i0, 32; mov.pred %p2, %p1;
+        @%p1 setp.lt.and.u32 %p1|%p2, %i0, 8, %p1; selp.u32 %o0, 1, 0, %p1;
+        selp.u32 %o1, 1, 0, %p2;""",
+        [a],
+        np.uint32,
+        np.uint32,
+    )
     np.testing.assert_array_equal(got[0], a < 8)
     np.testing.assert_array_equal(got[1], (a >= 8) & (a < 32))
 
 
-@pytest.mark.parametrize("instruction, message", [
-    ("add.sat.u32 %r1, %r2, %r3;", "sat"),
-    ("add.foo.u32 %r1, %r2, %r3;", "foo"),
-    ("frobnicate.b32 %r1, %r2;", "frobnicate"),
-    ("setp.lt.b32 %p1, %r1, %r2;", "bit types"),
-    ("shf.l.b32 %r1, %r2, %r3, %r4;", "wrap"),
-    ("add.u32 %rd1, %r2, %r3;", "%rd1"),
-    ("mul.wide.u64 %rd1, %rd2, %rd3;", "mul.wide"),
-    ("prmt.b32.xyz %r1, %r2, %r3, %r4;", "xyz"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "instruction, message",
+    [
+        ("add.sat.u32 %r1, %r2, %r3;", "sat"),
+        ("add.foo.u32 %r1, %r2, %r3;", "foo"),
+        ("frobnicate.b32 %r1, %r2;", "frobnicate"),
+        ("setp.lt.b32 %p1, %r1, %r2;", "bit types"),
+        ("shf.l.b32 %r1, %r2, %r3, %r4;", "wrap"),
+        ("add.u32 %rd1, %r2, %r3;", "%rd1"),
+        ("mul.wide.u64 %rd1, %rd2, %rd3;", "mul.wide"),
+        ("prmt.b32.xyz %r1, %r2, %r3, %r4;", "xyz"),
+    ],
+)
 def test_what_is_not_implemented_is_an_error_with_its_line(instruction, message):
     ptx = program(f"\n{instruction}", 0)
     with pytest.raises(UnsupportedInstruction, match=message) as caught:
