@@ -11,7 +11,6 @@ WARP_SIZE = 32
 SMEM_BYTES_PER_CTA = 232448  # 227 KiB of dynamic shared memory
 SMEM_ALIGN = 1024  # a 128-byte-swizzle atom repeats every 8 rows of 128 bytes
 TMEM_COLUMNS = 512  # 32-bit columns
-TMEM_LANES = 128
 REGISTERS_PER_SM = 65536
 TMA_STRIDE_BYTES = 16  # every outer stride of a tensor map is a multiple of this
 MMA_K_BYTES = 32  # K extent of one tcgen05.mma, in bytes of operand element

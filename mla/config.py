@@ -28,8 +28,8 @@ class MlaDecodeConfig:
     lse_base:         None (no LSE output), "e" or "2".
     query_packed:     the query's token stride is num_heads * its head stride, so that (token, head) is one
                       TMA mode and a row tile is loaded in boxes of 64 rows whatever num_heads is.
-    scales_on_device: softmax_scale and output_scale are one-element fp32 tensors that the kernel reads, so that calibrated
-                      scales need no host synchronisation; else numbers.
+    scales_on_device: softmax_scale and output_scale are one-element fp32 tensors that the kernel reads, so that
+                      calibrated scales need no host synchronisation; else numbers.
     arch:             "sm_100a" or "sm_103a".
     """
 

@@ -49,7 +49,8 @@ class Context:
 
     def pipe(self, name: str) -> Pipeline:
         plan = self.plan.barriers
-        return Pipeline(plan.edge(name), self.smem_pointer(Int64, self.plan.barrier_offset + plan.offset(name), BARRIER_BYTES))
+        offset = self.plan.barrier_offset + plan.offset(name)
+        return Pipeline(plan.edge(name), self.smem_pointer(Int64, offset, BARRIER_BYTES))
 
     def smem_pointer(self, dtype: Any, offset: Any, align: int) -> Any:
         """Pointer into dynamic shared memory, `offset` bytes from its start."""

@@ -71,7 +71,9 @@ class MlaDecode:
         self.kernel(
             query_tma, query_boxes, kv_tma, kv_boxes, block_tables, seq_lens, out, lse, partial_out, partial_lse,
             softmax_scale, output_scale,
-        ).launch(grid=[num_ctas, 1, 1], block=[self.warps.threads, 1, 1], smem=plan.smem_bytes, stream=stream)  # fmt: skip
+        ).launch(
+            grid=[num_ctas, 1, 1], block=[self.warps.threads, 1, 1], smem=plan.smem_bytes, stream=stream
+        )  # fmt: skip
         merge = MergePartials(config, self.scheduler)
         merge.kernel(seq_lens, out, lse, partial_out, partial_lse, num_ctas, output_scale).launch(
             grid=[merge.num_ctas(cute.size(seq_lens)), 1, 1], block=[merge.threads, 1, 1], stream=stream, use_pdl=True

@@ -144,7 +144,7 @@ def fence_after_sync() -> None:
 
 
 def store_row(row: Any, byte_offset: Any, words: Any) -> None:
-    """A register tensor of 32-bit words to `byte_offset` of a row in global memory, which is aligned to what is stored."""
+    """A register tensor of 32-bit words to `byte_offset` of a row in global memory, aligned to what is stored."""
     count = cute.size(words)
     pointer = cute.make_ptr(
         Int32, row.iterator.toint() + byte_offset, cutlass.AddressSpace.gmem, assumed_align=min(16, 4 * count)

@@ -16,7 +16,7 @@ from cutlass import Float32, Int32
 from mla import operands, softmax, split_kv
 from mla.arch import WARP_SIZE
 from mla.config import MlaDecodeConfig
-from mla.line import line_length, warp_sum
+from mla.line import line_length
 from mla.tile_scheduler import TileScheduler
 
 ROWS_PER_CTA = 8

@@ -1,7 +1,7 @@
 """Correction role: rescales O when a row's maximum has grown, then runs the epilogue.
 
-Consumes: edges `work`, `scale`, `probs` (drained: P*V is done). Produces: edge `rescaled`. Warps: four, one TMEM lane per
-thread. Registers: 32 columns of O at a time.
+Consumes: edges `work`, `scale`, `probs` (drained: P*V is done). Produces: edge `rescaled`. Warps: four, one TMEM lane
+per thread. Registers: 32 columns of O at a time.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32
 
 from mla import operands, softmax
-from mla.context import Context
 from mla.paths import narrow
 
 CHUNK_COLUMNS = 32

@@ -104,7 +104,7 @@ def load_tile(ctx: cutlass.Constexpr, tile: Int32, count: Int32, keys: Int32, fi
 def load_boxes(
     ctx: cutlass.Constexpr, tile: Int32, num_boxes: Int32, first_id: Int32, stage_offset: Int32, barrier: cute.Pointer
 ):
-    """`num_boxes` pages of key tile `tile` into the stage at `stage_offset`; their ids start at ring place `first_id`."""
+    """`num_boxes` pages of key tile `tile` into the stage at `stage_offset`; their ids start at place `first_id`."""
     plan = ctx.plan
     page_ids = ctx.smem_ints(plan.page_ids_offset, plan.page_stages * plan.page_ids_per_stage)
     boxes = cute.local_tile(ctx.args.kv, (plan.box_tokens, plan.chunk_elements), (None, None, None))
@@ -114,7 +114,8 @@ def load_boxes(
             offset = stage_offset + chunk * plan.kv_chunk_bytes + box * plan.kv_box_bytes
             target = operands.box_tensor(ctx, offset, plan.box_tokens, plan.chunk_elements)
             to, source = operands.partition_box(ctx.args.kv_tma, target, boxes)
-            cute.copy(ctx.args.kv_tma, source[(None, tile % plan.tiles_per_page, chunk, page_id)], to, tma_bar_ptr=barrier)
+            coordinate = (None, tile % plan.tiles_per_page, chunk, page_id)
+            cute.copy(ctx.args.kv_tma, source[coordinate], to, tma_bar_ptr=barrier)
 
 
 @cute.jit
