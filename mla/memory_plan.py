@@ -177,8 +177,8 @@ class NarrowPlan:
         """Edges: producer -> consumer.
 
         work: scheduler -> all roles, which release it warp by warp.  query, kv: load -> mma (commit frees).
-        tail: load's own wait on a ragged tile.  pages: page table -> load.  score: mma (commit) -> softmax.  probs: softmax -> mma (commit frees).
-        scale: softmax -> correction.  rescaled: correction -> mma.
+        tail: load's own wait on a ragged tile.  pages: page table -> load.  score: mma (commit) -> softmax.
+        probs: softmax -> mma (commit frees).  scale: softmax -> correction.  rescaled: correction -> mma.
         """
         softmax, correction = self.warps.softmax_threads, self.warps.correction_threads
         return BarrierPlan(
