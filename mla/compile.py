@@ -97,10 +97,13 @@ def fake_arguments(config: MlaDecodeConfig) -> tuple[Any, ...]:
         )
     stream = make_fake_stream(use_tvm_ffi_env_stream=True)
     workspace = make_fake_tensor(cutlass.Float32, (cute.sym_int64(),), (1,), assumed_align=16)
-    return query, cache, tables, lens, out, lse, workspace, cutlass.Int32(1), scale(config), scale(config), stream
+    return query, cache, tables, lens, out, lse, workspace, cutlass.Int32(1), *scales(config), stream
 
 
-def scale(config: MlaDecodeConfig) -> Any:
-    if config.scales_on_device:
-        return make_fake_tensor(cutlass.Float32, (1,), (1,), assumed_align=4)
-    return cutlass.Float32(1.0)
+def scales(config: MlaDecodeConfig) -> list[Any]:
+    """softmax_scale and output_scale, each a number or a one-element tensor."""
+    on_device = (config.softmax_scale_on_device, config.output_scale_on_device)
+    return [
+        make_fake_tensor(cutlass.Float32, (1,), (1,), assumed_align=4) if is_tensor else cutlass.Float32(1.0)
+        for is_tensor in on_device
+    ]

@@ -28,8 +28,8 @@ class MlaDecodeConfig:
     lse_base:         None (no LSE output), "e" or "2".
     query_packed:     the query's token stride is num_heads * its head stride, so that (token, head) is one
                       TMA mode and a row tile is loaded in boxes of 64 rows whatever num_heads is.
-    scales_on_device: softmax_scale and output_scale are one-element fp32 tensors that the kernel reads, so that
-                      calibrated scales need no host synchronisation; else numbers.
+    softmax_scale_on_device, output_scale_on_device: the scale is a one-element fp32 tensor that the kernel reads, so
+                      that a calibrated scale needs no host synchronisation; else a number.
     arch:             "sm_100a" or "sm_103a".
     """
 
@@ -42,7 +42,8 @@ class MlaDecodeConfig:
     qk_rope_head_dim: int = 64
     lse_base: str | None = None
     query_packed: bool = True
-    scales_on_device: bool = False
+    softmax_scale_on_device: bool = False
+    output_scale_on_device: bool = False
     arch: str = "sm_100a"
 
     def __post_init__(self) -> None:

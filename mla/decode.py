@@ -60,7 +60,8 @@ class MlaDecode:
 
         query [B, seq_len_q, num_heads, 576], kv_cache [pages, page_size, 576], block_tables [B, W] int32,
         seq_lens [B] int32, out [B, seq_len_q, num_heads, 512], lse [B, seq_len_q, num_heads] fp32 or None, workspace
-        fp32 [split_kv.workspace_bytes(num_ctas, ...) / 4 or more]; scales as config.scales_on_device says.
+        fp32 [split_kv.workspace_bytes(num_ctas, ...) / 4 or more]; a scale is a number or, where the
+        config says so, fp32 [1].
         """
         plan, config = self.plan, self.config
         rows = config.query_box_rows(plan.tile_rows)

@@ -11,7 +11,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
-from mla import causal_mask, decode, softmax, split_kv
+import cutlass
+import cutlass.cute as cute
+
+from mla import causal_mask, decode, operands, softmax, split_kv
 from mla.compile import CompiledDecode, compile_kernel
 from mla.config import MlaDecodeConfig
 from mla.decode import MlaDecode
@@ -34,6 +37,10 @@ def _late_bound(mask: Any, row: Any, seq_len_k: Any) -> Any:
 
 def _no_mask(values: list[Any], visible: Any) -> list[Any]:
     return values
+
+
+def _unread_scalar(value: Any) -> Any:
+    return cutlass.Float32(1.0) if isinstance(value, cute.Tensor) else value
 
 
 def _nothing(*arguments: Any) -> None:
@@ -92,6 +99,10 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     "unscaled-probs": (
         "probabilities are rounded to e4m3 as they are, in [0, 1]; the same kernel for fp16 and bf16",
         lambda: mock.patch.object(MlaDecodeConfig, "probs_scale_log2", 0),
+    ),
+    "unread-scales": (
+        "scales that are tensors count as 1",
+        lambda: mock.patch.object(operands, "scalar", _unread_scalar),
     ),
     "no-probs-wait": (
         "the tensor core does not wait for the probabilities",

@@ -19,8 +19,8 @@ def mla_decode(
     block_tables: torch.Tensor,
     seq_lens: torch.Tensor,
     *,
-    softmax_scale: float,
-    output_scale: float = 1.0,
+    softmax_scale: float | torch.Tensor,
+    output_scale: float | torch.Tensor = 1.0,
     is_causal: bool = True,
     out: torch.Tensor | None = None,
     return_lse: bool = False,
@@ -37,7 +37,8 @@ def mla_decode(
     seq_lens: [B] int32, keys per request, the query tokens' own keys included; 0 is a padded request.
     is_causal: query token t sees keys [0, seq_lens[b] - seq_len_q + 1 + t), clamped to [0, seq_lens[b]].
     softmax_scale, output_scale: factors of the scores and of the output; for e4m3 they carry the quantisation scales,
-        query's times cache's and cache's.
+        query's times cache's and cache's. Each a number, or a one-element float32 tensor on the query's device, which
+        is read there and never waited for.
     out: [B, seq_len_q, num_heads, 512] in the query's dtype, bfloat16 for float8_e4m3fn; written in place; must not
         overlap the inputs.
     lse_base: base of the returned log-sum-exp, "e" or "2".

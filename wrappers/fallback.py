@@ -24,8 +24,8 @@ def decode_torch(
     out: torch.Tensor,
     lse: torch.Tensor | None,
     *,
-    softmax_scale: float,
-    output_scale: float,
+    softmax_scale: float | torch.Tensor,
+    output_scale: float | torch.Tensor,
     is_causal: bool,
     lse_base: str,
 ) -> None:
@@ -61,7 +61,7 @@ def attend(
     page_ids: torch.Tensor,
     num_keys: int,
     bounds: torch.Tensor,
-    softmax_scale: float,
+    softmax_scale: float | torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Online softmax of packed rows `[M, 576]` over keys [0, num_keys): `(latent [M, 512], lse [M])`, both fp32.
 

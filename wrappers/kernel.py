@@ -26,6 +26,8 @@ def decode_config(call: DecodeCall, arch: str) -> MlaDecodeConfig:
         page_size=call.page_size,
         lse_base=call.lse_base if call.return_lse else None,
         query_packed=token_stride == call.num_heads * head_stride,
+        softmax_scale_on_device=isinstance(call.softmax_scale, torch.Tensor),
+        output_scale_on_device=isinstance(call.output_scale, torch.Tensor),
         arch=arch,
     )
 

@@ -19,8 +19,8 @@ def mla_decode_reference(
     block_tables: torch.Tensor,
     seq_lens: torch.Tensor,
     *,
-    softmax_scale: float,
-    output_scale: float = 1.0,
+    softmax_scale: float | torch.Tensor,
+    output_scale: float | torch.Tensor = 1.0,
     is_causal: bool = True,
     lse_base: str = "e",
     dtype: torch.dtype = torch.float32,
@@ -29,13 +29,14 @@ def mla_decode_reference(
 
     query [B, Q, H, 576]; kv_cache [pages, page_size, 576], [pages, 1, page_size, 576] or
     [pages, page_size, 1, 576]; block_tables [B, W] page ids; seq_lens [B] keys per request, the query tokens' own
-    keys included. The first 512 of the 576 cache elements are the value.
+    keys included. The first 512 of the 576 cache elements are the value. A scale is a number or a one-element tensor.
 
     Returns `(out [B, Q, H, 512], lse [B, Q, H])`, both in `dtype` (torch.float32 or torch.float64). The log-sum-exp
     is of the scaled scores, base e or base 2. A row that sees no key has `out = 0` and `lse = -inf`.
     """
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype}: the reference computes in torch.float32 or torch.float64")
+    softmax_scale, output_scale = float(softmax_scale), float(output_scale)
     batch, num_tokens, num_heads, _ = query.shape
     out = torch.zeros(batch, num_tokens, num_heads, LATENT_DIM, dtype=dtype, device=query.device)
     lse = torch.full((batch, num_tokens, num_heads), -math.inf, dtype=dtype, device=query.device)

@@ -35,8 +35,8 @@ class MlaProblem:
     kv_cache: torch.Tensor
     block_tables: torch.Tensor
     seq_lens: torch.Tensor
-    softmax_scale: float = DEFAULT_SCALE
-    output_scale: float = 1.0
+    softmax_scale: float | torch.Tensor = DEFAULT_SCALE
+    output_scale: float | torch.Tensor = 1.0
     is_causal: bool = True
 
     @property
@@ -169,12 +169,12 @@ def baseline_output(problem: MlaProblem, probs_scale_log2: int | None = None) ->
             count = len(visible_keys(token, num_tokens, num_keys, problem.is_causal))
             if not count:
                 continue
-            scores = problem.softmax_scale * (query[request, token].float() @ kv[:count].T)
+            scores = float(problem.softmax_scale) * (query[request, token].float() @ kv[:count].T)
             row_max = scores.amax(dim=-1, keepdim=True)
             probabilities = torch.exp(scores - row_max) * probs_scale
             row_sum = probabilities.sum(dim=-1, keepdim=True)
             latent = probabilities.to(dtype).float() @ kv[:count, :LATENT_DIM]
-            out[request, token] = (latent * (problem.output_scale / row_sum)).to(out.dtype)
+            out[request, token] = (latent * (float(problem.output_scale) / row_sum)).to(out.dtype)
             lse[request, token] = (row_max + torch.log(row_sum / probs_scale)).squeeze(-1)
     return out, lse
 

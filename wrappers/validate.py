@@ -37,7 +37,8 @@ class DecodeCall:
     """The arguments of one call after validation, the cache as a 3D view.
 
     query [B, Q, H, 576], kv_cache [pages, page_size, 576], block_tables [B, W] int32, seq_lens [B] int32; `out`
-    [B, Q, H, 512] in `output_dtype` or None where the caller gave none; workspace 1D bytes or None.
+    [B, Q, H, 512] in `output_dtype` or None where the caller gave none; workspace 1D bytes or None;
+    a scale is a float, or float32 [1] on the query's device.
     """
 
     query: torch.Tensor
@@ -46,8 +47,8 @@ class DecodeCall:
     seq_lens: torch.Tensor
     out: torch.Tensor | None
     workspace: torch.Tensor | None
-    softmax_scale: float
-    output_scale: float
+    softmax_scale: float | torch.Tensor
+    output_scale: float | torch.Tensor
     is_causal: bool
     return_lse: bool
     lse_base: str
@@ -79,8 +80,8 @@ def check_decode_call(
     block_tables: torch.Tensor,
     seq_lens: torch.Tensor,
     *,
-    softmax_scale: float,
-    output_scale: float,
+    softmax_scale: float | torch.Tensor,
+    output_scale: float | torch.Tensor,
     is_causal: bool,
     out: torch.Tensor | None,
     return_lse: bool,
@@ -97,8 +98,8 @@ def check_decode_call(
     cache = check_kv_cache(kv_cache, query)
     check_index_tensor("block_tables", block_tables, 2, query)
     check_index_tensor("seq_lens", seq_lens, 1, query)
-    check_finite_float("softmax_scale", softmax_scale)
-    check_finite_float("output_scale", output_scale)
+    softmax_scale = checked_scale("softmax_scale", softmax_scale, query)
+    output_scale = checked_scale("output_scale", output_scale, query)
     check_bool("is_causal", is_causal)
     check_bool("return_lse", return_lse)
     check_choice("lse_base", lse_base, LSE_BASES)
@@ -109,8 +110,8 @@ def check_decode_call(
     if not (query.is_cuda and torch.cuda.is_current_stream_capturing()):
         check_lengths_and_pages(cache, block_tables, seq_lens)
     return DecodeCall(
-        query, cache, block_tables, seq_lens, out, workspace,
-        float(softmax_scale), float(output_scale), is_causal, return_lse, lse_base,
+        query, cache, block_tables, seq_lens, out, workspace, softmax_scale, output_scale, is_causal, return_lse,
+        lse_base,
     )  # fmt: skip
 
 
@@ -268,11 +269,19 @@ def check_last_dim_contiguous(name: str, value: torch.Tensor) -> None:
         raise ValueError(f"{name} has strides {list(value.stride())}: the last dimension must be contiguous (stride 1)")
 
 
-def check_finite_float(name: str, value: object) -> None:
+def checked_scale(name: str, value: object, query: torch.Tensor) -> float | torch.Tensor:
+    """A finite float, or a one-element float32 tensor as a view of shape [1]; its value stays unread."""
+    if isinstance(value, torch.Tensor):
+        check_tensor(name, value, (torch.float32,))
+        check_device(name, value, query)
+        if value.numel() != 1:
+            raise ValueError(f"{name} has shape {shape_text(value)}: a tensor must have one element")
+        return value.reshape(1)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} is a {type(value).__name__}: must be a float")
+        raise TypeError(f"{name} is a {type(value).__name__}: must be a float or a one-element float32 tensor")
     if not math.isfinite(value):
         raise ValueError(f"{name}={value}: must be finite")
+    return float(value)
 
 
 def check_bool(name: str, value: object) -> None:

@@ -52,6 +52,14 @@ def test_results(dtype, out_dtype):
     assert torch.equal(mine, out)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_scales_may_be_tensors(shape):
+    problem = make_problem(2, 2, 3, [0, 40], output_scale=0.5)
+    scales = {name: torch.full(shape, problem.options[name]) for name in ("softmax_scale", "output_scale")}
+    expected = mla_decode(*problem.tensors, **problem.options)
+    torch.testing.assert_close(mla_decode(*problem.tensors, **scales), expected)
+
+
 def test_lse_base_2():
     problem = make_problem(2, 2, 3, [0, 40])
     natural, binary = (
