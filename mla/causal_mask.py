@@ -46,11 +46,18 @@ class TilePhases:
 
 @dataclass(frozen=True)
 class CausalMask:
-    """Visibility rule of one kernel; `num_heads`, `seq_len_q` and `is_causal` are compile-time facts."""
+    """Visibility rule of one request. `num_heads` and `is_causal` are compile-time facts; `seq_len_q` is one too, or a
+    traced value where every request has its own.
+    """
 
     is_causal: bool
     num_heads: int
-    seq_len_q: int
+    seq_len_q: Any
+
+    @property
+    def num_rows(self) -> Any:
+        """Rows of the request: row = token * num_heads + head."""
+        return self.seq_len_q * self.num_heads
 
     def query_token(self, row: Any) -> Any:
         """Query token of a row; rows past the last one (the empty part of a row tile) count as the last token."""

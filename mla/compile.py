@@ -25,8 +25,8 @@ class CompiledDecode:
 
     host:  the DSL's own host function. On a machine with the target GPU, call it with
            (query, kv_cache, block_tables, seq_lens, out, lse or None, workspace, num_ctas, softmax_scale,
-           output_scale); tensors may be
-           torch CUDA tensors (tvm-ffi), the launch goes to the caller's current stream.
+           output_scale, cu_seqlens_q or None); tensors may be torch CUDA tensors (tvm-ffi), the launch goes to the
+           caller's current stream.
     ptx, ir: text. cubin: bytes.
     """
 
@@ -77,7 +77,8 @@ def fake_arguments(config: MlaDecodeConfig) -> tuple[Any, ...]:
     def stride() -> Any:
         return aligned(config.element_bytes)
 
-    rows = (batch, config.seq_len_q, config.num_heads)
+    tokens = (1, cute.sym_int()) if config.ragged_query else (batch, config.seq_len_q)
+    rows = (*tokens, config.num_heads)
     query = make_fake_tensor(element, (*rows, config.head_dim), (stride(), stride(), stride(), 1), assumed_align=16)
     cache = make_fake_tensor(
         element, (pages, config.page_size, config.head_dim), (stride(), stride(), 1), assumed_align=16
@@ -97,7 +98,11 @@ def fake_arguments(config: MlaDecodeConfig) -> tuple[Any, ...]:
         )
     stream = make_fake_stream(use_tvm_ffi_env_stream=True)
     workspace = make_fake_tensor(cutlass.Float32, (cute.sym_int64(),), (1,), assumed_align=16)
-    return query, cache, tables, lens, out, lse, workspace, cutlass.Int32(1), *scales(config), stream
+    cu_seqlens_q = None
+    if config.ragged_query:
+        cu_seqlens_q = make_fake_tensor(cutlass.Int32, (cute.sym_int(),), (1,), assumed_align=4)
+    numbers = (cutlass.Int32(1), *scales(config))
+    return query, cache, tables, lens, out, lse, workspace, *numbers, cu_seqlens_q, stream
 
 
 def scales(config: MlaDecodeConfig) -> list[Any]:

@@ -20,7 +20,7 @@ class MlaDecodeConfig:
 
     dtype:            "bf16", "fp16" or "fp8" (e4m3), of query and cache; the output is bf16 for fp8, else the same.
     num_heads:        query heads, 1..128.
-    seq_len_q:        query tokens per request, >= 1.
+    seq_len_q:        query tokens per request, >= 1; the most that a request may have where ragged_query.
     is_causal:        True: query token t sees keys below K - (seq_len_q - 1) + t. False: all K keys.
     page_size:        tokens per cache page, 16, 32, 64 or 128.
     kv_lora_rank:     latent dimensions (both key and value), elements.
@@ -31,6 +31,7 @@ class MlaDecodeConfig:
     softmax_scale_on_device, output_scale_on_device: the scale is a one-element fp32 tensor that the kernel reads, so
                       that a calibrated scale needs no host synchronisation; else a number.
     arch:             "sm_100a" or "sm_103a".
+    ragged_query:     requests have any number of query tokens up to seq_len_q, read on the device: cu_seqlens_q.
     """
 
     dtype: str
@@ -45,6 +46,7 @@ class MlaDecodeConfig:
     softmax_scale_on_device: bool = False
     output_scale_on_device: bool = False
     arch: str = "sm_100a"
+    ragged_query: bool = False
 
     def __post_init__(self) -> None:
         validate(self)
@@ -75,7 +77,7 @@ class MlaDecodeConfig:
 
     @property
     def num_rows(self) -> int:
-        """Rows of one request: row = token * num_heads + head."""
+        """Rows of one request, the most of any where ragged_query: row = token * num_heads + head."""
         return self.seq_len_q * self.num_heads
 
     def query_box_rows(self, tile_rows: int) -> int:

@@ -8,8 +8,9 @@ from typing import Any
 import cutlass.cute as cute
 from cutlass import AddressSpace, Float32, Int32, Int64
 
-from mla.causal_mask import TilePhases
+from mla.causal_mask import CausalMask, TilePhases
 from mla.config import MlaDecodeConfig
+from mla.line import Request, RequestList
 from mla.memory_plan import WORK_RECORD_INTS, NarrowPlan
 from mla.pipelines import BARRIER_BYTES, Pipeline
 from mla.tile_scheduler import TileScheduler
@@ -31,6 +32,7 @@ class Arguments:
     partial_lse: Any
     scale_log2: Any
     output_scale: Any
+    cu_seqlens_q: Any
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class Context:
     smem: Any
     tmem: Any
     scheduler: TileScheduler
+
+    @property
+    def requests(self) -> RequestList:
+        return RequestList(self.args.seq_lens, self.args.cu_seqlens_q, self.scheduler)
 
     def pipe(self, name: str) -> Pipeline:
         plan = self.plan.barriers
@@ -68,17 +74,23 @@ class WorkItem:
     """A part of one row tile, read from the `work` ring.
 
     batch:     request index; negative: no more work.
+    request:   its lengths.
+    mask:      its visibility rule.
     first_row: first row of the tile in the request's flat (token, head) packing.
-    seq_len_k: keys of the request.
     slot:      partial result to write, or -1 to write the output itself.
     phases:    the key tiles of this part.
     """
 
     batch: Any
+    request: Request
+    mask: CausalMask
     first_row: Any
-    seq_len_k: Any
     slot: Any
     phases: TilePhases
+
+    def place(self, row: Any) -> tuple[Any, Any, Any]:
+        """(batch, token, head) index into query, output and log-sum-exp of a row of the request."""
+        return self.request.place(self.batch, row, self.mask.num_heads)
 
 
 def work_cells(ctx: Context, item: Any) -> Any:
@@ -97,9 +109,13 @@ def has_work(ctx: Context, item: Any) -> Any:
 def read_work(ctx: Context, item: Any) -> WorkItem:
     """The item that has_work announced. The caller releases it with `release_work` once all its lanes have read it."""
     cells = work_cells(ctx, item)
-    batch, row_tile, seq_len_k, begin, end, slot = (cells[i] for i in range(WORK_RECORD_INTS))
-    phases = ctx.scheduler.phases(row_tile, seq_len_k, begin, end)
-    return WorkItem(batch, row_tile * ctx.scheduler.tile_rows, seq_len_k, slot, phases)
+    batch, row_tile, begin, end, slot, seq_len_k = (cells[i] for i in range(WORK_RECORD_INTS - 2))
+    request = Request(0, ctx.config.seq_len_q, seq_len_k)
+    if ctx.config.ragged_query:
+        request = Request(cells[WORK_RECORD_INTS - 2], cells[WORK_RECORD_INTS - 1], seq_len_k)
+    scheduler = ctx.scheduler.of_request(request.seq_len_q)
+    phases = scheduler.phases(row_tile, seq_len_k, begin, end)
+    return WorkItem(batch, request, scheduler.mask, row_tile * scheduler.tile_rows, slot, phases)
 
 
 def release_work(ctx: Context, item: Any) -> None:

@@ -54,6 +54,7 @@ class MlaDecode:
         num_ctas: Int32,
         softmax_scale: Float32 | cute.Tensor,
         output_scale: Float32 | cute.Tensor,
+        cu_seqlens_q: cute.Tensor | None,
         stream,
     ):
         """Host side: build the TMA descriptors, launch `num_ctas` CTAs and the merge of split row tiles on `stream`.
@@ -61,7 +62,8 @@ class MlaDecode:
         query [B, seq_len_q, num_heads, 576], kv_cache [pages, page_size, 576], block_tables [B, W] int32,
         seq_lens [B] int32, out [B, seq_len_q, num_heads, 512], lse [B, seq_len_q, num_heads] fp32 or None, workspace
         fp32 [split_kv.workspace_bytes(num_ctas, ...) / 4 or more]; a scale is a number or, where the
-        config says so, fp32 [1].
+        config says so, fp32 [1]. With a ragged query, cu_seqlens_q [B + 1] int32, and query, out and lse are
+        [1, tokens of all requests, num_heads, ...].
         """
         plan, config = self.plan, self.config
         rows = config.query_box_rows(plan.tile_rows)
@@ -71,12 +73,12 @@ class MlaDecode:
         partial_out, partial_lse = self.partials(workspace, num_ctas)
         self.kernel(
             query_tma, query_boxes, kv_tma, kv_boxes, block_tables, seq_lens, out, lse, partial_out, partial_lse,
-            softmax_scale, output_scale,
+            softmax_scale, output_scale, cu_seqlens_q,
         ).launch(
             grid=[num_ctas, 1, 1], block=[self.warps.threads, 1, 1], smem=plan.smem_bytes, stream=stream
         )  # fmt: skip
         merge = MergePartials(config, self.scheduler)
-        merge.kernel(seq_lens, out, lse, partial_out, partial_lse, num_ctas, output_scale).launch(
+        merge.kernel(seq_lens, cu_seqlens_q, out, lse, partial_out, partial_lse, num_ctas, output_scale).launch(
             grid=[merge.num_ctas(cute.size(seq_lens)), 1, 1], block=[merge.threads, 1, 1], stream=stream, use_pdl=True
         )
 
@@ -91,13 +93,13 @@ class MlaDecode:
 
     @cute.jit
     def query_view(self, query: cute.Tensor):
-        """[head, dim, token, batch]; a packed query is one token of seq_len_q * num_heads heads."""
+        """[head, dim, token, batch]; a packed query is one token of all of a request's (token, head) rows."""
         if cutlass.const_expr(not self.config.query_packed):
             return cute.make_tensor(query.iterator, cute.select(query.layout, mode=[2, 3, 1, 0]))
-        batch, head_stride = query.layout.shape[0], query.layout.stride[2]
+        (batch, tokens, heads, dims), head_stride = query.layout.shape, query.layout.stride[2]
+        rows = tokens * heads
         layout = cute.make_layout(
-            (self.config.num_rows, self.config.head_dim, 1, batch),
-            stride=(head_stride, 1, self.config.num_rows * head_stride, query.layout.stride[0]),
+            (rows, dims, 1, batch), stride=(head_stride, 1, rows * head_stride, query.layout.stride[0])
         )
         return cute.make_tensor(query.iterator, layout)
 
@@ -116,6 +118,7 @@ class MlaDecode:
         partial_lse: cute.Tensor,
         softmax_scale: Float32 | cute.Tensor,
         output_scale: Float32 | cute.Tensor,
+        cu_seqlens_q: cute.Tensor | None,
     ):
         plan, warps = self.plan, self.warps
         smem = Int32(cute.arch.get_dyn_smem(cutlass.Int8, SMEM_ALIGN).toint())
@@ -140,7 +143,7 @@ class MlaDecode:
         tmem_pointer = cute.arch.retrieve_tmem_ptr(Float32, 16, tmem_holder)
         args = Arguments(
             query_tma, query, kv_tma, kv, block_tables, seq_lens, out, lse, partial_out, partial_lse,
-            operands.scalar(softmax_scale) * LOG2_E, operands.scalar(output_scale),
+            operands.scalar(softmax_scale) * LOG2_E, operands.scalar(output_scale), cu_seqlens_q,
         )  # fmt: skip
         ctx = Context(self.config, plan, args, smem, Int32(tmem_pointer.toint()), self.scheduler)
         if warp == warps.scheduler:

@@ -12,7 +12,7 @@ from mla.warp_schedule import WarpSchedule
 SWIZZLE_BYTES = 128  # row pitch of a 128-byte-swizzled chunk
 FLOAT_BYTES = 4
 INT_BYTES = 4
-WORK_RECORD_INTS = 6  # batch, row tile, seq_len_k, begin, end, slot
+WORK_RECORD_INTS = 8  # batch, row tile, begin, end, slot, seq_len_k; of a ragged query: query_begin, seq_len_q
 
 
 @dataclass(frozen=True)

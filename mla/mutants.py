@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -18,6 +19,7 @@ from mla import causal_mask, decode, operands, softmax, split_kv
 from mla.compile import CompiledDecode, compile_kernel
 from mla.config import MlaDecodeConfig
 from mla.decode import MlaDecode
+from mla.line import Request, RequestList
 from mla.pipelines import Pipeline
 from mla.reduction import MergePartials
 from mla.roles import correction, load
@@ -39,6 +41,15 @@ def _no_mask(values: list[Any], visible: Any) -> list[Any]:
     return values
 
 
+def _one_query_length(requests: RequestList, index: Any) -> Request:
+    request = _REQUEST(requests, index)
+    return replace(request, seq_len_q=requests.scheduler.mask.seq_len_q)
+
+
+def _first_query(request: Request, batch: Any, row: Any, num_heads: int) -> tuple[Any, Any, Any]:
+    return _PLACE(replace(request, query_begin=cutlass.Int32(0)), batch, row, num_heads)
+
+
 def _unread_scalar(value: Any) -> Any:
     return cutlass.Float32(1.0) if isinstance(value, cute.Tensor) else value
 
@@ -58,6 +69,8 @@ def _skip_probs_wait(pipeline: Pipeline, count: Any) -> None:
 
 _WAIT_FULL = Pipeline.wait_full
 _TAKE = split_kv.take
+_REQUEST = RequestList.request
+_PLACE = Request.place
 
 MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     "no-mtp-mask": (
@@ -99,6 +112,14 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     "unscaled-probs": (
         "probabilities are rounded to e4m3 as they are, in [0, 1]; the same kernel for fp16 and bf16",
         lambda: mock.patch.object(MlaDecodeConfig, "probs_scale_log2", 0),
+    ),
+    "ragged-longest": (
+        "every request of a ragged query counts as having the most tokens that one may have",
+        lambda: mock.patch.object(RequestList, "request", _one_query_length),
+    ),
+    "ragged-first": (
+        "the results of all requests of a ragged query are written to the first one's tokens",
+        lambda: mock.patch.object(Request, "place", _first_query),
     ),
     "unread-scales": (
         "scales that are tensors count as 1",

@@ -30,10 +30,10 @@ def load_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32, stages: Int32, 
     plan = ctx.plan
     work = read_work(ctx, item)
     release_work(ctx, item)
-    phases, batch = work.phases, work.batch
+    phases = work.phases
     pages, kv = ctx.pipe("pages"), ctx.pipe("kv")
     span = PageSpan.of(plan, phases)
-    load_query(ctx, item, batch, work.first_row)
+    load_query(ctx, item, work)
     for tile in cutlass.range(phases.begin, phases.end, unroll=1):
         count = tiles + (tile - phases.begin)
         stage = stages + span.stage(tile)
@@ -49,20 +49,30 @@ def load_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32, stages: Int32, 
 
 
 @cute.jit
-def load_query(ctx: cutlass.Constexpr, item: Int32, batch: Int32, first_row: Int32):
-    """The row tile, in boxes that never straddle two tokens; rows past the last token arrive as zeros."""
+def load_query(ctx: cutlass.Constexpr, item: Int32, work: cutlass.Constexpr):
+    """The row tile, in boxes that never straddle two tokens, or, packed, of any rows.
+
+    Rows past the request's last token arrive as zeros or are the next request's: no row's result depends on another's,
+    and theirs are not written.
+    """
     plan, config = ctx.plan, ctx.config
     query = ctx.pipe("query")
     barrier = query.full_barrier(item)
     box_rows = config.query_box_rows(plan.tile_rows)
-    rows_per_token = config.num_rows if config.query_packed else config.num_heads
     query.wait_empty(item)
     with cute.arch.elect_one():
         cute.arch.mbarrier_arrive_and_expect_tx(barrier, plan.query_bytes)
-    boxes = cute.local_tile(ctx.args.query, (box_rows, plan.chunk_elements), (None, None, None, None))
+    batch = work.place(work.first_row)[0]
+    source_rows = ctx.args.query
+    if cutlass.const_expr(config.query_packed and config.ragged_query):
+        source_rows = cute.domain_offset((work.request.query_begin * config.num_heads, 0, 0, 0), source_rows)
+    boxes = cute.local_tile(source_rows, (box_rows, plan.chunk_elements), (None, None, None, None))
     for box in cutlass.range(plan.tile_rows // box_rows, unroll=1):
-        row = first_row + box * box_rows
-        token, head_box = row // rows_per_token, row % rows_per_token // box_rows
+        row = work.first_row + box * box_rows
+        token, head_box = Int32(0), row // box_rows
+        if cutlass.const_expr(not config.query_packed):
+            _, token, head = work.place(row)
+            head_box = head // box_rows
         for chunk in cutlass.range_constexpr(plan.chunks):
             offset = plan.query_offset + chunk * plan.query_chunk_bytes + box * (box_rows * operands.SWIZZLE_BYTES)
             target = operands.box_tensor(ctx, offset, box_rows, plan.chunk_elements)

@@ -35,7 +35,7 @@ def soften_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     release_work(ctx, item)
     phases = work.phases
     lane = cute.arch.thread_idx()[0] - ctx.plan.warps.softmax[0] * 32
-    bound = ctx.scheduler.mask.k_bound(work.first_row + narrow.row_of_lane(lane), work.seq_len_k)
+    bound = work.mask.k_bound(work.first_row + narrow.row_of_lane(lane), work.request.seq_len_k)
     row_max, row_sum = Float32(softmax.NEG_INF), Float32(0.0)
     shift = tiles - phases.begin
 
@@ -154,7 +154,5 @@ def finish(
     elif cutlass.const_expr(config.lse_base is not None):
         position = work.first_row + row
         lse_out = ctx.args.lse
-        if (narrow.half_of_lane(lane) == 0) & (position < config.num_rows):
-            lse_out[work.batch, position // config.num_heads, position % config.num_heads] = softmax.in_base(
-                lse, config.lse_base
-            )
+        if (narrow.half_of_lane(lane) == 0) & (position < work.mask.num_rows):
+            lse_out[work.place(position)] = softmax.in_base(lse, config.lse_base)

@@ -18,7 +18,8 @@ def test_signature():
     names = [parameter.strip().split(":")[0].split("=")[0] for parameter in text[1:].split(") ->")[0].split(", ")]
     assert names == [
         "query", "kv_cache", "block_tables", "seq_lens", "*", "softmax_scale", "output_scale", "is_causal", "out",
-        "return_lse", "lse_base", "workspace", "backend",
+        "return_lse", "lse_base", "workspace", "backend", "cu_seqlens_q", "max_seq_len_q", "tree_mask", "dcp_world",
+        "dcp_rank", "dcp_interleave",
     ]  # fmt: skip
     defaults = {
         name: parameter.default
@@ -27,7 +28,8 @@ def test_signature():
     }
     assert defaults == {
         "output_scale": 1.0, "is_causal": True, "out": None, "return_lse": False, "lse_base": "e", "workspace": None,
-        "backend": "auto",
+        "backend": "auto", "cu_seqlens_q": None, "max_seq_len_q": None, "tree_mask": None, "dcp_world": 1, "dcp_rank": 0,
+        "dcp_interleave": 1,
     }  # fmt: skip
 
 
