@@ -25,8 +25,8 @@ class CompiledDecode:
 
     host:  the DSL's own host function. On a machine with the target GPU, call it with
            (query, kv_cache, block_tables, seq_lens, out, lse or None, workspace, num_ctas, softmax_scale,
-           output_scale, cu_seqlens_q or None); tensors may be torch CUDA tensors (tvm-ffi), the launch goes to the
-           caller's current stream.
+           output_scale, cu_seqlens_q or None, tree_mask or None, dcp_rank or None); tensors may be torch CUDA tensors
+           (tvm-ffi), the launch goes to the caller's current stream.
     ptx, ir: text. cubin: bytes.
     """
 
@@ -101,8 +101,14 @@ def fake_arguments(config: MlaDecodeConfig) -> tuple[Any, ...]:
     cu_seqlens_q = None
     if config.ragged_query:
         cu_seqlens_q = make_fake_tensor(cutlass.Int32, (cute.sym_int(),), (1,), assumed_align=4)
+    tree_mask = None
+    if config.tree_mask:
+        tree_mask = make_fake_tensor(
+            cutlass.Int32, (*tokens, cute.sym_int()), (cute.sym_int64(), cute.sym_int64(), 1), assumed_align=4
+        )
+    dcp_rank = cutlass.Int32(0) if config.dcp_world > 1 else None
     numbers = (cutlass.Int32(1), *scales(config))
-    return query, cache, tables, lens, out, lse, workspace, *numbers, cu_seqlens_q, stream
+    return query, cache, tables, lens, out, lse, workspace, *numbers, cu_seqlens_q, tree_mask, dcp_rank, stream
 
 
 def scales(config: MlaDecodeConfig) -> list[Any]:

@@ -31,6 +31,9 @@ class MlaDecodeConfig:
     softmax_scale_on_device, output_scale_on_device: the scale is a one-element fp32 tensor that the kernel reads, so
                       that a calibrated scale needs no host synchronisation; else a number.
     arch:             "sm_100a" or "sm_103a".
+    tree_mask:        the query tokens are a tree, whose mask the kernel reads; needs is_causal.
+    dcp_world, dcp_interleave: decode context parallelism: of a request's keys, dcp_interleave neighbours lie on each of
+                      dcp_world ranks in turn; the rank is an argument of the launch. seq_lens count all ranks' keys.
     ragged_query:     requests have any number of query tokens up to seq_len_q, read on the device: cu_seqlens_q.
     """
 
@@ -47,6 +50,9 @@ class MlaDecodeConfig:
     output_scale_on_device: bool = False
     arch: str = "sm_100a"
     ragged_query: bool = False
+    tree_mask: bool = False
+    dcp_world: int = 1
+    dcp_interleave: int = 1
 
     def __post_init__(self) -> None:
         validate(self)
@@ -95,6 +101,10 @@ def validate(config: MlaDecodeConfig) -> None:
     require(config.dtype in DTYPES, "dtype", f"one of {DTYPES}")
     require(1 <= config.num_heads <= 128, "num_heads", "in 1..128")
     require(config.seq_len_q >= 1, "seq_len_q", ">= 1")
+    require(config.is_causal or not config.tree_mask, "is_causal", "True with tree_mask")
+    require(config.dcp_world >= 1, "dcp_world", ">= 1")
+    require(config.dcp_interleave >= 1, "dcp_interleave", ">= 1")
+    require(config.dcp_world == 1 or not config.tree_mask, "dcp_world", "1 with tree_mask")
     require(config.page_size in PAGE_SIZES, "page_size", f"one of {PAGE_SIZES}")
     require(config.kv_lora_rank == 512, "kv_lora_rank", "512, which the TMEM plan of the narrow path is made for")
     require(config.qk_rope_head_dim == 64, "qk_rope_head_dim", "64, one 128-byte swizzle span")

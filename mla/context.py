@@ -33,6 +33,7 @@ class Arguments:
     scale_log2: Any
     output_scale: Any
     cu_seqlens_q: Any
+    tree_mask: Any
 
 
 @dataclass(frozen=True)

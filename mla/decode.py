@@ -55,6 +55,8 @@ class MlaDecode:
         softmax_scale: Float32 | cute.Tensor,
         output_scale: Float32 | cute.Tensor,
         cu_seqlens_q: cute.Tensor | None,
+        tree_mask: cute.Tensor | None,
+        dcp_rank: Int32 | None,
         stream,
     ):
         """Host side: build the TMA descriptors, launch `num_ctas` CTAs and the merge of split row tiles on `stream`.
@@ -63,7 +65,8 @@ class MlaDecode:
         seq_lens [B] int32, out [B, seq_len_q, num_heads, 512], lse [B, seq_len_q, num_heads] fp32 or None, workspace
         fp32 [split_kv.workspace_bytes(num_ctas, ...) / 4 or more]; a scale is a number or, where the
         config says so, fp32 [1]. With a ragged query, cu_seqlens_q [B + 1] int32, and query, out and lse are
-        [1, tokens of all requests, num_heads, ...].
+        [1, tokens of all requests, num_heads, ...]. tree_mask [..., words] int32 over the tokens of query, and
+        dcp_rank: where the config has them, else None.
         """
         plan, config = self.plan, self.config
         rows = config.query_box_rows(plan.tile_rows)
@@ -73,12 +76,14 @@ class MlaDecode:
         partial_out, partial_lse = self.partials(workspace, num_ctas)
         self.kernel(
             query_tma, query_boxes, kv_tma, kv_boxes, block_tables, seq_lens, out, lse, partial_out, partial_lse,
-            softmax_scale, output_scale, cu_seqlens_q,
+            softmax_scale, output_scale, cu_seqlens_q, tree_mask, dcp_rank,
         ).launch(
             grid=[num_ctas, 1, 1], block=[self.warps.threads, 1, 1], smem=plan.smem_bytes, stream=stream
         )  # fmt: skip
         merge = MergePartials(config, self.scheduler)
-        merge.kernel(seq_lens, cu_seqlens_q, out, lse, partial_out, partial_lse, num_ctas, output_scale).launch(
+        merge.kernel(
+            seq_lens, cu_seqlens_q, dcp_rank, out, lse, partial_out, partial_lse, num_ctas, output_scale
+        ).launch(
             grid=[merge.num_ctas(cute.size(seq_lens)), 1, 1], block=[merge.threads, 1, 1], stream=stream, use_pdl=True
         )
 
@@ -119,6 +124,8 @@ class MlaDecode:
         softmax_scale: Float32 | cute.Tensor,
         output_scale: Float32 | cute.Tensor,
         cu_seqlens_q: cute.Tensor | None,
+        tree_mask: cute.Tensor | None,
+        dcp_rank: Int32 | None,
     ):
         plan, warps = self.plan, self.warps
         smem = Int32(cute.arch.get_dyn_smem(cutlass.Int8, SMEM_ALIGN).toint())
@@ -143,9 +150,10 @@ class MlaDecode:
         tmem_pointer = cute.arch.retrieve_tmem_ptr(Float32, 16, tmem_holder)
         args = Arguments(
             query_tma, query, kv_tma, kv, block_tables, seq_lens, out, lse, partial_out, partial_lse,
-            operands.scalar(softmax_scale) * LOG2_E, operands.scalar(output_scale), cu_seqlens_q,
+            operands.scalar(softmax_scale) * LOG2_E, operands.scalar(output_scale), cu_seqlens_q, tree_mask,
         )  # fmt: skip
-        ctx = Context(self.config, plan, args, smem, Int32(tmem_pointer.toint()), self.scheduler)
+        scheduler_of_rank = self.scheduler.of_rank(dcp_rank)
+        ctx = Context(self.config, plan, args, smem, Int32(tmem_pointer.toint()), scheduler_of_rank)
         if warp == warps.scheduler:
             scheduler.run(ctx)
         if warp == warps.page_table:

@@ -45,6 +45,7 @@ class MergePartials:
         self,
         seq_lens: cute.Tensor,
         cu_seqlens_q: cute.Tensor | None,
+        dcp_rank: Int32 | None,
         out: cute.Tensor,
         lse: cute.Tensor | None,
         partial_out: cute.Tensor,
@@ -57,7 +58,7 @@ class MergePartials:
         batch, row_tile = unit // self.scheduler.row_tiles, unit % self.scheduler.row_tiles
         row = block % self.ctas_per_tile * ROWS_PER_CTA + cute.arch.make_warp_uniform(cute.arch.warp_idx())
         position = row_tile * self.scheduler.tile_rows + row
-        requests = RequestList(seq_lens, cu_seqlens_q, self.scheduler)
+        requests = RequestList(seq_lens, cu_seqlens_q, self.scheduler.of_rank(dcp_rank))
         request = requests.request(batch)
         first, cost, share = self.position(requests, request, batch, row_tile, num_ctas)
         first_cta, last_cta = first // share, (first + cost - 1) // share
@@ -78,7 +79,7 @@ class MergePartials:
         """(first position, positions) of a row tile in the line of work, and the share of a CTA."""
         total = line_length(requests, requests.count)
         first = line_length(requests, batch)
-        scheduler = self.scheduler.of_request(request.seq_len_q)
+        scheduler = requests.scheduler.of_request(request.seq_len_q)
         for earlier in cutlass.range(row_tile, unroll=1):
             first = first + scheduler.cost(earlier, request.seq_len_k)
         return first, scheduler.cost(row_tile, request.seq_len_k), split_kv.share_tiles(total, num_ctas)

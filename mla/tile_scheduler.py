@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mla import split_kv
-from mla.causal_mask import CausalMask, TilePhases
+from mla.causal_mask import CausalMask, KeyShard, TilePhases
 from mla.config import MlaDecodeConfig
 
 
@@ -23,7 +23,16 @@ class TileScheduler:
 
     @classmethod
     def of(cls, config: MlaDecodeConfig, tile_rows: int, tile_tokens: int) -> TileScheduler:
-        return cls(tile_rows, tile_tokens, CausalMask(config.is_causal, config.num_heads, config.seq_len_q))
+        """The scheduler of rank 0."""
+        shard = KeyShard(config.dcp_world, config.dcp_interleave, 0) if config.dcp_world > 1 else None
+        mask = CausalMask(config.is_causal, config.num_heads, config.seq_len_q, config.tree_mask, shard)
+        return cls(tile_rows, tile_tokens, mask)
+
+    def of_rank(self, dcp_rank: Any) -> TileScheduler:
+        """The scheduler of a rank of decode context parallelism; without that, the same whatever the rank."""
+        if self.mask.shard is None:
+            return self
+        return replace(self, mask=replace(self.mask, shard=replace(self.mask.shard, rank=dcp_rank)))
 
     def of_request(self, seq_len_q: Any) -> TileScheduler:
         """The scheduler of a request with `seq_len_q` query tokens."""

@@ -32,6 +32,9 @@ def decode_config(call: DecodeCall, arch: str) -> MlaDecodeConfig:
         softmax_scale_on_device=isinstance(call.softmax_scale, torch.Tensor),
         output_scale_on_device=isinstance(call.output_scale, torch.Tensor),
         ragged_query=call.is_ragged,
+        tree_mask=call.tree_mask is not None,
+        dcp_world=call.dcp_world,
+        dcp_interleave=call.dcp_interleave if call.dcp_world > 1 else 1,
         arch=arch,
     )
 
@@ -78,6 +81,8 @@ def kernel_arguments(
         call.softmax_scale,
         call.output_scale,
         call.cu_seqlens_q,
+        None if call.tree_mask is None else batched(call, call.tree_mask),
+        call.dcp_rank if call.dcp_world > 1 else None,
     )
 
 
