@@ -13,14 +13,13 @@ LSE_BASES = ("e", "2")
 PATHS = ("auto", "narrow", "wide")
 NARROW_ROWS = 64  # rows of a work unit on the narrow path
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp8": 1}
-OUTPUT_DTYPE = {"bf16": "bf16", "fp16": "fp16", "fp8": "bf16"}
 
 
 @dataclass(frozen=True)
 class MlaDecodeConfig:
     """Facts fixed at compile time; the whole object is the cache key.
 
-    dtype:            "bf16", "fp16" or "fp8" (e4m3), of query and cache; the output is bf16 for fp8, else the same.
+    dtype:            "bf16", "fp16" or "fp8" (e4m3), of query and cache; of the output too, but see fp8_output.
     num_heads:        query heads, 1..128.
     seq_len_q:        query tokens per request, >= 1.
     is_causal:        True: query token t sees keys below K - (seq_len_q - 1) + t. False: all K keys.
@@ -33,6 +32,7 @@ class MlaDecodeConfig:
     scales_on_device: softmax_scale and output_scale are one-element fp32 tensors that the kernel reads, so that
                       calibrated scales need no host synchronisation; else numbers.
     arch:             "sm_100a" or "sm_103a".
+    fp8_output:       with dtype "fp8": e4m3 output (rounded to nearest, saturating at 448) instead of bf16.
     path:             "narrow" (one CTA, 64 rows), "wide" (a pair of CTAs, 128 rows), or "auto": wide for requests of more
                       than 64 rows (seq_len_q * num_heads), whose keys the narrow path would load more than once.
     """
@@ -48,6 +48,7 @@ class MlaDecodeConfig:
     query_packed: bool = True
     scales_on_device: bool = False
     arch: str = "sm_100a"
+    fp8_output: bool = False
     path: str = "auto"
 
     def __post_init__(self) -> None:
@@ -64,7 +65,7 @@ class MlaDecodeConfig:
 
     @property
     def output_dtype(self) -> str:
-        return OUTPUT_DTYPE[self.dtype]
+        return "bf16" if self.dtype == "fp8" and not self.fp8_output else self.dtype
 
     @property
     def output_bytes(self) -> int:
@@ -105,5 +106,6 @@ def validate(config: MlaDecodeConfig) -> None:
     require(config.kv_lora_rank == 512, "kv_lora_rank", "512, which the TMEM plans are made for")
     require(config.qk_rope_head_dim == 64, "qk_rope_head_dim", "64, one 128-byte swizzle span")
     require(config.lse_base in (None, *LSE_BASES), "lse_base", f"None or one of {LSE_BASES}")
+    require(config.dtype == "fp8" or not config.fp8_output, "fp8_output", f"False for dtype={config.dtype!r}")
     require(config.path in PATHS, "path", f"one of {PATHS}")
     require(config.arch in ARCHS, "arch", f"one of {ARCHS}")
