@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -150,10 +150,9 @@ def test_the_cache_keeps_the_fingerprints_last_used(exported, monkeypatch, tmp_p
 
 
 def test_the_name_of_a_kernel_says_every_field():
-    others = {
-        "dtype": "fp8", "num_heads": 3, "seq_len_q": 2, "is_causal": False, "page_size": 32, "lse_base": "2",
-        "query_packed": False, "scales_on_device": True, "arch": "sm_103a",
-    }  # fmt: skip
+    others = {"dtype": "fp8", "num_heads": 3, "seq_len_q": 2, "page_size": 32, "lse_base": "2", "arch": "sm_103a"}
+    others |= {field.name: not getattr(CONFIG, field.name) for field in fields(CONFIG) if field.type == "bool"}
+    assert "is_causal" in others
     names = [store.folder_name(replace(CONFIG, **{field: value})) for field, value in others.items()]
     assert len({store.folder_name(CONFIG), *names}) == len(others) + 1
 
