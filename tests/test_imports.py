@@ -28,6 +28,7 @@ EXCEPTIONS = {
 MLA_LAYERS = (
     {"mutants"},
     {"compile"},
+    {"store"},
     {"decode"},
     {"roles", "reduction"},
     {"paths"},

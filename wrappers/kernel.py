@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mla import split_kv
+from mla import compile, split_kv
 from mla.compile import CompiledDecode, compile_decode
 from mla.config import NARROW_ROWS, MlaDecodeConfig
 from wrappers.validate import FLOAT_BYTES, LATENT_DIM, DecodeCall, check_kernel_workspace
@@ -33,6 +33,11 @@ def decode_config(call: DecodeCall, arch: str, path: str = "auto") -> MlaDecodeC
 def compiled(call: DecodeCall, arch: str, path: str = "auto") -> CompiledDecode:
     """The kernel for `call`; the first one of a configuration takes seconds, later ones come from a cache."""
     return compile_decode(decode_config(call, arch, path))
+
+
+def is_compiled(call: DecodeCall, arch: str) -> bool:
+    """Whether `compiled` would return at once."""
+    return compile.is_compiled(decode_config(call, arch))
 
 
 def num_ctas(device: torch.device | str | int | None) -> int:
