@@ -1,7 +1,7 @@
-"""Merge of split row tiles: partial outputs and log-sum-exps of several CTAs to one result.
+"""Merge of split row tiles: partial outputs and log-sum-exps of several units (CTAs or pairs) to one result.
 
 out = sum_i 2^(lse_i - max) out_i / sum_i 2^(lse_i - max), added in the order of the key tiles, so that the result does
-not depend on which CTA finished first. Row tiles that one CTA computed alone are left untouched.
+not depend on which unit finished first. Row tiles that one unit computed alone are left untouched.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ class MergePartials:
         lse: cute.Tensor | None,
         partial_out: cute.Tensor,
         partial_lse: cute.Tensor,
-        num_ctas: Int32,
+        num_units: Int32,
         output_scale: Float32 | cute.Tensor,
     ):
         block = cute.arch.block_idx()[0]
-        unit = block // self.ctas_per_tile
-        batch, row_tile = unit // self.scheduler.row_tiles, unit % self.scheduler.row_tiles
+        tile = block // self.ctas_per_tile
+        batch, row_tile = tile // self.scheduler.row_tiles, tile % self.scheduler.row_tiles
         row = block % self.ctas_per_tile * ROWS_PER_CTA + cute.arch.make_warp_uniform(cute.arch.warp_idx())
         position = row_tile * self.scheduler.tile_rows + row
         requests = RequestList(seq_lens, cu_seqlens_q, self.scheduler.of_rank(dcp_rank))
         request = requests.request(batch)
-        first, cost, share = self.position(requests, request, batch, row_tile, num_ctas)
-        first_cta, last_cta = first // share, (first + cost - 1) // share
+        first, cost, share = self.position(requests, request, batch, row_tile, num_units)
+        first_unit, last_unit = first // share, (first + cost - 1) // share
         cute.arch.griddepcontrol_wait()
-        if (first_cta != last_cta) & (position < request.seq_len_q * self.config.num_heads):
+        if (first_unit != last_unit) & (position < request.seq_len_q * self.config.num_heads):
             factor, place = operands.scalar(output_scale), request.place(batch, position, self.config.num_heads)
-            self.merge_row(out, lse, partial_out, partial_lse, place, row, first, share, last_cta, factor)
+            self.merge_row(out, lse, partial_out, partial_lse, place, row, first, share, last_unit, factor)
 
     @cute.jit
     def position(
@@ -74,15 +74,15 @@ class MergePartials:
         request: cutlass.Constexpr,
         batch: Int32,
         row_tile: Int32,
-        num_ctas: Int32,
+        num_units: Int32,
     ):
-        """(first position, positions) of a row tile in the line of work, and the share of a CTA."""
+        """(first position, positions) of a row tile in the line of work, and the share of a unit."""
         total = line_length(requests, requests.count)
         first = line_length(requests, batch)
         scheduler = requests.scheduler.of_request(request.seq_len_q)
         for earlier in cutlass.range(row_tile, unroll=1):
             first = first + scheduler.cost(earlier, request.seq_len_k)
-        return first, scheduler.cost(row_tile, request.seq_len_k), split_kv.share_tiles(total, num_ctas)
+        return first, scheduler.cost(row_tile, request.seq_len_k), split_kv.share_tiles(total, num_units)
 
     @cute.jit
     def merge_row(
@@ -95,23 +95,23 @@ class MergePartials:
         row: Int32,
         first: Int32,
         share: Int32,
-        last_cta: Int32,
+        last_unit: Int32,
         output_scale: Float32,
     ):
         """One warp's row, to (batch, token, head) `place`: 16 of the 512 latent dimensions per lane, in groups of 4."""
         config, lane = self.config, cute.arch.lane_idx()
-        first_cta = first // share
+        first_unit = first // share
         highest = Float32(softmax.NEG_INF)
-        for cta in cutlass.range(first_cta, last_cta + 1, unroll=1):
-            slot = split_kv.partial_slot(cta, cutlass.max(cta * share - first, 0))
+        for unit in cutlass.range(first_unit, last_unit + 1, unroll=1):
+            slot = split_kv.partial_slot(unit, cutlass.max(unit * share - first, 0))
             highest = cute.arch.fmax(highest, partial_lse[slot, row])
         reference = softmax.reference_maximum(highest)
         groups = config.kv_lora_rank // (4 * WARP_SIZE)
         total = Float32(0.0)
         sums = cute.make_rmem_tensor(4 * groups, Float32)
         sums.fill(0.0)
-        for cta in cutlass.range(first_cta, last_cta + 1, unroll=1):
-            slot = split_kv.partial_slot(cta, cutlass.max(cta * share - first, 0))
+        for unit in cutlass.range(first_unit, last_unit + 1, unroll=1):
+            slot = split_kv.partial_slot(unit, cutlass.max(unit * share - first, 0))
             weight = cute.math.exp2(partial_lse[slot, row] - reference, fastmath=True)
             total = total + weight
             for group in cutlass.range_constexpr(groups):
