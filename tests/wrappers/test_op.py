@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -67,6 +69,26 @@ def test_a_compiled_call_returns_what_an_eager_one_does(dtype, options):
     if not options:
         results, expected = (results,), (expected,)
     assert same(results, expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"query_lens": [2, 1]}, {"tree": True}, {"query_lens": [0, 2], "tree": True}, {"dcp": True}, {"scales": True}],
+    ids=str,
+)
+def test_every_mode_goes_through_the_operator(options):
+    """Rather than being dropped on the way: each of them changes the result."""
+    makes = {name: value for name, value in options.items() if name in ("query_lens", "tree")}
+    problem = problem_of(output_scale=0.5, **makes)
+    if "dcp" in options:
+        problem = replace(problem, dcp_world=2, dcp_rank=1, dcp_interleave=2)
+    if "scales" in options:
+        problem = replace(problem, softmax_scale=torch.tensor([0.1]), output_scale=torch.tensor([0.5]))
+
+    def call(*tensors):
+        return mla_decode(*tensors, **problem.options, return_lse=True)
+
+    assert same(compiled(call)(*problem.tensors), call(*problem.tensors))
 
 
 def test_a_compiled_call_writes_the_callers_memory():
