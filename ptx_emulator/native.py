@@ -28,6 +28,8 @@ from .ir import Address, Imm, Reg, Symbol
 IMMEDIATE, IN_ORDER = 1, 2
 LEVELS = {"in_order": IN_ORDER, "late": IMMEDIATE, "random": IMMEDIATE}  # by order; 0 for others
 
+TX_LIMIT = (1 << 20) - 1  # of an mbarrier's tx-count
+
 # The counters of a launch's report that native forms add to, as int64 in this order.
 COUNTERS = ("tcgen05_mma", "tcgen05_macs", "tma_load_bytes", "tma_loads")
 
