@@ -75,7 +75,7 @@ class Program:
         return self._kernels[name]
 
 
-def _layout(function: Function, module: Module) -> tuple[dict[str, Variable], int, int, int]:
+def layout(function: Function, module: Module) -> tuple[dict[str, Variable], int, int, int]:
     """Gives every variable its offset. Returns (symbols, param bytes, static shared end, local bytes)."""
     symbols = {v.name: v for v in [*module.variables, *function.params, *function.variables]}
     ends = {"param": 0, "shared": st.SHARED_START, "local": 0}
@@ -96,7 +96,7 @@ def _layout(function: Function, module: Module) -> tuple[dict[str, Variable], in
 
 
 def _decode(function: Function, module: Module) -> Kernel:
-    symbols, param_bytes, static_shared, local_bytes = _layout(function, module)
+    symbols, param_bytes, static_shared, local_bytes = layout(function, module)
     emitter = Emitter(function, symbols)
     for item in function.code:
         if isinstance(item, str):
