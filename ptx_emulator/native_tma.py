@@ -12,6 +12,8 @@ from .engine_memory import find_buffer
 from .swizzle import Swizzle
 from .tensormap import MAX_RANK, SWIZZLES, TENSOR_MAP_BYTES, TensorMap, box_extent, copy_box
 
+_LOAD_BYTES, _LOADS = nat.COUNTERS.index("tma_load_bytes"), nat.COUNTERS.index("tma_loads")
+
 # A tensor map that was seen: where, its bytes then, and what they say. Addresses are host addresses.
 _ADDRESS, _RECORD, _RANK, _GLOBAL, _BOX_BYTES, _TABLE, _FILL, _FILL_BYTES = range(8)
 _BITS, _SOURCE, _TARGET = 8, 9, 10  # the swizzle
@@ -137,6 +139,6 @@ def load(p_head, p_warp, p_arguments, lanes):
     )
     row[st.B_TX] -= nbytes
     nat.settle_mbarrier(p_head, p_barrier)
-    nat.count(p_head, 2, nbytes)
-    nat.count(p_head, 3, 1)
+    nat.count(p_head, _LOAD_BYTES, nbytes)
+    nat.count(p_head, _LOADS, 1)
     return 1
