@@ -62,6 +62,7 @@ class Grid:
         memory = aligned_bytes(max(len(params), 1), 128)
         memory[: len(params)] = np.frombuffer(params, np.uint8)
         self.buffers.add(memory, writable=False, name="kernel parameters")
+        self.tensor_maps.add_all(memory)
         for variable in self.kernel.symbols.values():
             if variable.space == "param":
                 self.place(variable, memory, variable.offset)

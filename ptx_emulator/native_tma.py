@@ -29,6 +29,17 @@ class TensorMaps:
         self._places: dict[int, int] = {}
         self._kept: list = []
 
+    def add_all(self, memory: np.ndarray) -> None:
+        """Notes the maps that lie in `memory` (uint8), where maps may lie: at host addresses that are multiples of
+        64."""
+        first = memory.ctypes.data
+        for offset in range(-first % 64, memory.size - TENSOR_MAP_BYTES + 1, 64):
+            record = memory[offset : offset + TENSOR_MAP_BYTES].tobytes()
+            try:
+                self.add(first + offset, record, TensorMap.from_bytes(record))
+            except ValueError:
+                continue  # not a tensor map
+
     def add(self, address: int, record: bytes, tensor: TensorMap) -> None:
         """Notes that the map at host address `address` has the bytes `record` and says `tensor`."""
         place = self._places.get(address)
