@@ -61,6 +61,20 @@ def run(ctx: cutlass.Constexpr):
         tiles, stages, ragged = load_item(ctx, item, tiles, stages, ragged)
         item = item + 1
         is_open = has_work(ctx, item)
+    drain(ctx, "query", item)
+    drain(ctx, "keys", tiles * ctx.plan.key_slots)
+    if cutlass.const_expr(not ctx.plan.keys_are_values):
+        drain(ctx, "values", tiles * len(ctx.plan.value_slots))
+
+
+@cute.jit
+def drain(ctx: cutlass.Constexpr, edge: cutlass.Constexpr, count: Int32):
+    """Until the tensor core has freed all `count` slots of a ring: a commit must not arrive in shared memory that this
+    CTA has given back.
+    """
+    ring = ctx.pipe(edge)
+    for index in cutlass.range(maximum(count - ring.edge.stages, 0), count, unroll=1):
+        ring.wait_drained(index)
 
 
 @cute.jit
