@@ -9,7 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import ops  # noqa: F401  (registers the instructions)
+from . import (
+    native,
+    ops,  # noqa: F401  (registers the instructions)
+)
 from .asyncs import ORDERS, AsyncQueue
 from .cluster import Cluster
 from .decode import Kernel, Program
@@ -25,7 +28,7 @@ class Grid:
 
     buffers   the host memory that the kernel may touch
     asyncs    its asynchronous work
-    counters  totals for the report
+    counters  totals for the report; those of native forms are added at the end
     rng       random.Random(seed)
     waiting   the clusters that have not started, as (x, y, z)
     """
@@ -44,6 +47,7 @@ class Grid:
         self.asyncs = AsyncQueue(order, self.rng)
         self.buffers = Buffers()
         self.counters: Counter = Counter()
+        self.native_counters = np.zeros(len(native.COUNTERS), np.int64)
         self.addresses: dict[str, int] = {}  # of param, global and const symbols
         self.waiting: deque[Dim3] = deque()
 
@@ -75,6 +79,9 @@ class Grid:
             cluster.start(self.waiting.popleft())
             cluster.run()
         counts = cluster.instruction_counts()
+        for name, amount in zip(native.COUNTERS, self.native_counters, strict=True):
+            if amount:
+                self.counters[name] += int(amount)
         return Report(
             self.kernel.name,
             counts,
