@@ -152,7 +152,7 @@ class MlaDecodeBackend:
     def verify(self, query: torch.Tensor, new_tokens: dict[int, torch.Tensor]) -> torch.Tensor:
         """The known token and its drafts at once: each sees the ones before it.
 
-        `new_tokens`: slot -> [1 + drafts, 576]. Returns [max_batch, 1 + drafts, H, 512]; slots without a request give 0.
+        `new_tokens`: slot -> [1 + drafts, 576]. Returns [max_batch, 1 + drafts, H, 512], 0 in slots without a request.
         """
         return self._step(self.verify_step, query, new_tokens)
 
