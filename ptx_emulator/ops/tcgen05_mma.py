@@ -125,7 +125,7 @@ def _mma(warp, inst, lane: int) -> None:
     shape = plan.shape
     grid.counters["tcgen05_mma"] += 1
     grid.counters["tcgen05_macs"] += shape.m * shape.n * shape.k
-    shared_rows = shape.n if a is None else shape.n + shape.m
+    shared_rows = shape.n if isinstance(a_operand, Address) else shape.n + shape.m
     grid.counters["tcgen05_shared_bytes"] += shared_rows * shape.k * shape.element_bytes
     grid.asyncs.submit(cta, unit(cta, form.group), run, f"{inst.name}, line {inst.line}")
 
