@@ -40,7 +40,7 @@ def decode(
     dcp_rank: int = 0,
     dcp_interleave: int = 1,
 ) -> None:
-    """Arguments are `mla_decode`'s; `lse` None is without `return_lse`. A scale that is a tensor replaces the number."""
+    """Arguments are `mla_decode`'s; `lse` None is without `return_lse`. A scale's tensor, where given, replaces it."""
     mla_decode(
         query, kv_cache, block_tables, seq_lens,
         softmax_scale=softmax_scale if softmax_scale_tensor is None else softmax_scale_tensor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -61,7 +62,7 @@ def ragged(**changes):
     """The good call's tokens as a ragged query, with `changes`."""
 
     def apply(call):
-        call.update(query=call["query"].flatten(0, 1), out=call["out"].flatten(0, 1), max_seq_len_q=TOKENS)
+        call.update(query=call["query"].flatten(0, 1), out=call["out"].flatten(0, 1), lse=None, max_seq_len_q=TOKENS)
         call.update({"cu_seqlens_q": torch.tensor([0, 3, 6]).int(), **changes})
 
     return apply
@@ -327,7 +328,7 @@ BAD = {
     ),
     "tree_of_too_many_tokens": (
         lambda call: call.update(
-            query=torch.zeros(BATCH, 257, HEADS, 576, dtype=torch.bfloat16), out=None,
+            query=torch.zeros(BATCH, 257, HEADS, 576, dtype=torch.bfloat16), out=None, lse=None,
             tree_mask=torch.ones(BATCH, 257, 257, dtype=torch.bool),
         ),
         ValueError,
@@ -344,9 +345,9 @@ BAD = {
     "rank_without_a_world": (lambda call: call.update(dcp_rank=1), ValueError, r"dcp_rank=1: must be 0\.\.0"),
     "interleave_of_none": (lambda call: call.update(dcp_interleave=0), ValueError, r"dcp_interleave=0: must be 1\.\."),
     "table_too_narrow_for_the_rank": (
-        lambda call: call.update(dcp_world=2, seq_lens=torch.tensor([40, 300], dtype=torch.int32)),
+        lambda call: call.update(dcp_world=2, seq_lens=torch.tensor([40, 500], dtype=torch.int32)),
         ValueError,
-        r"seq_lens\[1\]=300 on rank 0 of 2 with page_size=32 needs at least 5 entries",
+        r"seq_lens\[1\]=500 on rank 0 of 2 with page_size=32 needs at least 8 entries",
     ),
     # out
     "out_not_a_tensor": (
@@ -533,6 +534,24 @@ def test_kernel_operands_must_be_addressable_by_tma(name):
         validate.check_kernel_operands(checked(**{name: shifted(tensor, 4)}))
     with pytest.raises(ValueError, match=rf"{name}.stride\(\d\)=\d+ elements .*multiple of 16 bytes below 2\^40"):
         validate.check_kernel_operands(checked(**{name: odd_rows(tensor)}))
+
+
+def test_a_batch_whose_tiles_the_kernel_cannot_count():
+    """More requests than a grid dimension of 65535 are no matter: the grid is one-dimensional."""
+
+    def call_of(batch, width):
+        query = torch.zeros(1, 1, 1, 576, dtype=torch.bfloat16).expand(batch, TOKENS, HEADS, -1)
+        zero = torch.zeros(1, dtype=torch.int32)
+        good = checked(out=None, lse=None)
+        tables, lengths = zero.expand(batch, width), zero.expand(batch)
+        return dataclasses.replace(good, query=query, seq_lens=lengths, block_tables=tables)
+
+    for batch, width in ((1 << 28, 1), (70000, 70000)):
+        with pytest.raises(ValueError, match=r"query and block_tables, .* must be at most 2147418112 for this backend"):
+            validate.check_kernel_operands(call_of(batch, width))
+    for batch, width in ((70000, 1), (70000, 10000)):
+        with pytest.raises(ValueError, match="query.stride"):
+            validate.check_kernel_operands(call_of(batch, width))
 
 
 def test_the_torch_backend_takes_what_tma_cannot_address():
