@@ -91,7 +91,8 @@ def mla_decode(
         return op.traced_decode(
             query, kv_cache, block_tables, seq_lens, softmax_scale=softmax_scale, output_scale=output_scale,
             is_causal=is_causal, out=out, return_lse=return_lse, lse=lse, lse_base=lse_base, workspace=workspace,
-            backend=backend,
+            backend=backend, cu_seqlens_q=cu_seqlens_q, max_seq_len_q=max_seq_len_q, tree_mask=tree_mask,
+            dcp_world=dcp_world, dcp_rank=dcp_rank, dcp_interleave=dcp_interleave,
         )  # fmt: skip
     validate.check_backend(backend)
     call = validate.check_decode_call(
