@@ -8,21 +8,45 @@ from typing import Any
 import cutlass.cute as cute
 from cutlass import AddressSpace, Float32, Int32, Int64
 
-from mla.causal_mask import TilePhases
+from mla.causal_mask import CausalMask, TilePhases
 from mla.config import MlaDecodeConfig
-from mla.memory_plan import WORK_RECORD_INTS, NarrowPlan
-from mla.pipelines import BARRIER_BYTES, Pipeline
+from mla.line import Request, RequestList
+from mla.memory_plan import WORK_RECORD_INTS, MemoryPlan
+from mla.pipelines import BARRIER_BYTES, LEADER_RANK, Pipeline
 from mla.tile_scheduler import TileScheduler
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """Kernel arguments. Tensors are traced; see decode.py for their shapes."""
+class Boxes:
+    """A tensor in global memory as TMA reads it: the copy atom, and the tensor of its coordinates."""
 
-    query_tma: Any
-    query: Any
-    kv_tma: Any
-    kv: Any
+    atom: Any
+    tensor: Any
+
+
+@dataclass(frozen=True)
+class Column:
+    """A span of columns that TMA loads: box number `coordinate`, `elements` wide, to `offset` bytes into a ring slot."""
+
+    boxes: Boxes
+    coordinate: Any
+    elements: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Kernel arguments. Tensors are traced; see decode.py for their shapes.
+
+    query, kv: boxes of latent dimensions, 128 bytes wide. query_rope, kv_rope: of the rotary ones.
+    kv_tail: as kv, for copies that signal a barrier of this CTA; None on the narrow path, where all do.
+    """
+
+    query: Boxes
+    query_rope: Boxes
+    kv: Boxes
+    kv_rope: Boxes
+    kv_tail: Boxes | None
     block_tables: Any
     seq_lens: Any
     out: Any
@@ -31,26 +55,42 @@ class Arguments:
     partial_lse: Any
     scale_log2: Any
     output_scale: Any
+    cu_seqlens_q: Any
+    tree_mask: Any
 
 
 @dataclass(frozen=True)
 class Context:
     """config, plan: compile-time. smem: Int32 shared address of the dynamic shared memory (1024-aligned).
 
-    tmem: Int32 Tensor Memory address of the allocation.
+    tmem: Int32 Tensor Memory address of the allocation. cta_rank: rank in the pair of CTAs, 0 where there is none.
     """
 
     config: MlaDecodeConfig
-    plan: NarrowPlan
+    plan: MemoryPlan
     args: Arguments
     smem: Any
     tmem: Any
+    cta_rank: Any
     scheduler: TileScheduler
+
+    @property
+    def requests(self) -> RequestList:
+        return RequestList(self.args.seq_lens, self.args.cu_seqlens_q, self.scheduler)
+
+    @property
+    def is_leader(self) -> Any:
+        return self.cta_rank == LEADER_RANK
+
+    @property
+    def first_cta_row(self) -> Any:
+        """First row, in a row tile, of those that this CTA works on."""
+        return self.cta_rank * self.plan.cta_rows
 
     def pipe(self, name: str) -> Pipeline:
         plan = self.plan.barriers
         offset = self.plan.barrier_offset + plan.offset(name)
-        return Pipeline(plan.edge(name), self.smem_pointer(Int64, offset, BARRIER_BYTES))
+        return Pipeline(plan.edge(name), self.smem_pointer(Int64, offset, BARRIER_BYTES), self.plan.is_paired)
 
     def smem_pointer(self, dtype: Any, offset: Any, align: int) -> Any:
         """Pointer into dynamic shared memory, `offset` bytes from its start."""
@@ -68,17 +108,23 @@ class WorkItem:
     """A part of one row tile, read from the `work` ring.
 
     batch:     request index; negative: no more work.
-    first_row: first row of the tile in the request's flat (token, head) packing.
-    seq_len_k: keys of the request.
+    request:   its lengths.
+    mask:      its visibility rule.
+    first_row: this CTA's first row in the request's flat (token, head) packing.
     slot:      partial result to write, or -1 to write the output itself.
     phases:    the key tiles of this part.
     """
 
     batch: Any
+    request: Request
+    mask: CausalMask
     first_row: Any
-    seq_len_k: Any
     slot: Any
     phases: TilePhases
+
+    def place(self, row: Any) -> tuple[Any, Any, Any]:
+        """(batch, token, head) index into query, output and log-sum-exp of a row of the request."""
+        return self.request.place(self.batch, row, self.mask.num_heads)
 
 
 def work_cells(ctx: Context, item: Any) -> Any:
@@ -97,13 +143,16 @@ def has_work(ctx: Context, item: Any) -> Any:
 def read_work(ctx: Context, item: Any) -> WorkItem:
     """The item that has_work announced. The caller releases it with `release_work` once all its lanes have read it."""
     cells = work_cells(ctx, item)
-    batch, row_tile, seq_len_k, begin, end, slot = (cells[i] for i in range(WORK_RECORD_INTS))
-    phases = ctx.scheduler.phases(row_tile, seq_len_k, begin, end)
-    return WorkItem(batch, row_tile * ctx.scheduler.tile_rows, seq_len_k, slot, phases)
+    batch, row_tile, begin, end, slot, seq_len_k = (cells[i] for i in range(WORK_RECORD_INTS - 2))
+    request = Request(0, ctx.config.seq_len_q, seq_len_k)
+    if ctx.config.ragged_query:
+        request = Request(cells[WORK_RECORD_INTS - 2], cells[WORK_RECORD_INTS - 1], seq_len_k)
+    scheduler = ctx.scheduler.of_request(request.seq_len_q)
+    phases = scheduler.phases(row_tile, seq_len_k, begin, end)
+    first_row = row_tile * scheduler.tile_rows + ctx.first_cta_row
+    return WorkItem(batch, request, scheduler.mask, first_row, slot, phases)
 
 
 def release_work(ctx: Context, item: Any) -> None:
     """One arrival per warp: the ring entry may be overwritten."""
-    cute.arch.sync_warp()
-    with cute.arch.elect_one():
-        ctx.pipe("work").arrive_empty(item)
+    ctx.pipe("work").warp_arrive_empty(item)

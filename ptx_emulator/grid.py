@@ -9,11 +9,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import ops  # noqa: F401  (registers the instructions)
+from . import (
+    native,
+    ops,  # noqa: F401  (registers the instructions)
+)
 from .asyncs import ORDERS, AsyncQueue
 from .cluster import Cluster
 from .decode import Kernel, Program
 from .memory import Buffers
+from .native_tma import TensorMaps
 from .observers import Report
 from .parser import Variable
 
@@ -25,7 +29,8 @@ class Grid:
 
     buffers   the host memory that the kernel may touch
     asyncs    its asynchronous work
-    counters  totals for the report
+    counters  totals for the report; those of native forms are added at the end
+    tensor_maps  the tensor maps it has used, for native forms
     rng       random.Random(seed)
     waiting   the clusters that have not started, as (x, y, z)
     """
@@ -44,6 +49,8 @@ class Grid:
         self.asyncs = AsyncQueue(order, self.rng)
         self.buffers = Buffers()
         self.counters: Counter = Counter()
+        self.tensor_maps = TensorMaps()
+        self.native_counters = np.zeros(len(native.COUNTERS), np.int64)
         self.addresses: dict[str, int] = {}  # of param, global and const symbols
         self.waiting: deque[Dim3] = deque()
 
@@ -55,6 +62,7 @@ class Grid:
         memory = aligned_bytes(max(len(params), 1), 128)
         memory[: len(params)] = np.frombuffer(params, np.uint8)
         self.buffers.add(memory, writable=False, name="kernel parameters")
+        self.tensor_maps.add_all(memory)
         for variable in self.kernel.symbols.values():
             if variable.space == "param":
                 self.place(variable, memory, variable.offset)
@@ -75,6 +83,9 @@ class Grid:
             cluster.start(self.waiting.popleft())
             cluster.run()
         counts = cluster.instruction_counts()
+        for name, amount in zip(native.COUNTERS, self.native_counters, strict=True):
+            if amount:
+                self.counters[name] += int(amount)
         return Report(
             self.kernel.name,
             counts,

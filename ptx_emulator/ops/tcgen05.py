@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .. import memory
+from .. import memory, native, native_tmem
 from .. import state as st
 from ..errors import OutOfBounds, TmemError
 from ..ir import Reg, Vector
@@ -25,7 +25,10 @@ _ALIGNED = {"sync", "aligned", "b32", "shared::cta", *_GROUPS}
 
 @cta_state("tmem")
 def make_tmem(cta) -> TensorMemory:
-    return TensorMemory(cta.rank)
+    tmem = TensorMemory(cta.rank)
+    cta.addresses[native.C_TMEM] = tmem.words.ctypes.data
+    cta.addresses[native.C_COLUMNS] = tmem.columns.ctypes.data
+    return tmem
 
 
 @cta_exit
@@ -152,6 +155,7 @@ class Access:
     packed: bool
     registers: tuple
     address: object
+    by_lane: np.ndarray  # the cells as int32 [32, registers]
     slots: np.ndarray | None = field(default=None)
 
 
@@ -196,6 +200,7 @@ def _prepare_access(inst) -> Access:
         packed,
         registers,
         inst.operands[1 if load else 0],
+        np.ascontiguousarray((lane * TMEM_COLUMNS + column).T, np.int32),
     )
 
 
@@ -225,7 +230,15 @@ def _slots(access: Access) -> np.ndarray:
     return access.slots
 
 
-@op("tcgen05.ld", prepare=_prepare_access, sync="aligned", writes=1)
+def _native_load(inst, symbols):
+    return native_tmem.access_arguments(native_tmem.load, native.IMMEDIATE, inst, symbols)
+
+
+def _native_store(inst, symbols):
+    return native_tmem.access_arguments(native_tmem.store, native.IN_ORDER, inst, symbols)
+
+
+@op("tcgen05.ld", prepare=_prepare_access, sync="aligned", writes=1, native=_native_load)
 def load(warp, inst, mask: int):
     """Tensor Memory to registers."""
     access = inst.data
@@ -237,7 +250,7 @@ def load(warp, inst, mask: int):
     warp.r32[_slots(access)] = values
 
 
-@op("tcgen05.st", prepare=_prepare_access, sync="aligned", writes=0)
+@op("tcgen05.st", prepare=_prepare_access, sync="aligned", writes=0, native=_native_store)
 def store(warp, inst, mask: int):
     """Registers to Tensor Memory."""
     access, tmem, index = inst.data, warp.cta.tmem, warp.index
@@ -256,18 +269,36 @@ def store(warp, inst, mask: int):
     warp.cta.grid.asyncs.submit(warp.cta, ("tcgen05.st", warp.cta.rank, index), run, f"tcgen05.st, line {inst.line}")
 
 
-@op("tcgen05.wait::ld", modifiers={"sync", "aligned"}, sync="aligned", writes=0)
+@op(
+    "tcgen05.wait::ld",
+    modifiers={"sync", "aligned"},
+    sync="aligned",
+    writes=0,
+    native=native.nothing_to_do(native.IMMEDIATE),
+)
 def wait_load(warp, inst, mask: int):
     """Loads are complete when issued."""
 
 
-@op("tcgen05.wait::st", modifiers={"sync", "aligned"}, sync="aligned", writes=0)
+@op(
+    "tcgen05.wait::st",
+    modifiers={"sync", "aligned"},
+    sync="aligned",
+    writes=0,
+    native=native.nothing_to_do(native.IN_ORDER),
+)
 def wait_store(warp, inst, mask: int):
     """Wait for the warp's stores."""
     pending = warp.cta.tmem.pending_stores.get(warp.index, 0)
     return Blocked(f"tcgen05.wait::st: {pending} stores are on their way") if pending else None
 
 
-@op("tcgen05.fence::before_thread_sync", "tcgen05.fence::after_thread_sync", modifiers=set(), writes=0)
+@op(
+    "tcgen05.fence::before_thread_sync",
+    "tcgen05.fence::after_thread_sync",
+    modifiers=set(),
+    writes=0,
+    native=native.nothing_to_do(native.IMMEDIATE),
+)
 def fence(warp, inst, mask: int):
     """Orders tcgen05 operations with thread synchronisation; the emulator's threads are sequentially consistent."""

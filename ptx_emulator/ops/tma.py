@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import barriers, memory
+from .. import barriers, memory, native_tma
 from ..errors import EmulationError, OutOfBounds, UnsupportedInstruction
 from ..ir import Address, Vector
 from ..reduction import REDUCTION_TYPES, REDUCTIONS, check_type, reduce
@@ -163,11 +163,13 @@ def _check_coordinates(inst, operand, count: int) -> None:
 
 
 def _tensor_map(warp, operand: Address, lane: int, inst, copy: Copy) -> tuple[TensorMap, list[int]]:
-    record = warp.cta.grid.buffers.view(lane_address(warp, operand, lane), TENSOR_MAP_BYTES, inst, align=64)
+    grid, address = warp.cta.grid, lane_address(warp, operand, lane)
+    record = grid.buffers.view(address, TENSOR_MAP_BYTES, inst, align=64).tobytes()
     try:
-        tensor = TensorMap.from_bytes(record.tobytes())
+        tensor = TensorMap.from_bytes(record)
     except ValueError as error:
         raise EmulationError(str(error), **_at(inst)) from None
+    grid.tensor_maps.add(address, record, tensor)
     if tensor.rank != copy.rank:
         raise EmulationError(f"a .{copy.rank}d copy with a tensor map of rank {tensor.rank}", **_at(inst))
     words = (lane_word(warp, element, lane) for element in operand.extra[0].elements)
@@ -234,7 +236,13 @@ def _targets(cta, copy: Copy, warp, lane: int, destination: int, mbar: int, nbyt
     return [(cta.cluster[r], offset, cta.cluster[h], barrier) for r, h in zip(ranks, holders, strict=True)]
 
 
-@op("cp.async.bulk.tensor", "cp.reduce.async.bulk.tensor", prepare=_prepare, writes=0)
+@op(
+    "cp.async.bulk.tensor",
+    "cp.reduce.async.bulk.tensor",
+    prepare=_prepare,
+    writes=0,
+    native=native_tma.load_arguments,
+)
 def tensor_copy(warp, inst, mask: int):
     """Per thread: one box (or four rows) between global and shared memory."""
     stored: dict[tuple, Transfer] = {}
