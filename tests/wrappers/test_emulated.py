@@ -250,3 +250,21 @@ def test_a_launch_checks_the_workspace_for_its_own_number_of_ctas(split):
     assert_matches(split[0], *launch(split[0], workspace=one, num_ctas=1))
     with pytest.raises(ValueError, match=f"must have at least {kernel.workspace_bytes(2)}"):
         launch(split[0], workspace=one, num_ctas=2)
+
+
+@pytest.mark.parametrize("any_backend", ["torch", "emulator", pytest.param("cute", marks=pytest.mark.device)])
+def test_e4m3_output(any_backend):
+    """A caller's e4m3 `out`: one rounding of the same numbers, saturating instead of NaN; a bf16 `out` has 20 dB more."""
+    problem = make_problem(3, 16, 8, (300, 65, 0), dtype=FP8, output_scale=16.0)
+    device = "cuda" if any_backend == "cute" else "cpu"
+    out = torch.zeros(problem.out_shape, dtype=FP8, device=device)
+    returned, lse = mla_decode(
+        *problem.to(device).tensors, **problem.options, out=out, return_lse=True, backend=any_backend
+    )
+    assert returned is out
+    assert_matches(problem, out, lse)
+    assert 25 < compare(problem, out, lse).snr_db < 33
+    large = {**problem.options, "output_scale": 1e6}
+    mla_decode(*problem.to(device).tensors, **large, out=out, backend=any_backend)
+    values = out.cpu().float()[problem.active_rows()]
+    assert torch.isfinite(values).all() and values.abs().max() == 448 and (values.abs() == 448).float().mean() > 0.9
