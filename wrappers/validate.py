@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -443,8 +442,9 @@ def checked_scale(name: str, value: object, query: torch.Tensor) -> float | torc
         return value.reshape(1)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} is a {type(value).__name__}: must be a float or a one-element float32 tensor")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}={value}: must be finite")
+    # Every backend computes with the number in float32.
+    if not abs(value) <= torch.finfo(torch.float32).max:
+        raise ValueError(f"{name}={value}: must be finite in float32")
     return float(value)
 
 

@@ -57,7 +57,7 @@ def any_tensor(draw, tensor: torch.Tensor) -> object:
 
 ANY_SCALAR = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 3), st.floats(-1e4, 1e4), st.text(max_size=3),
-    st.sampled_from((math.nan, math.inf, -math.inf)), st.just(torch.tensor([1.0, 2.0])),
+    st.sampled_from((math.nan, math.inf, -math.inf, 1e300)), st.just(torch.tensor([1.0, 2.0])),
 )  # fmt: skip
 TENSORS = ("query", "kv_cache", "block_tables", "seq_lens", "out", "lse", "workspace")
 SCALARS = ("softmax_scale", "output_scale", "is_causal", "return_lse", "lse_base", "check_values")

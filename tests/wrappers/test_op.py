@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wrappers import op
 from wrappers.decode import mla_decode
-from wrappers.testing import make_problem
+from wrappers.testing import make_problem, shard
 
 
 def problem_of(dtype=torch.bfloat16, **options):
@@ -71,24 +71,44 @@ def test_a_compiled_call_returns_what_an_eager_one_does(dtype, options):
     assert same(results, expected)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"query_lens": [2, 1]}, {"tree": True}, {"query_lens": [0, 2], "tree": True}, {"dcp": True}, {"scales": True}],
-    ids=str,
-)
-def test_every_mode_goes_through_the_operator(options):
-    """Rather than being dropped on the way: each of them changes the result."""
-    makes = {name: value for name, value in options.items() if name in ("query_lens", "tree")}
-    problem = problem_of(output_scale=0.5, **makes)
-    if "dcp" in options:
-        problem = replace(problem, dcp_world=2, dcp_rank=1, dcp_interleave=2)
-    if "scales" in options:
-        problem = replace(problem, softmax_scale=torch.tensor([0.1]), output_scale=torch.tensor([0.5]))
+FEATURES = {
+    "ragged": lambda: make_problem(3, 3, 4, [5, 0, 40], page_size=16, query_lens=[4, 0, 2]),
+    "tree": lambda: problem_of(tree=True),
+    "ragged tree": lambda: make_problem(2, 3, 4, [5, 40], page_size=16, query_lens=[4, 2], tree=True),
+    "context parallel": lambda: shard(problem_of(), 2, 1, 3),
+    "scale tensors": lambda: replace(
+        problem_of(), softmax_scale=torch.tensor([0.05]), output_scale=torch.tensor([2.0])
+    ),
+    "one scale tensor": lambda: replace(problem_of(), output_scale=torch.tensor([2.0])),
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_a_compiled_call_has_every_feature(name):
+    problem = FEATURES[name]()
 
     def call(*tensors):
         return mla_decode(*tensors, **problem.options, return_lse=True)
 
     assert same(compiled(call)(*problem.tensors), call(*problem.tensors))
+    plain = mla_decode(*problem_of().tensors, softmax_scale=problem_of().softmax_scale, return_lse=True)
+    assert plain[0].shape != call(*problem.tensors)[0].shape or not same(plain, call(*problem.tensors))
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_opcheck_of_every_feature(name):
+    problem = FEATURES[name]()
+    out = torch.zeros(problem.out_shape, dtype=problem.out_dtype)
+    options = problem.options
+    numbers = []
+    for scale in ("softmax_scale", "output_scale"):
+        value = options.pop(scale)
+        if isinstance(value, torch.Tensor):
+            options[f"{scale}_tensor"] = value
+        numbers.append(1.0 if isinstance(value, torch.Tensor) else value)
+    lse = torch.zeros(out.shape[:-1])
+    arguments = (*problem.tensors, out, lse, None, *numbers, options.pop("is_causal"), "e", "torch")
+    assert set(torch.library.opcheck(op.decode, arguments, options).values()) == {"SUCCESS"}
 
 
 def test_a_compiled_call_writes_the_callers_memory():

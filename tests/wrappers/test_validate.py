@@ -249,6 +249,11 @@ BAD = {
         ValueError,
         "softmax_scale=nan: must be finite",
     ),
+    "scale_beyond_float32": (
+        replace("softmax_scale", lambda v: 1e39),
+        ValueError,
+        r"softmax_scale=1e\+39: must be finite in float32",
+    ),
     "output_scale_infinite": (replace("output_scale", lambda v: math.inf), ValueError, "output_scale=inf"),
     "output_scale_a_string": (replace("output_scale", str), TypeError, "output_scale is a str"),
     "causal_an_int": (replace("is_causal", int), TypeError, "is_causal is a int: must be a bool"),
