@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -59,18 +60,22 @@ def test_a_chain_is_the_causal_mask_bit_for_bit():
     assert same(launch(replace(causal, tree_mask=chain)), launch(causal))
 
 
+# Address arithmetic that the compiler may repeat inside a loop or not; no part of a mask.
+PLACED_BY_THE_COMPILER = ("mov.u32", "add.s32")
+
+
 def test_bulk_tiles_run_the_code_of_a_kernel_without_a_mask():
-    """Ten more key tiles ahead of the drafts cost the softmax warps exactly what they cost in the causal kernel."""
+    """Five more key tiles ahead of the drafts cost the softmax warps, opcode by opcode, what they do when causal."""
 
-    def softmax_instructions(is_tree: bool, keys: int) -> int:
+    def instructions(is_tree: bool, keys: int) -> Counter:
         problem = make_problem(1, 16, 4, (keys,), tree=is_tree, hostile=False)
-        report = launch_with_reports(problem, num_ctas=1)[2].decode
-        mathematics = ("ex2", "fma", "mul", "add", "max", "selp", "setp", "cvt", "ld.global", "shl", "shr", "and")
-        counts = report.by_opcode([0, 1, 2, 3])
-        return sum(count for opcode, count in counts.items() if opcode.startswith(mathematics))
+        return launch_with_reports(problem, num_ctas=1)[2].decode.by_opcode([0, 1, 2, 3])
 
-    tree, causal = (softmax_instructions(tree, 640) - softmax_instructions(tree, 320) for tree in (True, False))
-    assert tree == causal > 0
+    tree, causal = (instructions(is_tree, 640) - instructions(is_tree, 320) for is_tree in (True, False))
+    assert causal["ex2.approx.ftz.f32"] >= 5 * 4 * 32
+    different = {opcode for opcode in tree | causal if tree[opcode] != causal[opcode]}
+    assert different <= set(PLACED_BY_THE_COMPILER)
+    assert tree.total() - causal.total() <= 5 * 4 * 3, "more than three instructions per warp and tile"
 
 
 def packed(problem: MlaProblem, dtype: torch.dtype) -> MlaProblem:
