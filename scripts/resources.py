@@ -19,7 +19,7 @@ from pathlib import Path
 from mla.arch import ARCHS, SMEM_BYTES_PER_CTA, TMEM_COLUMNS
 from mla.compile import compile_decode
 from mla.config import DTYPES, MlaDecodeConfig
-from mla.memory_plan import plan_of
+from mla.plans import plan_of
 from scripts.cubin_report import report_cubin
 from scripts.progress import Progress
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from mla.arch import SMEM_BYTES_PER_CTA
-from mla.config import MlaDecodeConfig
 from mla.causal_mask import TilePhases
-from mla.memory_plan import NarrowPlan, Span, ValueSlot, WidePlan, plan_of
+from mla.config import MlaDecodeConfig
+from mla.memory_plan import Span, ValueSlot
 from mla.page_ring import PageSpan
 from mla.pipelines import BarrierPlan, Edge
+from mla.plans import NarrowPlan, WidePlan, plan_of
 from mla.tile_scheduler import TileScheduler
 from mla.warp_schedule import WarpSchedule
 
