@@ -235,7 +235,7 @@ def widen(tensor: torch.Tensor, pad: int = 64) -> torch.Tensor:
 def baseline_output(
     problem: MlaProblem, probs_scale_log2: int | None = None, out_dtype: torch.dtype | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(out in the kernel's output dtype or the one given, lse float32)` of torch doing the kernel's roundings and no others.
+    """`(out in the kernel's output dtype or in `out_dtype`, lse float32)` of torch doing the kernel's roundings only.
 
     Scores and softmax are fp32; P, scaled by a power of two (`probs_scale_log2`, by default the kernel's), is rounded
     to the input dtype before P @ V while the row sum adds the unrounded values; the accumulator is fp32 and the

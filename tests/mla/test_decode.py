@@ -115,7 +115,9 @@ def test_exact_mask(seq_len_q, seq_len_k, is_causal):
     assert torch.equal(visible_mask(seq_len_q, seq_len_k, is_causal=is_causal, backend="emulator"), expected)
 
 
-@pytest.mark.parametrize("num_heads, seq_len_q, path", [(3, 4, "narrow"), (16, 5, "narrow"), (3, 25, "wide"), (16, 5, "wide")])
+@pytest.mark.parametrize(
+    "num_heads, seq_len_q, path", [(3, 4, "narrow"), (16, 5, "narrow"), (3, 25, "wide"), (16, 5, "wide")]
+)
 def test_strided_views(backend, num_heads, seq_len_q, path):
     """Token strides that are not num_heads times the head stride, and a cache with gaps between tokens and pages."""
     problem = make_problem(3, num_heads, seq_len_q, (70, 129, 4), page_size=32, strided=True, cache_rank=4)
@@ -192,7 +194,9 @@ def test_result_does_not_depend_on_execution_order(path, order, seed):
     assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
 
 
-@pytest.mark.parametrize("path, num_ctas", [("narrow", 1), ("narrow", 2), ("narrow", 37), ("wide", 2), ("wide", 5), ("wide", 36)])
+@pytest.mark.parametrize(
+    "path, num_ctas", [("narrow", 1), ("narrow", 2), ("narrow", 37), ("wide", 2), ("wide", 5), ("wide", 36)]
+)
 def test_any_number_of_ctas(path, num_ctas):
     """One CTA, or pair, computes whole row tiles one after the other; many split each of them."""
     problem = make_problem(4, 40, 3, (700, 0, 33, 1300), page_size=32)

@@ -77,10 +77,8 @@ def cute_dsl_mla_decode(
     if out_dtype is not None:
         allowed = (validate.OUTPUT_DTYPES[query.dtype], query.dtype)
         if out_dtype not in allowed:
-            raise ValueError(
-                f"out_dtype={out_dtype}: must be None or {' or '.join(map(str, dict.fromkeys(allowed)))} for a query of "
-                f"{query.dtype}"
-            )
+            names = " or ".join(map(str, dict.fromkeys(allowed)))
+            raise ValueError(f"out_dtype={out_dtype}: must be None or {names} for a query of {query.dtype}")
         if out is None:
             out = torch.empty(*rows, validate.LATENT_DIM, dtype=out_dtype, device=query.device)
     if return_lse and lse is None:
