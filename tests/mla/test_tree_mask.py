@@ -69,7 +69,7 @@ def test_bulk_tiles_run_the_code_of_a_kernel_without_a_mask():
         counts = report.by_opcode([0, 1, 2, 3])
         return sum(count for opcode, count in counts.items() if opcode.startswith(mathematics))
 
-    tree, causal = (softmax_instructions(is_tree, 640) - softmax_instructions(is_tree, 320) for is_tree in (True, False))
+    tree, causal = (softmax_instructions(tree, 640) - softmax_instructions(tree, 320) for tree in (True, False))
     assert tree == causal > 0
 
 

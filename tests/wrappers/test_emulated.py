@@ -146,6 +146,29 @@ def test_a_cache_beyond_2_to_the_31_elements(backend):
     assert_matches(far, *run(far, backend))
 
 
+def test_the_highest_page_ids(tmp_path, backend):
+    """2^31 - 1 pages, of which only the request's own are in memory: they start 16 bytes apart and overlap, and the
+    memory is a file of 32 GiB with holes.
+    """
+    if backend == "cute":
+        pytest.skip("would copy 32 GiB to the GPU: the emulated run covers the addressing")
+    problem = make_problem(1, 2, 2, [40], page_size=16)
+    pages, step = 2**31 - 1, 8
+    elements = pages * step + 16 * 576
+    path = tmp_path / "cache"
+    with path.open("wb") as file:
+        file.truncate(2 * elements)
+    pool = torch.from_file(str(path), shared=True, size=elements, dtype=torch.bfloat16)
+    cache = pool.as_strided((pages, 16, 576), (step, 576, 1))
+    ids = [pages - 1, 3, pages - 1 - 2000]
+    table = problem.block_tables.clone()
+    for place, page in enumerate(ids):
+        cache[page] = problem.kv_cache[table[0, place]]
+        table[0, place] = page
+    far = MlaProblem(problem.query, cache, table, problem.seq_lens)
+    assert_matches(far, *run(far, backend))
+
+
 def test_a_table_of_width_zero(backend):
     problem = make_problem(2, 2, 2, [0, 0])
     narrow = MlaProblem(problem.query, problem.kv_cache, problem.block_tables[:, :0], problem.seq_lens)
