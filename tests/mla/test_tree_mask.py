@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.wrappers.emulation import is_caught, launch, launch_with_reports, same
-from wrappers.decode import mla_decode
+from tests.wrappers.emulation import PATHS, is_caught, launch, launch_with_reports, run, same
 from wrappers.testing import MlaProblem, assert_matches, make_problem
 from wrappers.validate import MAX_TREE_TOKENS, pack_bits
 
@@ -23,13 +22,6 @@ def backend(request):
     return request.param
 
 
-def run(problem: MlaProblem, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if backend == "emulator":
-        return launch(problem)
-    placed = problem.to("cuda")
-    return mla_decode(*placed.tensors, **placed.options, return_lse=True, backend=backend)
-
-
 def make_tree(num_heads=16, seq_len_q=8, kv_lens=KV_LENS, **options) -> MlaProblem:
     return make_problem(len(kv_lens), num_heads, seq_len_q, kv_lens, tree=True, **options)
 
@@ -38,9 +30,10 @@ def make_tree(num_heads=16, seq_len_q=8, kv_lens=KV_LENS, **options) -> MlaProbl
     "num_heads, seq_len_q, page_size, dtype",
     [(16, 8, 64, "bf16"), (16, 8, 64, "fp8"), (3, 33, 16, "fp16"), (2, 64, 32, "bf16"), (1, 100, 128, "fp8")],
 )
-def test_random_trees(num_heads, seq_len_q, page_size, dtype, backend):
+@pytest.mark.parametrize("path", PATHS)
+def test_random_trees(path, num_heads, seq_len_q, page_size, dtype, backend):
     problem = make_tree(num_heads, seq_len_q, page_size=page_size, dtype=DTYPES[dtype])
-    assert_matches(problem, *run(problem, backend))
+    assert_matches(problem, *run(problem, backend, path))
 
 
 def test_the_largest_tree(backend):
@@ -48,10 +41,10 @@ def test_the_largest_tree(backend):
     assert_matches(problem, *run(problem, backend))
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
-def test_trees_of_a_ragged_query(dtype, backend):
+@pytest.mark.parametrize("path, dtype", [("narrow", "bf16"), ("wide", "fp8")])
+def test_trees_of_a_ragged_query(path, dtype, backend):
     problem = make_tree(16, 8, (200, 64, 130, 5, 0, 70), query_lens=(8, 0, 3, 7, 2, 1), dtype=DTYPES[dtype])
-    assert_matches(problem, *run(problem, backend))
+    assert_matches(problem, *run(problem, backend, path))
 
 
 def test_a_chain_is_the_causal_mask_bit_for_bit():
