@@ -120,6 +120,10 @@ class Cluster:
         offsets = [v.offset for v in self.kernel.symbols.values() if v.space == "shared" and v.extern]
         return min(offsets, default=self.kernel.static_shared)
 
+    def host_bases(self) -> np.ndarray:
+        """int64[2, CTAs]: host addresses of shared memory and of the tables of named barriers."""
+        return self._bases[[0, 2]]
+
     def _fill_header(self) -> None:
         h, kernel, grid = self.header, self.kernel, self.grid
         h[st.H_WARPS] = len(self.warps)
@@ -184,6 +188,8 @@ class Cluster:
             self._set_position(cta, clusterid)
         for warp in self.warps:
             self._start_warp(warp)
+        if grid.observer is not None:
+            grid.observer.start()
 
     def _set_position(self, cta: Cta, clusterid: tuple[int, int, int]) -> None:
         """Special registers that tell where in the grid a CTA is."""
@@ -269,17 +275,21 @@ class Cluster:
 
     def run(self) -> None:
         """Runs the cluster to its end. Raises EmulationError."""
-        head, address = self.header, self.header.ctypes.data
+        head, address, observer = self.header, self.header.ctypes.data, self.grid.observer
         idle_progress, timeouts, retried, spins = -1, 0, False, 0
         while True:
             stop = engine.run(address)
             head[st.H_RETRY] = 0
+            if observer is not None:
+                observer.drain()
             if stop == st.STOP_HANDLER:
                 self._handle()
             elif stop == st.STOP_DONE:
                 break
             elif stop == st.STOP_ERROR:
                 raise engine_error(self)
+            elif stop == st.STOP_TRACE:
+                continue
             elif stop == st.STOP_SLICE:
                 spins = self._slice(spins)
             else:
@@ -300,6 +310,8 @@ class Cluster:
             for check in registry.cta_exits():
                 check(cta)
         self.grid.asyncs.drain()
+        if observer is not None:
+            observer.end()
 
     def _slice(self, spins: int) -> int:
         """End of a random slice, or of a million micro-operations that changed nothing."""

@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from .decode import Kernel, Program
 from .memory import Buffers
 from .observers import Report
 from .parser import Variable
+
+if TYPE_CHECKING:
+    from .hazards import Checker
 
 Dim3 = tuple[int, int, int]
 
@@ -28,6 +32,8 @@ class Grid:
     counters  totals for the report
     rng       random.Random(seed)
     waiting   the clusters that have not started, as (x, y, z)
+    observer  the hazard checker of a launch with checks (hazards/observer.py), or None
+    prerequisite_done  False while the grid that this one depends on has not ended
     """
 
     def __init__(
@@ -46,6 +52,9 @@ class Grid:
         self.counters: Counter = Counter()
         self.addresses: dict[str, int] = {}  # of param, global and const symbols
         self.waiting: deque[Dim3] = deque()
+        self.checker = None
+        self.observer = None
+        self.prerequisite_done = True
 
     def place(self, variable: Variable, data: np.ndarray, offset: int = 0) -> None:
         self.addresses[variable.name] = data.ctypes.data + offset
@@ -69,6 +78,8 @@ class Grid:
     def run(self) -> Report:
         started = time.perf_counter()
         cluster = Cluster(self)
+        if self.checker is not None:
+            self.observer = self.checker.observer(self, cluster)
         nx, ny, nz = (g // c for g, c in zip(self.dim, self.cluster_dim, strict=True))
         self.waiting.extend((x, y, z) for z in range(nz) for y in range(ny) for x in range(nx))
         while self.waiting:
@@ -82,6 +93,7 @@ class Grid:
             self.counters,
             time.perf_counter() - started,
             int(np.prod(self.dim)),
+            [] if self.checker is None else self.checker.hazards,
         )
 
 
@@ -104,6 +116,7 @@ def launch(
     buffers: Sequence = (),
     order: str = "in_order",
     seed: int = 0,
+    checks: bool | Checker = False,
 ) -> Report:
     """Runs entry `kernel` of PTX text on the CPU.
 
@@ -125,6 +138,10 @@ def launch(
     for i, buffer in enumerate(buffers):
         launched.buffers.add(buffer, name=f"buffers[{i}]")
     launched.load_symbols(_param_bytes(decoded, params))
+    if checks:
+        from .hazards import Checker  # compiled code that launches without checks do not load
+
+        launched.checker = checks if isinstance(checks, Checker) else Checker()
     return launched.run()
 
 

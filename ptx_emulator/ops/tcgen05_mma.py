@@ -18,6 +18,7 @@ from ..registry import op, unsupported
 from ..tcgen05_layout import (
     COPY_SHAPES,
     K_BYTES,
+    TMEM_COLUMNS,
     data_path,
     decode_instruction_descriptor,
     decode_shared_descriptor,
@@ -128,9 +129,38 @@ def _mma(warp, inst, lane: int) -> None:
             lanes = b"" if disabled is None else disabled[4 * i : 4 * i + 4].tobytes()
             _multiply(member, form, shape, a, a_address, b_matrix, place, lanes, accumulate)
 
+    if grid.observer is not None:
+        parts = [(m, *_touched(shape, path, place, a, a_address, b)) for m in members]
+        grid.observer.mma(warp, inst, parts, accumulate=accumulate)
     grid.counters["tcgen05_mma"] += 1
     grid.counters["tcgen05_macs"] += shape.m * shape.n * shape.k
     grid.asyncs.submit(cta, unit(cta, form.group), run, f"{inst.name}, line {inst.line}")
+
+
+def _touched(shape, path, place: int, a, a_address: int, b) -> tuple:
+    """What an MMA touches in one CTA, as Observer.mma takes it."""
+    operands = [chunks(operand, shape.element_bytes) for operand in (a, b) if operand is not None]
+    lane, column = split_address(place)
+    d = ((path.segments[:, 1] + lane) * TMEM_COLUMNS + column, path.width)
+    if a is not None:
+        return operands, None, d
+    lane, column = split_address(a_address)
+    return operands, ((path.segments[:, 1] + lane) * TMEM_COLUMNS + column, K_BYTES // 4), d
+
+
+def chunks(operand: SharedOperand, element_bytes: int) -> tuple[np.ndarray, int]:
+    """(offsets in shared memory, bytes from each) that an operand covers."""
+    offsets, nbytes = _chunks(operand.index.tobytes(), element_bytes)
+    return offsets + operand.start, nbytes
+
+
+@lru_cache(maxsize=256)
+def _chunks(index: bytes, element_bytes: int) -> tuple[np.ndarray, int]:
+    offsets = np.frombuffer(index, np.int32).astype(np.int64)
+    whole = np.unique(offsets & ~15)
+    if len(whole) * 16 == len(offsets) * element_bytes:
+        return whole, 16
+    return np.unique(offsets), element_bytes
 
 
 def unit(cta, group: int) -> tuple:
@@ -258,6 +288,8 @@ def commit(warp, inst, mask: int):
             for member in targets:
                 barriers.arrive(member, offset, 1, inst)
 
+        if cta.grid.observer is not None:
+            run = cta.grid.observer.commit(warp, inst, targets, offset, run)
         cta.grid.asyncs.submit(cta, unit(cta, inst.data), run, f"tcgen05.commit, line {inst.line}")
 
 
@@ -311,6 +343,10 @@ def copy(warp, inst, mask: int):
                             32 * block : 32 * block + 32
                         ]
 
+        if cta.grid.observer is not None:
+            lanes = np.concatenate([np.arange(first, first + 32) for block in form.blocks for first in block])
+            place = (lanes * TMEM_COLUMNS + column, form.row_bytes // 4)
+            cta.grid.observer.tensor_copy(warp, inst, members, chunks(source, 4), place)
         cta.grid.asyncs.submit(cta, unit(cta, form.group), run, f"tcgen05.cp, line {inst.line}")
 
 

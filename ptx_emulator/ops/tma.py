@@ -267,6 +267,8 @@ def _tensor_load(warp, inst, lane: int) -> None:
             _run_boxes(grid, tensor, boxes, target.shared, offset, inst, store=False)
             barriers.complete_tx(holder, barrier, nbytes, inst)
 
+    if grid.observer is not None:
+        run = grid.observer.load(warp, inst, targets, nbytes, run, boxes=(tensor, boxes))
     grid.counters["tma_load_bytes"] += nbytes
     grid.counters["tma_loads"] += 1
     grid.asyncs.submit(cta, object(), run, f"TMA load, line {inst.line}")
@@ -303,6 +305,8 @@ def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
         _run_boxes(grid, tensor, boxes, values, start, inst, store=True)
         transfer.done = True
 
+    if grid.observer is not None:
+        grid.observer.store(warp, inst, start, tensor.box_bytes, boxes=(tensor, boxes))
     grid.counters["tma_store_bytes"] += tensor.box_bytes
     _groups(warp, lane).open.append(transfer)
     grid.asyncs.submit(cta, object(), run, f"TMA store, line {inst.line}")
@@ -331,15 +335,20 @@ def _bulk_copy(warp, inst, lane: int) -> None:
             view[:] = reduce(view, new, copy.reduction, copy.type) if copy.reduction else new
             transfer.done = True
 
+        if grid.observer is not None:
+            grid.observer.store(warp, inst, start, nbytes, memory=(destination, nbytes))
         _groups(warp, lane).open.append(transfer)
         grid.counters["bulk_store_bytes"] += nbytes
         grid.asyncs.submit(cta, object(), store, f"bulk store, line {inst.line}")
         return
+    origin = {}
     if copy.source == "global":
         view = grid.buffers.view(source, nbytes, inst, align=_BULK_ALIGN)
+        origin["memory"] = (source, nbytes)
     else:
         _, start = memory.shared_target(cta, source, nbytes, inst, align=_BULK_ALIGN, cluster=False)
         view = cta.shared[start : start + nbytes]
+        origin["shared"] = (cta, start, nbytes)
     mbar = lane_address(warp, inst.operands[3], lane)
     targets = _targets(cta, copy, warp, lane, destination, mbar, nbytes, _BULK_ALIGN, inst)
 
@@ -348,6 +357,8 @@ def _bulk_copy(warp, inst, lane: int) -> None:
             target.shared[offset : offset + nbytes] = view
             barriers.complete_tx(holder, barrier, nbytes, inst)
 
+    if grid.observer is not None:
+        load = grid.observer.load(warp, inst, targets, nbytes, load, **origin)
     grid.counters["bulk_load_bytes"] += nbytes
     grid.asyncs.submit(cta, object(), load, f"bulk copy, line {inst.line}")
 
@@ -359,6 +370,8 @@ def commit_group(warp, inst, mask: int):
         groups = _groups(warp, lane)
         groups.groups.append(groups.open)
         groups.open = []
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.bulk_commit(warp)
 
 
 @op("cp.async.bulk.wait_group", modifiers={"read"}, writes=0)
@@ -369,6 +382,8 @@ def wait_group(warp, inst, mask: int):
         groups = warp.cta.bulk_groups.get((warp.index, lane))
         if groups is not None and groups.pending() > allowed:
             return Blocked(f"cp.async.bulk.wait_group {allowed}: lane {lane} has {groups.pending()} groups pending")
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.bulk_wait(warp, allowed, read="read" in inst.mods)
     return None
 
 
