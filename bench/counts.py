@@ -21,8 +21,9 @@ import torch
 
 from bench.roofline import Workload, add_workload_arguments, workload_of
 from mla import split_kv
+from mla.arch import SMEM_PORT_BYTES
 from mla.causal_mask import TilePhases
-from mla.config import MlaDecodeConfig
+from mla.config import PATHS, MlaDecodeConfig
 from mla.decode import MlaDecode
 from mla.warp_schedule import WarpSchedule
 from wrappers import emulated, kernel, validate
@@ -32,6 +33,8 @@ from wrappers.testing import make_problem
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 ARCH = "sm_100a"
+CYCLES_KEYS = 128
+PROBS_STORE, PROBS_STORE_BYTES = "st.shared.v4.b32", 32 * 16  # of one warp
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ class TileCounts:
 
 @dataclass(frozen=True)
 class WorkItem:
-    """What one CTA computes of one row tile: key tiles [begin, end) in three phases, and the keys in them."""
+    """What one unit, a CTA or a pair of them, computes of one row tile: key tiles [begin, end) in three phases, and the keys in them."""
 
-    cta: int
+    unit: int
     phases: TilePhases
     keys: int
 
@@ -60,13 +63,15 @@ class WorkItem:
 class Counts:
     """One call. Instructions and MMAs are the decode kernel's, `merge_instructions` those of the merge of split tiles.
 
-    `makespan_tiles` is the largest number of key tiles that one CTA reads. `kv_bytes_per_token` is what TMA wrote to
-    shared memory of the cache per key token and row tile that reads it; e4m3 rows are filled up with 64 zero bytes.
+    `makespan_tiles` is the largest number of key tiles that one unit reads. `kv_bytes_per_token` is what TMA wrote to
+    shared memory of the cache per key token and row tile that reads it, in both CTAs of a pair.
+    `shared_cycles`: what one SM's shared-memory port is busy with per 128 keys and row tile, from the operands of the
+    tensor core, TMA writes of the cache and stores of P; `planned_shared_cycles` is the memory plan's, of whole tiles.
     """
 
     row_tiles: int
     work_items: int
-    busy_ctas: int
+    busy_units: int
     makespan_tiles: int
     tiles: TileCounts
     warp_instructions: dict[str, int]
@@ -74,6 +79,8 @@ class Counts:
     tcgen05_mma: int
     tma_load_bytes: int
     kv_bytes_per_token: float
+    shared_cycles: float
+    planned_shared_cycles: float
 
 
 def roles_of(warps: WarpSchedule) -> dict[str, list[int]]:
@@ -90,20 +97,21 @@ def roles_of(warps: WarpSchedule) -> dict[str, list[int]]:
 
 def work_items(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) -> list[WorkItem]:
     """The cut of the batch into shares, from the kernel's own scheduler evaluated on the host."""
-    scheduler = MlaDecode(config).scheduler
+    kernel = MlaDecode(config)
+    scheduler = kernel.scheduler
     total = sum(scheduler.request_cost(keys) for keys in seq_lens)
-    share = split_kv.share_tiles(total, num_ctas)
+    share = split_kv.share_tiles(total, num_ctas // kernel.plan.cluster_size)
     items, first = [], 0
     for keys in seq_lens:
         for row_tile in range(scheduler.row_tiles):
             cost = scheduler.cost(row_tile, keys)
-            for cta in range(first // share, (first + cost - 1) // share + 1):
-                taken = split_kv.take(first, cost, cta * share, (cta + 1) * share)
+            for unit in range(first // share, (first + cost - 1) // share + 1):
+                taken = split_kv.take(first, cost, unit * share, (unit + 1) * share)
                 phases = scheduler.phases(row_tile, keys, taken.begin, taken.end)
                 below_end, below_begin = (
                     min(tile * scheduler.tile_tokens, phases.keys) for tile in (phases.end, phases.begin)
                 )
-                items.append(WorkItem(cta, phases, below_end - below_begin))
+                items.append(WorkItem(unit, phases, below_end - below_begin))
             first += cost
     return items
 
@@ -125,28 +133,36 @@ def summarise(config: MlaDecodeConfig, seq_lens: Sequence[int], reports: DecodeR
     """Counts of an emulated call of the kernel that `config` describes on requests of these lengths."""
     description, report = MlaDecode(config), reports.decode
     items = work_items(config, seq_lens, num_ctas)
-    tiles_of_cta = Counter()
+    tiles_of_unit = Counter()
     for item in items:
-        tiles_of_cta[item.cta] += item.phases.num_tiles
-    tokens, loaded = sum(item.keys for item in items), report.counters["tma_load_bytes"]
+        tiles_of_unit[item.unit] += item.phases.num_tiles
+    plan = description.plan
+    tokens = sum(item.keys for item in items)
+    loaded = report.counters["tma_load_bytes"] - len(items) * plan.cluster_size * plan.query_bytes
+    probs = report.by_opcode(list(plan.warps.softmax))[PROBS_STORE] * PROBS_STORE_BYTES
+    shared = (report.counters["tcgen05_shared_bytes"] + loaded + probs) / SMEM_PORT_BYTES / plan.cluster_size
     return Counts(
         row_tiles=description.scheduler.row_tiles * len(seq_lens),
         work_items=len(items),
-        busy_ctas=len(tiles_of_cta),
-        makespan_tiles=max(tiles_of_cta.values()),
+        busy_units=len(tiles_of_unit),
+        makespan_tiles=max(tiles_of_unit.values()),
         tiles=count_tiles(config, seq_lens, num_ctas),
         warp_instructions={
-            role: sum(report.by_opcode(warps).values()) for role, warps in roles_of(description.warps).items()
+            role: sum(report.by_opcode(warps).values()) for role, warps in roles_of(plan.warps).items()
         },
         merge_instructions=reports.merge.warp_instructions,
         tcgen05_mma=report.counters["tcgen05_mma"],
-        tma_load_bytes=loaded,
-        kv_bytes_per_token=(loaded - len(items) * description.plan.query_bytes) / tokens if tokens else 0.0,
+        tma_load_bytes=report.counters["tma_load_bytes"],
+        kv_bytes_per_token=loaded / tokens if tokens else 0.0,
+        shared_cycles=shared * CYCLES_KEYS / tokens if tokens else 0.0,
+        planned_shared_cycles=plan.traffic_cycles(CYCLES_KEYS),
     )
 
 
-def count(workload: Workload, page_size: int, is_causal: bool, num_ctas: int = EMULATED_CTAS) -> Counts:
-    """Emulates one call of `workload` on `num_ctas` CTAs and counts."""
+def count(
+    workload: Workload, page_size: int, is_causal: bool, num_ctas: int = EMULATED_CTAS, path: str = "auto"
+) -> Counts:
+    """Emulates one call of `workload` on `num_ctas` CTAs, on an operand path of MlaDecodeConfig, and counts."""
     problem = make_problem(
         workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=page_size,
         dtype=DTYPES[workload.dtype], is_causal=is_causal,
@@ -155,8 +171,8 @@ def count(workload: Workload, page_size: int, is_causal: bool, num_ctas: int = E
         *problem.tensors, **problem.options, out=None, return_lse=False, lse_base="e", workspace=None
     )
     out = torch.empty(problem.out_shape, dtype=problem.out_dtype)
-    reports = emulated.launch(kernel.compiled(call, ARCH), call, out, None, num_ctas=num_ctas)
-    return summarise(kernel.decode_config(call, ARCH), problem.seq_lens.tolist(), reports, num_ctas)
+    reports = emulated.launch(kernel.compiled(call, ARCH, path), call, out, None, num_ctas=num_ctas)
+    return summarise(kernel.decode_config(call, ARCH, path), problem.seq_lens.tolist(), reports, num_ctas)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
     parser.add_argument("--page-size", type=int, choices=validate.PAGE_SIZES, default=64)
     parser.add_argument("--num-ctas", type=int, default=EMULATED_CTAS, help="SMs of the GPU")
+    parser.add_argument("--path", choices=PATHS, default="auto", help="operand path")
     parser.add_argument("--causal", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--json", action="store_true", help="as JSON instead of text")
     options = parser.parse_args(arguments)
@@ -177,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--num-ctas {options.num_ctas}: must be at least 1")
     except ValueError as error:
         parser.error(str(error))
-    counts = count(workload, options.page_size, options.causal, options.num_ctas)
+    counts = count(workload, options.page_size, options.causal, options.num_ctas, options.path)
     print(json.dumps(asdict(counts), indent=2) if options.json else text_of(counts))
     return 0
 
@@ -185,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def text_of(counts: Counts) -> str:
     tiles = counts.tiles
     lines = [
-        f"{counts.row_tiles} row tiles in {counts.work_items} work items on {counts.busy_ctas} CTAs, "
+        f"{counts.row_tiles} row tiles in {counts.work_items} work items on {counts.busy_units} CTAs or pairs, "
         f"at most {counts.makespan_tiles} key tiles each"
     ]
     lines.append(f"key tiles: {tiles.unmasked} unmasked, {tiles.masked} masked, {tiles.skipped} never read")
@@ -196,6 +213,10 @@ def text_of(counts: Counts) -> str:
     lines.append(f"tcgen05.mma {counts.tcgen05_mma:10d}, {counts.tcgen05_mma / max(1, tiles.read):.1f} per tile")
     lines.append(f"TMA loads   {counts.tma_load_bytes:10d} bytes")
     lines.append(f"KV          {counts.kv_bytes_per_token:10.1f} bytes per key token and row tile")
+    lines.append(
+        f"shared memory {counts.shared_cycles:8.0f} cycles of an SM's port per {CYCLES_KEYS} keys and row tile "
+        f"(planned for whole tiles: {counts.planned_shared_cycles:.0f})"
+    )
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ ARCHS = ("sm_100a", "sm_103a")
 WARP_SIZE = 32
 SMEM_BYTES_PER_CTA = 232448  # 227 KiB of dynamic shared memory
 SMEM_ALIGN = 1024  # a 128-byte-swizzle atom repeats every 8 rows of 128 bytes
+SMEM_PORT_BYTES = 128  # read or written per cycle; QuickRunCUDA, measured on a B300 (performance notes)
 TMEM_COLUMNS = 512  # 32-bit columns
 REGISTERS_PER_SM = 65536
 TMA_STRIDE_BYTES = 16  # every outer stride of a tensor map is a multiple of this

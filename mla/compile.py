@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
+import threading
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import cutlass
@@ -13,34 +13,52 @@ import cutlass.cute as cute
 from cutlass.cutlass_dsl import CuTeDSL
 from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
 
+from mla import store
 from mla.arch import TMA_STRIDE_BYTES
 from mla.config import MlaDecodeConfig
 from mla.decode import MlaDecode
 from mla.operands import ELEMENT_TYPE
+from mla.store import CompiledDecode
+
+_compiled: dict[MlaDecodeConfig, CompiledDecode] = {}
+# The compiler keeps its state in one object per process.
+_compiling = threading.Lock()
 
 
-@dataclass(frozen=True)
-class CompiledDecode:
-    """What the DSL emitted for one config.
-
-    host:  the DSL's own host function. On a machine with the target GPU, call it with
-           (query, kv_cache, block_tables, seq_lens, out, lse or None, workspace, num_ctas, softmax_scale,
-           output_scale); tensors may be
-           torch CUDA tensors (tvm-ffi), the launch goes to the caller's current stream.
-    ptx, ir: text. cubin: bytes.
-    """
-
-    config: MlaDecodeConfig
-    host: Any = field(repr=False)
-    ptx: str = field(repr=False)
-    ir: str = field(repr=False)
-    cubin: bytes = field(repr=False)
-
-
-@functools.cache
 def compile_decode(config: MlaDecodeConfig) -> CompiledDecode:
-    """Compile once per config and process."""
-    return compile_kernel(MlaDecode(config))
+    """The kernel of `config`: from this process, else from the compile cache (`mla.store`), else compiled."""
+    if config not in _compiled:
+        with _compiling:
+            if config not in _compiled:
+                kernel = store.load_cached(config)
+                if kernel is None:
+                    kernel = compile_kernel(MlaDecode(config))
+                    store.save_cached(kernel)
+                _compiled[config] = kernel
+    return _compiled[config]
+
+
+def is_compiled(config: MlaDecodeConfig) -> bool:
+    """Whether this process has the kernel of `config`, so that `compile_decode` neither compiles nor reads a file."""
+    return config in _compiled
+
+
+def export(config: MlaDecodeConfig, folder: Path) -> Path:
+    """Compiles `config` and writes it to a folder of its own under `folder`, for `load_exported`; returns that one."""
+    with _compiling:
+        return store.save(compile_kernel(MlaDecode(config)), folder)
+
+
+def load_exported(folder: Path) -> list[MlaDecodeConfig]:
+    """Makes `compile_decode` take the kernels that `export` has written under `folder`; returns their configs.
+
+    Raises ValueError where there are none or one of them cannot be used here.
+    """
+    kernels = [store.load(file.parent) for file in sorted(Path(folder).glob(f"[!.]*/{store.DESCRIPTION}"))]
+    if not kernels:
+        raise ValueError(f"{folder}: holds no exported kernels")
+    _compiled.update((kernel.config, kernel) for kernel in kernels)
+    return [kernel.config for kernel in kernels]
 
 
 def compile_kernel(kernel: MlaDecode) -> CompiledDecode:

@@ -10,15 +10,16 @@ from mla.arch import ARCHS
 DTYPES = ("bf16", "fp16", "fp8")
 PAGE_SIZES = (16, 32, 64, 128)
 LSE_BASES = ("e", "2")
+PATHS = ("auto", "narrow", "wide")
+NARROW_ROWS = 64  # rows of a work unit on the narrow path
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp8": 1}
-OUTPUT_DTYPE = {"bf16": "bf16", "fp16": "fp16", "fp8": "bf16"}
 
 
 @dataclass(frozen=True)
 class MlaDecodeConfig:
     """Facts fixed at compile time; the whole object is the cache key.
 
-    dtype:            "bf16", "fp16" or "fp8" (e4m3), of query and cache; the output is bf16 for fp8, else the same.
+    dtype:            "bf16", "fp16" or "fp8" (e4m3), of query and cache; of the output too, but see fp8_output.
     num_heads:        query heads, 1..128.
     seq_len_q:        query tokens per request, >= 1.
     is_causal:        True: query token t sees keys below K - (seq_len_q - 1) + t. False: all K keys.
@@ -31,6 +32,9 @@ class MlaDecodeConfig:
     scales_on_device: softmax_scale and output_scale are one-element fp32 tensors that the kernel reads, so that
                       calibrated scales need no host synchronisation; else numbers.
     arch:             "sm_100a" or "sm_103a".
+    fp8_output:       with dtype "fp8": e4m3 output (rounded to nearest, saturating at 448) instead of bf16.
+    path:             "narrow" (one CTA, 64 rows), "wide" (a pair of CTAs, 128 rows), or "auto": wide for requests of more
+                      than 64 rows (seq_len_q * num_heads), whose keys the narrow path would load more than once.
     """
 
     dtype: str
@@ -44,6 +48,8 @@ class MlaDecodeConfig:
     query_packed: bool = True
     scales_on_device: bool = False
     arch: str = "sm_100a"
+    fp8_output: bool = False
+    path: str = "auto"
 
     def __post_init__(self) -> None:
         validate(self)
@@ -59,7 +65,7 @@ class MlaDecodeConfig:
 
     @property
     def output_dtype(self) -> str:
-        return OUTPUT_DTYPE[self.dtype]
+        return "bf16" if self.dtype == "fp8" and not self.fp8_output else self.dtype
 
     @property
     def output_bytes(self) -> int:
@@ -77,9 +83,13 @@ class MlaDecodeConfig:
         """Rows of one request: row = token * num_heads + head."""
         return self.seq_len_q * self.num_heads
 
-    def query_box_rows(self, tile_rows: int) -> int:
+    @property
+    def is_wide(self) -> bool:
+        return self.num_rows > NARROW_ROWS if self.path == "auto" else self.path == "wide"
+
+    def query_box_rows(self, cta_rows: int) -> int:
         """Rows per TMA box of the query: the largest count that never straddles two tokens."""
-        return tile_rows if self.query_packed else math.gcd(self.num_heads, tile_rows)
+        return cta_rows if self.query_packed else math.gcd(self.num_heads, cta_rows)
 
 
 def validate(config: MlaDecodeConfig) -> None:
@@ -93,7 +103,9 @@ def validate(config: MlaDecodeConfig) -> None:
     require(1 <= config.num_heads <= 128, "num_heads", "in 1..128")
     require(config.seq_len_q >= 1, "seq_len_q", ">= 1")
     require(config.page_size in PAGE_SIZES, "page_size", f"one of {PAGE_SIZES}")
-    require(config.kv_lora_rank == 512, "kv_lora_rank", "512, which the TMEM plan of the narrow path is made for")
+    require(config.kv_lora_rank == 512, "kv_lora_rank", "512, which the TMEM plans are made for")
     require(config.qk_rope_head_dim == 64, "qk_rope_head_dim", "64, one 128-byte swizzle span")
     require(config.lse_base in (None, *LSE_BASES), "lse_base", f"None or one of {LSE_BASES}")
+    require(config.dtype == "fp8" or not config.fp8_output, "fp8_output", f"False for dtype={config.dtype!r}")
+    require(config.path in PATHS, "path", f"one of {PATHS}")
     require(config.arch in ARCHS, "arch", f"one of {ARCHS}")

@@ -10,19 +10,42 @@ from cutlass import AddressSpace, Float32, Int32, Int64
 
 from mla.causal_mask import TilePhases
 from mla.config import MlaDecodeConfig
-from mla.memory_plan import WORK_RECORD_INTS, NarrowPlan
-from mla.pipelines import BARRIER_BYTES, Pipeline
+from mla.memory_plan import WORK_RECORD_INTS, MemoryPlan
+from mla.pipelines import BARRIER_BYTES, LEADER_RANK, Pipeline
 from mla.tile_scheduler import TileScheduler
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """Kernel arguments. Tensors are traced; see decode.py for their shapes."""
+class Boxes:
+    """A tensor in global memory as TMA reads it: the copy atom, and the tensor of its coordinates."""
 
-    query_tma: Any
-    query: Any
-    kv_tma: Any
-    kv: Any
+    atom: Any
+    tensor: Any
+
+
+@dataclass(frozen=True)
+class Column:
+    """A span of columns that TMA loads: box number `coordinate`, `elements` wide, to `offset` bytes into a ring slot."""
+
+    boxes: Boxes
+    coordinate: Any
+    elements: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Kernel arguments. Tensors are traced; see decode.py for their shapes.
+
+    query, kv: boxes of latent dimensions, 128 bytes wide. query_rope, kv_rope: of the rotary ones.
+    kv_tail: as kv, for copies that signal a barrier of this CTA; None on the narrow path, where all do.
+    """
+
+    query: Boxes
+    query_rope: Boxes
+    kv: Boxes
+    kv_rope: Boxes
+    kv_tail: Boxes | None
     block_tables: Any
     seq_lens: Any
     out: Any
@@ -37,20 +60,30 @@ class Arguments:
 class Context:
     """config, plan: compile-time. smem: Int32 shared address of the dynamic shared memory (1024-aligned).
 
-    tmem: Int32 Tensor Memory address of the allocation.
+    tmem: Int32 Tensor Memory address of the allocation. cta_rank: rank in the pair of CTAs, 0 where there is none.
     """
 
     config: MlaDecodeConfig
-    plan: NarrowPlan
+    plan: MemoryPlan
     args: Arguments
     smem: Any
     tmem: Any
+    cta_rank: Any
     scheduler: TileScheduler
+
+    @property
+    def is_leader(self) -> Any:
+        return self.cta_rank == LEADER_RANK
+
+    @property
+    def first_cta_row(self) -> Any:
+        """First row, in a row tile, of those that this CTA works on."""
+        return self.cta_rank * self.plan.cta_rows
 
     def pipe(self, name: str) -> Pipeline:
         plan = self.plan.barriers
         offset = self.plan.barrier_offset + plan.offset(name)
-        return Pipeline(plan.edge(name), self.smem_pointer(Int64, offset, BARRIER_BYTES))
+        return Pipeline(plan.edge(name), self.smem_pointer(Int64, offset, BARRIER_BYTES), self.plan.is_paired)
 
     def smem_pointer(self, dtype: Any, offset: Any, align: int) -> Any:
         """Pointer into dynamic shared memory, `offset` bytes from its start."""
@@ -68,7 +101,7 @@ class WorkItem:
     """A part of one row tile, read from the `work` ring.
 
     batch:     request index; negative: no more work.
-    first_row: first row of the tile in the request's flat (token, head) packing.
+    first_row: this CTA's first row in the request's flat (token, head) packing.
     seq_len_k: keys of the request.
     slot:      partial result to write, or -1 to write the output itself.
     phases:    the key tiles of this part.
@@ -99,11 +132,9 @@ def read_work(ctx: Context, item: Any) -> WorkItem:
     cells = work_cells(ctx, item)
     batch, row_tile, seq_len_k, begin, end, slot = (cells[i] for i in range(WORK_RECORD_INTS))
     phases = ctx.scheduler.phases(row_tile, seq_len_k, begin, end)
-    return WorkItem(batch, row_tile * ctx.scheduler.tile_rows, seq_len_k, slot, phases)
+    return WorkItem(batch, row_tile * ctx.scheduler.tile_rows + ctx.first_cta_row, seq_len_k, slot, phases)
 
 
 def release_work(ctx: Context, item: Any) -> None:
     """One arrival per warp: the ring entry may be overwritten."""
-    cute.arch.sync_warp()
-    with cute.arch.elect_one():
-        ctx.pipe("work").arrive_empty(item)
+    ctx.pipe("work").warp_arrive_empty(item)

@@ -12,13 +12,12 @@ from cutlass.cute.nvgpu import cpasync
 from mla import operands, split_kv
 from mla.arch import SMEM_ALIGN, TMEM_COLUMNS
 from mla.config import MlaDecodeConfig
-from mla.context import Arguments, Context
-from mla.memory_plan import NarrowPlan
+from mla.context import Arguments, Boxes, Context
+from mla.memory_plan import MemoryPlan, plan_of
 from mla.pipelines import BARRIER_BYTES, init_barriers
 from mla.reduction import MergePartials
 from mla.roles import correction, load, mma, page_table, scheduler, softmax
 from mla.tile_scheduler import TileScheduler
-from mla.warp_schedule import WarpSchedule
 
 LOG2_E = 1.4426950408889634
 
@@ -30,12 +29,8 @@ class MlaDecode:
     config: MlaDecodeConfig
 
     @property
-    def warps(self) -> WarpSchedule:
-        return WarpSchedule()
-
-    @property
-    def plan(self) -> NarrowPlan:
-        return NarrowPlan(self.config, self.warps)
+    def plan(self) -> MemoryPlan:
+        return plan_of(self.config)
 
     @property
     def scheduler(self) -> TileScheduler:
@@ -56,33 +51,45 @@ class MlaDecode:
         output_scale: Float32 | cute.Tensor,
         stream,
     ):
-        """Host side: build the TMA descriptors, launch `num_ctas` CTAs and the merge of split row tiles on `stream`.
+        """Host side: build the TMA descriptors, launch `num_ctas` CTAs (in pairs on the wide path; an odd one stays
+        idle) and the merge of split row tiles on `stream`.
 
         query [B, seq_len_q, num_heads, 576], kv_cache [pages, page_size, 576], block_tables [B, W] int32,
         seq_lens [B] int32, out [B, seq_len_q, num_heads, 512], lse [B, seq_len_q, num_heads] fp32 or None, workspace
-        fp32 [split_kv.workspace_bytes(num_ctas, ...) / 4 or more]; scales as config.scales_on_device says.
+        fp32 [split_kv.workspace_bytes(num_units, ...) / 4 or more]; scales as config.scales_on_device says.
         """
         plan, config = self.plan, self.config
-        rows = config.query_box_rows(plan.tile_rows)
-        query_tma, query_boxes = operands.make_box_tma(self.query_view(query), rows, plan.chunk_elements)
-        kv_view = cute.make_tensor(kv_cache.iterator, cute.select(kv_cache.layout, mode=[1, 2, 0]))
-        kv_tma, kv_boxes = operands.make_box_tma(kv_view, plan.box_tokens, plan.chunk_elements)
-        partial_out, partial_lse = self.partials(workspace, num_ctas)
+        num_units = num_ctas // plan.cluster_size
+        query_view, kv_view = self.query_view(query), cute.make_tensor(
+            kv_cache.iterator, cute.select(kv_cache.layout, mode=[1, 2, 0])
+        )
+        rows, latent, rope = config.query_box_rows(plan.cta_rows), plan.chunk_elements, config.qk_rope_head_dim
+        boxes = (
+            *operands.make_boxes(query_view, rows, latent, plan.is_paired),
+            *operands.make_boxes(query_view, rows, rope, plan.is_paired),
+            *operands.make_boxes(kv_view, plan.box_tokens, latent, plan.is_paired),
+            *operands.make_boxes(kv_view, plan.box_tokens, rope, plan.is_paired),
+            *(operands.make_boxes(kv_view, plan.box_tokens, latent, False) if plan.is_paired else (None, None)),
+        )
+        partial_out, partial_lse = self.partials(workspace, num_units)
         self.kernel(
-            query_tma, query_boxes, kv_tma, kv_boxes, block_tables, seq_lens, out, lse, partial_out, partial_lse,
-            softmax_scale, output_scale,
+            *boxes, block_tables, seq_lens, out, lse, partial_out, partial_lse, softmax_scale, output_scale
         ).launch(
-            grid=[num_ctas, 1, 1], block=[self.warps.threads, 1, 1], smem=plan.smem_bytes, stream=stream
-        )  # fmt: skip
+            grid=[num_units * plan.cluster_size, 1, 1],
+            block=[plan.warps.threads, 1, 1],
+            cluster=[plan.cluster_size, 1, 1],
+            smem=plan.smem_bytes,
+            stream=stream,
+        )
         merge = MergePartials(config, self.scheduler)
-        merge.kernel(seq_lens, out, lse, partial_out, partial_lse, num_ctas, output_scale).launch(
+        merge.kernel(seq_lens, out, lse, partial_out, partial_lse, num_units, output_scale).launch(
             grid=[merge.num_ctas(cute.size(seq_lens)), 1, 1], block=[merge.threads, 1, 1], stream=stream, use_pdl=True
         )
 
     @cute.jit
-    def partials(self, workspace: cute.Tensor, num_ctas: Int32):
+    def partials(self, workspace: cute.Tensor, num_units: Int32):
         """Workspace as partial outputs [slot, row, latent] and log-sum-exps [slot, row], base 2."""
-        slots, rows, dims = split_kv.num_slots(num_ctas), self.plan.tile_rows, self.config.kv_lora_rank
+        slots, rows, dims = split_kv.num_slots(num_units), self.plan.tile_rows, self.config.kv_lora_rank
         out_layout = cute.make_layout((slots, rows, dims), stride=(rows * dims, dims, 1))
         partial_out = cute.make_tensor(workspace.iterator, out_layout)
         lse_start = workspace.iterator + Int64(slots) * (rows * dims)
@@ -105,8 +112,14 @@ class MlaDecode:
         self,
         query_tma: cute.CopyAtom,
         query: cute.Tensor,
+        query_rope_tma: cute.CopyAtom,
+        query_rope: cute.Tensor,
         kv_tma: cute.CopyAtom,
         kv: cute.Tensor,
+        kv_rope_tma: cute.CopyAtom,
+        kv_rope: cute.Tensor,
+        kv_tail_tma: cute.CopyAtom | None,
+        kv_tail: cute.Tensor | None,
         block_tables: cute.Tensor,
         seq_lens: cute.Tensor,
         out: cute.Tensor,
@@ -116,7 +129,8 @@ class MlaDecode:
         softmax_scale: Float32 | cute.Tensor,
         output_scale: Float32 | cute.Tensor,
     ):
-        plan, warps = self.plan, self.warps
+        plan = self.plan
+        warps, is_paired = plan.warps, plan.is_paired
         smem = Int32(cute.arch.get_dyn_smem(cutlass.Int8, SMEM_ALIGN).toint())
         barriers = cute.make_ptr(Int64, smem + plan.barrier_offset, AddressSpace.smem, assumed_align=BARRIER_BYTES)
         tmem_holder = cute.make_ptr(Int32, smem + plan.tmem_pointer_offset, AddressSpace.smem, assumed_align=4)
@@ -124,24 +138,24 @@ class MlaDecode:
 
         cute.arch.griddepcontrol_launch_dependents()
         if warp == warps.load:
-            cpasync.prefetch_descriptor(query_tma)
-            cpasync.prefetch_descriptor(kv_tma)
+            for atom in (query_tma, query_rope_tma, kv_tma, kv_rope_tma):
+                cpasync.prefetch_descriptor(atom)
         if warp == warps.mma:
-            cute.arch.alloc_tmem(TMEM_COLUMNS, tmem_holder)
-            cute.arch.relinquish_tmem_alloc_permit()
+            cute.arch.alloc_tmem(TMEM_COLUMNS, tmem_holder, is_paired)
+            cute.arch.relinquish_tmem_alloc_permit(is_paired)
             with cute.arch.elect_one():
                 init_barriers(plan.barriers, barriers)
             cute.arch.mbarrier_init_fence()
-        operands.fence_before_sync()
-        cute.arch.sync_threads()
-        operands.fence_after_sync()
+        self.synchronize()
 
         tmem_pointer = cute.arch.retrieve_tmem_ptr(Float32, 16, tmem_holder)
         args = Arguments(
-            query_tma, query, kv_tma, kv, block_tables, seq_lens, out, lse, partial_out, partial_lse,
-            operands.scalar(softmax_scale) * LOG2_E, operands.scalar(output_scale),
+            Boxes(query_tma, query), Boxes(query_rope_tma, query_rope), Boxes(kv_tma, kv), Boxes(kv_rope_tma, kv_rope),
+            Boxes(kv_tail_tma, kv_tail) if is_paired else None, block_tables, seq_lens, out, lse, partial_out,
+            partial_lse, operands.scalar(softmax_scale) * LOG2_E, operands.scalar(output_scale),
         )  # fmt: skip
-        ctx = Context(self.config, plan, args, smem, Int32(tmem_pointer.toint()), self.scheduler)
+        cta_rank = cute.arch.block_idx_in_cluster() if is_paired else Int32(0)
+        ctx = Context(self.config, plan, args, smem, Int32(tmem_pointer.toint()), cta_rank, self.scheduler)
         if warp == warps.scheduler:
             scheduler.run(ctx)
         if warp == warps.page_table:
@@ -155,8 +169,18 @@ class MlaDecode:
         if (warp >= warps.correction[0]) & (warp < warps.mma):
             correction.run(ctx)
 
-        operands.fence_before_sync()
-        cute.arch.sync_threads()
+        self.synchronize()
         if warp == warps.mma:
-            operands.fence_after_sync()
-            cute.arch.dealloc_tmem(tmem_pointer, TMEM_COLUMNS)
+            cute.arch.dealloc_tmem(tmem_pointer, TMEM_COLUMNS, is_paired)
+
+    def synchronize(self) -> None:
+        """All threads of the CTA, or of the pair: neither may signal barriers that are not initialised yet, nor leave
+        while the other's tensor core or barriers still use it.
+        """
+        operands.fence_before_sync()
+        if self.plan.is_paired:
+            cute.arch.cluster_arrive()
+            cute.arch.cluster_wait()
+        else:
+            cute.arch.sync_threads()
+        operands.fence_after_sync()

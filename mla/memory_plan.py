@@ -1,33 +1,63 @@
-"""Where everything lives: shared-memory byte offsets and TMEM columns of the narrow path, checked against arch.py."""
+"""Where everything lives: shared-memory byte offsets and TMEM columns of both paths, checked against arch.py."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
-from mla.arch import MMA_K_BYTES, SMEM_ALIGN, SMEM_BYTES_PER_CTA, TMEM_COLUMNS, WARP_SIZE
+from mla.arch import MMA_K_BYTES, SMEM_ALIGN, SMEM_BYTES_PER_CTA, SMEM_PORT_BYTES, TMEM_COLUMNS, WARP_SIZE
 from mla.config import MlaDecodeConfig
 from mla.pipelines import BarrierPlan, Edge
 from mla.warp_schedule import WarpSchedule
 
-SWIZZLE_BYTES = 128  # row pitch of a 128-byte-swizzled chunk
+CHUNK_BYTES = 128  # row pitch of a 128-byte-swizzled chunk
 FLOAT_BYTES = 4
 INT_BYTES = 4
+TMEM_COLUMN_BYTES = 4
 WORK_RECORD_INTS = 6  # batch, row tile, seq_len_k, begin, end, slot
+OUTPUT_N = 256  # N of one P*V instruction, the largest
+WIDE_STAGES = {1: (2, 6), 2: (3, 4)}  # element bytes: ring slots of keys and of values, as many as fit
 
 
 @dataclass(frozen=True)
-class NarrowPlan:
-    """Capacity plan of one CTA: 64 query rows against key tiles of 64 tokens (128 of fp8), two of them in flight.
+class Span:
+    """A block of columns in shared memory, [rows][bytes], swizzled over its own width.
 
-    Shared memory, bytes: Q (64 rows), K/V ring (the K tile is read again as V), P, then small buffers. Q and K are cut
-    in chunks of 128 bytes of the head dimension; a chunk is [rows][128 B] with the 128-byte swizzle.
-    TMEM, columns: O (M=64 .ws folds N: 64x512 fp32 in 128 lanes x 256 columns), then the S ring, folded alike.
+    start: its first element in the head dimension. bytes: of one row, 128 or 64.
+    """
+
+    start: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ValueSlot:
+    """What one ring slot gives to P*V: tokens [first_token, first_token + tokens) of the tile.
+
+    halves: (half of the latent dimension, byte offset in the slot where this CTA's part of it starts).
+    """
+
+    first_token: int
+    tokens: int
+    halves: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Capacity plan of one CTA, 64 query rows. NarrowPlan and WidePlan fill in what differs.
+
+    Shared memory, bytes: Q, the ring of keys, the ring of values (wide only: the narrow path reads keys again as
+    values), P, then small buffers. Q and K are cut in spans of 128 bytes of the head dimension (the rope span of fp8:
+    64); a span is [rows][its bytes], swizzled. P is cut in spans of 128 bytes of tokens.
+    TMEM, columns: O, the ring of S, Q where it is kept there. Accumulators fold N over the lane halves: 64 rows x N
+    fp32 take 128 lanes x N / 2 columns.
     """
 
     config: MlaDecodeConfig
     warps: WarpSchedule
-    tile_rows: int = 64
-    kv_stages: int = 2
+    key_stages: int
+    value_stages: int
+    cta_rows: int = 64
     score_stages: int = 2
     scale_stages: int = 2
     page_stages: int = 2
@@ -38,23 +68,63 @@ class NarrowPlan:
         assert self.smem_bytes <= SMEM_BYTES_PER_CTA, f"shared memory: {self.smem_bytes} > {SMEM_BYTES_PER_CTA} bytes"
         assert self.tmem_columns_used <= TMEM_COLUMNS, f"TMEM: {self.tmem_columns_used} > {TMEM_COLUMNS} columns"
         assert self.page_ids_per_stage % self.pages_per_tile == 0, (self.page_ids_per_stage, self.pages_per_tile)
-        for offset in (self.query_offset, self.kv_offset, self.probs_offset):
+        aligned = (self.query_offset, self.key_offset, self.value_offset, self.probs_offset)
+        for offset in (*aligned, self.key_slot_bytes, self.value_slot_bytes):
             assert offset % SMEM_ALIGN == 0, f"offset {offset}: a swizzle atom starts at a multiple of {SMEM_ALIGN}"
 
-    # --- tiles ---
+    # --- tiles: what a path decides ---
     @property
-    def chunk_elements(self) -> int:
-        return SWIZZLE_BYTES // self.config.element_bytes
+    def cluster_size(self) -> int:
+        """CTAs that compute a row tile together."""
+        raise NotImplementedError
 
     @property
     def tile_tokens(self) -> int:
-        """Keys per tile: as many as make a row of P 128 bytes."""
-        return SWIZZLE_BYTES // self.config.element_bytes
+        """Keys per tile."""
+        raise NotImplementedError
 
     @property
-    def chunks(self) -> int:
-        """128-byte chunks of the head dimension, latent and rope; TMA fills what exceeds it with zeros."""
-        return -(-self.config.head_dim // self.chunk_elements)
+    def key_slots(self) -> int:
+        """Ring slots that a tile's keys take."""
+        raise NotImplementedError
+
+    @cached_property
+    def value_slots(self) -> tuple[ValueSlot, ...]:
+        """Ring slots of a tile's values, in the order of P*V."""
+        raise NotImplementedError
+
+    @property
+    def value_slot_bytes(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def value_chunk_bytes(self) -> int:
+        """Distance, in a value slot, of neighbouring 128-byte chunks of the latent dimension."""
+        raise NotImplementedError
+
+    @property
+    def query_tmem_spans(self) -> int:
+        """Leading spans of Q that Q*K reads from TMEM instead of shared memory."""
+        raise NotImplementedError
+
+    # --- tiles: what follows ---
+    @property
+    def is_paired(self) -> bool:
+        return self.cluster_size == 2
+
+    @property
+    def keys_are_values(self) -> bool:
+        return not self.value_stages
+
+    @property
+    def tile_rows(self) -> int:
+        """Query rows of a row tile, over all CTAs that share it."""
+        return self.cta_rows * self.cluster_size
+
+    @property
+    def key_rows(self) -> int:
+        """Tokens of a tile whose keys this CTA holds."""
+        return self.tile_tokens // self.cluster_size
 
     @property
     def mma_k(self) -> int:
@@ -62,75 +132,100 @@ class NarrowPlan:
         return MMA_K_BYTES // self.config.element_bytes
 
     @property
+    def chunk_elements(self) -> int:
+        return CHUNK_BYTES // self.config.element_bytes
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """The head dimension, latent then rope."""
+        latent = [Span(start, CHUNK_BYTES) for start in range(0, self.config.kv_lora_rank, self.chunk_elements)]
+        return (*latent, Span(self.config.kv_lora_rank, self.rope_bytes))
+
+    @property
+    def rope_bytes(self) -> int:
+        return self.config.qk_rope_head_dim * self.config.element_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        return self.config.head_dim * self.config.element_bytes
+
+    @property
     def box_tokens(self) -> int:
-        """Tokens per TMA box of the cache: a page, or the tile where the page is larger."""
-        return min(self.config.page_size, self.tile_tokens)
+        """Tokens per TMA box of the cache: a page, or this CTA's part of the tile where the page is larger."""
+        return min(self.config.page_size, self.key_rows)
 
     @property
     def pages_per_tile(self) -> int:
-        return self.tile_tokens // self.box_tokens
+        return max(1, self.tile_tokens // self.config.page_size)
 
     @property
     def tiles_per_page(self) -> int:
-        return self.config.page_size // self.box_tokens
-
-    @property
-    def tiles_per_page_stage(self) -> int:
-        """Key tiles whose page ids fit in one stage of the page-table ring."""
-        return self.page_ids_per_stage // self.pages_per_tile * self.tiles_per_page
+        return max(1, self.config.page_size // self.tile_tokens)
 
     # --- shared memory, bytes ---
     @property
-    def query_chunk_bytes(self) -> int:
-        return self.tile_rows * SWIZZLE_BYTES
-
-    @property
-    def kv_chunk_bytes(self) -> int:
-        return self.tile_tokens * SWIZZLE_BYTES
-
-    @property
-    def kv_stage_bytes(self) -> int:
-        return self.chunks * self.kv_chunk_bytes
-
-    @property
-    def kv_box_bytes(self) -> int:
-        return self.box_tokens * SWIZZLE_BYTES
-
-    @property
     def query_bytes(self) -> int:
-        return self.chunks * self.query_chunk_bytes
+        return self.cta_rows * self.token_bytes
 
     @property
     def query_offset(self) -> int:
         return 0
 
     @property
-    def kv_offset(self) -> int:
+    def key_offset(self) -> int:
         return self.query_offset + self.query_bytes
 
     @property
-    def probs_offset(self) -> int:
-        return self.kv_offset + self.kv_stages * self.kv_stage_bytes
+    def spans_per_key_slot(self) -> int:
+        return -(-len(self.spans) // self.key_slots)
+
+    def key_slot_spans(self, slot: int) -> list[tuple[int, Span, int]]:
+        """(number, span, byte offset in the slot) of the spans that slot `slot` of a tile holds."""
+        first = slot * self.spans_per_key_slot
+        placed, offset = [], 0
+        for number, span in list(enumerate(self.spans))[first : first + self.spans_per_key_slot]:
+            placed.append((number, span, offset))
+            offset += self.key_rows * span.bytes
+        return placed
+
+    def key_slot_load_bytes(self, slot: int, rows: int) -> int:
+        return rows * sum(span.bytes for _, span, _ in self.key_slot_spans(slot))
 
     @property
-    def probs_bytes(self) -> int:
-        return self.tile_rows * self.tile_tokens * self.config.element_bytes
+    def key_slot_bytes(self) -> int:
+        return max(self.key_slot_load_bytes(slot, self.key_rows) for slot in range(self.key_slots))
+
+    @property
+    def value_offset(self) -> int:
+        return self.key_offset + self.key_stages * self.key_slot_bytes
+
+    @property
+    def probs_offset(self) -> int:
+        return self.value_offset + self.value_stages * self.value_slot_bytes
+
+    @property
+    def probs_row_bytes(self) -> int:
+        return self.tile_tokens * self.config.element_bytes
+
+    @property
+    def probs_chunk_bytes(self) -> int:
+        return self.cta_rows * CHUNK_BYTES
 
     @property
     def row_exchange_offset(self) -> int:
         """Two buffers of [half][row] floats, through which the two threads of a row share maxima and sums."""
-        return self.probs_offset + self.probs_bytes
+        return self.probs_offset + self.cta_rows * self.probs_row_bytes
 
     @property
     def scale_offset(self) -> int:
         """[scale stage][row] floats: what the correction warps multiply O with; behind a work item's last tile, its
         row sums.
         """
-        return self.row_exchange_offset + 2 * 2 * self.tile_rows * FLOAT_BYTES
+        return self.row_exchange_offset + 2 * 2 * self.cta_rows * FLOAT_BYTES
 
     @property
     def page_ids_offset(self) -> int:
-        return self.scale_offset + self.scale_stages * self.tile_rows * FLOAT_BYTES
+        return self.scale_offset + self.scale_stages * self.cta_rows * FLOAT_BYTES
 
     @property
     def work_offset(self) -> int:
@@ -160,7 +255,7 @@ class NarrowPlan:
 
     @property
     def score_columns(self) -> int:
-        """Columns of one S tile: N folded in two halves of the lanes."""
+        """Columns of one S tile."""
         return self.tile_tokens // 2
 
     @property
@@ -168,29 +263,155 @@ class NarrowPlan:
         return self.output_column + self.output_columns
 
     @property
-    def tmem_columns_used(self) -> int:
+    def query_column(self) -> int:
         return self.score_column + self.score_stages * self.score_columns
 
-    # --- barriers ---
     @property
-    def barriers(self) -> BarrierPlan:
-        """Edges: producer -> consumer.
+    def span_columns(self) -> int:
+        """Columns of one span of Q; an A operand in TMEM is stored in both lane halves."""
+        return CHUNK_BYTES // TMEM_COLUMN_BYTES
 
-        work: scheduler -> all roles, which release it warp by warp.  query, kv: load -> mma (commit frees).
+    @property
+    def tmem_columns_used(self) -> int:
+        return self.query_column + self.query_tmem_spans * self.span_columns
+
+    # --- shared-memory traffic ---
+    @property
+    def tile_traffic_bytes(self) -> int:
+        """Bytes through one SM's shared-memory port per whole key tile: TMA writes, operands read, P written."""
+        a_row_bytes, key_bytes = self.cta_rows * MMA_K_BYTES, self.key_rows * MMA_K_BYTES
+        steps = self.token_bytes // MMA_K_BYTES
+        from_tmem = self.query_tmem_spans * CHUNK_BYTES // MMA_K_BYTES
+        scores = steps * (a_row_bytes + key_bytes) - from_tmem * a_row_bytes
+        halves = self.config.kv_lora_rank // OUTPUT_N
+        value_bytes = OUTPUT_N // self.cluster_size * MMA_K_BYTES
+        output = self.tile_tokens // self.mma_k * halves * (a_row_bytes + value_bytes)
+        return scores + output + self.tile_load_bytes + self.cta_rows * self.probs_row_bytes
+
+    @property
+    def tile_load_bytes(self) -> int:
+        """Bytes that TMA writes to one CTA's shared memory per whole key tile."""
+        values = 0
+        if not self.keys_are_values:
+            values = self.tile_tokens * self.config.kv_lora_rank * self.config.element_bytes // self.cluster_size
+        return self.key_rows * self.token_bytes + values
+
+    def traffic_cycles(self, tokens: int) -> float:
+        """Cycles of the shared-memory port (SMEM_PORT_BYTES each) per `tokens` keys."""
+        return self.tile_traffic_bytes / SMEM_PORT_BYTES * tokens / self.tile_tokens
+
+    # --- barriers ---
+    @cached_property
+    def barriers(self) -> BarrierPlan:
+        """Edges: producer -> consumer. What the tensor core waits for lies in the leading CTA, see pipelines.Edge.
+
+        work: scheduler -> all roles, which release it warp by warp.  query, keys, values: load -> mma (commit frees).
         tail: load's own wait on a ragged tile.  pages: page table -> load.  score: mma (commit) -> softmax.
         probs: softmax -> mma (commit frees).  scale: softmax -> correction.  rescaled: correction -> mma.
         """
         softmax, correction = self.warps.softmax_threads, self.warps.correction_threads
-        return BarrierPlan(
-            (
-                Edge("work", self.work_stages, 1, self.warps.num_workers),
-                Edge("query", 1, 1, 1),
-                Edge("kv", self.kv_stages, 1, 1),
-                Edge("tail", 1, 1, 0),
-                Edge("pages", self.page_stages, WARP_SIZE, 1),
-                Edge("score", self.score_stages, 1, softmax),
-                Edge("probs", 1, softmax, 1),
-                Edge("scale", self.scale_stages, softmax, correction),
-                Edge("rescaled", 1, correction, 0),
-            )
+        pair = self.cluster_size
+        edges = [
+            Edge("work", self.work_stages, 1, self.warps.num_workers),
+            Edge("query", 1, pair, 1, full_at_leader=True),
+            Edge("keys", self.key_stages, pair, 1, full_at_leader=True),
+            Edge("tail", 1, 1, 0),
+            Edge("pages", self.page_stages, WARP_SIZE, 1),
+            Edge("score", self.score_stages, 1, pair * len(self.warps.softmax), empty_at_leader=True),
+            Edge("probs", 1, pair * len(self.warps.softmax), 1, full_at_leader=True),
+            Edge("scale", self.scale_stages, softmax, correction),
+            Edge("rescaled", 1, pair * len(self.warps.correction), 0, full_at_leader=True),
+        ]
+        if not self.keys_are_values:
+            edges.append(Edge("values", self.value_stages, pair, 1, full_at_leader=True))
+        return BarrierPlan(tuple(edges))
+
+
+@dataclass(frozen=True)
+class NarrowPlan(MemoryPlan):
+    """One CTA, tiles of 64 keys (128 of fp8: a row of P is 128 bytes), two of them in flight, each read twice."""
+
+    key_stages: int = 2
+    value_stages: int = 0
+
+    cluster_size = 1
+    key_slots = 1
+    value_slot_bytes = 0
+    query_tmem_spans = 0
+
+    @property
+    def tile_tokens(self) -> int:
+        return CHUNK_BYTES // self.config.element_bytes
+
+    @property
+    def value_chunk_bytes(self) -> int:
+        return self.tile_tokens * CHUNK_BYTES
+
+    @cached_property
+    def value_slots(self) -> tuple[ValueSlot, ...]:
+        half_bytes = OUTPUT_N // self.chunk_elements * self.value_chunk_bytes
+        halves = self.config.kv_lora_rank // OUTPUT_N
+        return (ValueSlot(0, self.tile_tokens, tuple((half, half * half_bytes) for half in range(halves))),)
+
+
+@dataclass(frozen=True)
+class WidePlan(MemoryPlan):
+    """Two CTAs, tiles of 128 keys. CTA c holds the keys of tokens [64 c, 64 c + 64), and of all 128 tokens the
+    values of its half of every 256 latent dimensions: B operands are split over the pair by rows.
+
+    Half of the accumulator columns are O, a quarter is S; the last quarter keeps as much of Q as fits (all latent
+    dimensions of fp8, half of bf16 and fp16).
+    """
+
+    cluster_size = 2
+    tile_tokens = 128
+
+    @property
+    def key_slots(self) -> int:
+        return 3 if self.config.element_bytes == 2 else 1
+
+    @property
+    def value_tokens(self) -> int:
+        """Tokens per value slot."""
+        return self.tile_tokens // self.config.element_bytes
+
+    @property
+    def value_dims(self) -> int:
+        """Latent dimensions of a value slot: this CTA's rows of one instruction's B."""
+        return OUTPUT_N // self.cluster_size
+
+    @property
+    def value_chunk_bytes(self) -> int:
+        return self.value_tokens * CHUNK_BYTES
+
+    @property
+    def value_slot_bytes(self) -> int:
+        return self.value_tokens * self.value_dims * self.config.element_bytes
+
+    @cached_property
+    def value_slots(self) -> tuple[ValueSlot, ...]:
+        return tuple(
+            ValueSlot(first_token, self.value_tokens, ((half, 0),))
+            for first_token in range(0, self.tile_tokens, self.value_tokens)
+            for half in range(self.config.kv_lora_rank // OUTPUT_N)
         )
+
+    @property
+    def query_tmem_spans(self) -> int:
+        spare = (TMEM_COLUMNS - self.query_column) // self.span_columns
+        return min(spare, self.config.kv_lora_rank * self.config.element_bytes // CHUNK_BYTES)
+
+
+def plan_of(config: MlaDecodeConfig) -> NarrowPlan | WidePlan:
+    """The plan of a config's path."""
+    if config.is_wide:
+        return WidePlan(config, WarpSchedule(), *WIDE_STAGES[config.element_bytes])
+    return NarrowPlan(config, WarpSchedule())
+
+
+def mma_steps(row_bytes: int) -> range:
+    """Byte offsets of the K steps along a K-major row of `row_bytes` bytes."""
+    assert row_bytes % MMA_K_BYTES == 0, (row_bytes, MMA_K_BYTES)
+    return range(0, row_bytes, MMA_K_BYTES)
+
+

@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
-from mla import causal_mask, decode, softmax, split_kv
+from mla import causal_mask, decode, operands, softmax, split_kv
 from mla.compile import CompiledDecode, compile_kernel
 from mla.config import MlaDecodeConfig
+from mla.context import Context
 from mla.decode import MlaDecode
 from mla.pipelines import Pipeline
 from mla.reduction import MergePartials
@@ -93,11 +94,27 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
         "probabilities are rounded to e4m3 as they are, in [0, 1]; the same kernel for fp16 and bf16",
         lambda: mock.patch.object(MlaDecodeConfig, "probs_scale_log2", 0),
     ),
+    "no-multicast": (
+        "commits arrive in the leading CTA only",
+        lambda: mock.patch.object(operands, "PAIR_MASK", 0b01),
+    ),
+    "no-query-copy": (
+        "the part of Q that the tensor core reads from Tensor Memory is never copied there",
+        lambda: mock.patch.object(operands, "copy_rows_to_tmem", _nothing),
+    ),
+    "same-rows": (
+        "both CTAs of a pair work on the first 64 rows",
+        lambda: mock.patch.object(Context, "first_cta_row", 0),
+    ),
     "no-probs-wait": (
         "the tensor core does not wait for the probabilities",
         lambda: mock.patch.object(Pipeline, "wait_full", _skip_probs_wait),
     ),
 }
+
+
+# What only a pair of CTAs has; on the narrow path these are the kernel itself.
+WIDE_MUTANTS = ("no-multicast", "no-query-copy", "same-rows")
 
 
 @functools.cache

@@ -12,14 +12,17 @@ import cutlass.cute as cute
 from cutlass import Int32, Int64
 from cutlass._mlir import ir
 from cutlass._mlir.dialects import llvm, vector
-from cutlass.cute.nvgpu import cpasync
+from cutlass.cute.nvgpu import cpasync, tcgen05
 from cutlass.experimental import primitives as prims
 
-from mla.memory_plan import SWIZZLE_BYTES
+from mla.context import Boxes
+from mla.memory_plan import CHUNK_BYTES
 
 DESCRIPTOR_VERSION = 0b001  # bits 46-48, sm_100
-SWIZZLE_128B = 2  # bits 61-63
-ATOM_BYTES = 8 * SWIZZLE_BYTES  # 8 rows of 128 bytes
+ATOM_ROWS = 8  # rows of a swizzle atom
+DESCRIPTOR_SWIZZLE = {128: 2, 64: 4}  # by bytes of a row; bits 61-63
+SWIZZLE_BITS = {128: 3, 64: 2}  # bits of the 16-byte unit number that are XORed
+PAIR_MASK = 0b11  # both CTAs of the pair
 MMA_KIND = {
     "fp16": prims.Tcgen05MMAKind.F16,
     "bf16": prims.Tcgen05MMAKind.F16,
@@ -36,14 +39,15 @@ def instruction_descriptor(dtype: str, m: int, n: int, b_is_mn_major: bool) -> i
     return (1 << 4) | (fmt << 7) | (fmt << 10) | (int(b_is_mn_major) << 16) | ((n >> 3) << 17) | ((m >> 4) << 24)
 
 
-def smem_descriptor(address: Any, leading_bytes: int) -> Any:
-    """64-bit descriptor of a 128-byte-swizzled operand whose 8-row atoms lie 1024 bytes apart.
+def smem_descriptor(address: Any, leading_bytes: int = 0, row_bytes: int = CHUNK_BYTES) -> Any:
+    """64-bit descriptor of an operand in rows of `row_bytes` bytes, swizzled over them, atoms of 8 rows one behind the
+    other.
 
     address: shared-memory byte address of the operand's first atom, Int32.
     leading_bytes: distance of 128-byte chunks along MN of an MN-major operand; K-major operands ignore it.
     """
     low = ((address & 0x3FFFF) >> 4) | (((leading_bytes & 0x3FFFF) >> 4) << 16)
-    high = (ATOM_BYTES >> 4) | (DESCRIPTOR_VERSION << 14) | (SWIZZLE_128B << 29)
+    high = (ATOM_ROWS * row_bytes >> 4) | (DESCRIPTOR_VERSION << 14) | (DESCRIPTOR_SWIZZLE[row_bytes] << 29)
     return Int64(low) | (Int64(high) << 32)
 
 
@@ -59,8 +63,13 @@ def tmem_pointer(address: Any) -> Any:
 
 def mma_ws(dtype: str, accumulator: Any, a: Any, b: Any, idesc: int, accumulate: Any) -> None:
     """One tcgen05.mma.ws, A and B from shared memory. Issued by one thread."""
-    prims.tcgen05_mma_ws(
-        MMA_KIND[dtype], tmem_pointer(accumulator), a, b, Int32(idesc), cutlass.Boolean(accumulate)
+    prims.tcgen05_mma_ws(MMA_KIND[dtype], tmem_pointer(accumulator), a, b, Int32(idesc), cutlass.Boolean(accumulate))
+
+
+def mma_pair(dtype: str, accumulator: Any, a: Any, b: Any, idesc: int, accumulate: Any) -> None:
+    """One tcgen05.mma.cta_group::2. A: descriptor, or pointer to Tensor Memory. Issued by one thread of the leader."""
+    prims.tcgen05_mma(
+        MMA_KIND[dtype], "cta_2", tmem_pointer(accumulator), a, b, Int32(idesc), cutlass.Boolean(accumulate)
     )
 
 
@@ -69,21 +78,35 @@ def commit(barrier: Any) -> None:
     prims.tcgen05_commit(barrier.to_llvm_ptr(), group="cta_1")
 
 
-def make_box_tma(tensor: cute.Tensor, box_rows: int, box_elements: int) -> Any:
-    """TMA load of [box_rows, box_elements] boxes of tensor's first two modes, 128-byte swizzle.
+def commit_pair(barrier: Any) -> None:
+    """As commit, on the barriers at the same place in both CTAs of the pair."""
+    prims.tcgen05_commit(barrier.to_llvm_ptr(), group="cta_2", multicast_mask=PAIR_MASK)
 
-    Returns (atom, tma tensor) of cpasync.make_tiled_tma_atom.
+
+def copy_rows_to_tmem(target: Any, source: Any) -> None:
+    """16 bytes of each of 64 rows (K-major descriptor), in both CTAs of the pair, to 4 columns: row r to lanes r and
+    r + 64, where a cta_group::2 M=128 instruction reads its A. Issued by one thread of the leader.
     """
+    prims.tcgen05_cp("shape_64x128b", tmem_pointer(target), source, group="cta_2", multicast="warpx2_02_13")
+
+
+def make_boxes(tensor: cute.Tensor, box_rows: int, box_elements: int, is_paired: bool) -> Any:
+    """(atom, tensor of coordinates) that load [box_rows, box_elements] boxes of tensor's first two modes, swizzled
+    over their rows. is_paired: the barrier of a copy is the leading CTA's, at the address given.
+    """
+    group = tcgen05.CtaGroup.TWO if is_paired else tcgen05.CtaGroup.ONE
+    row_bytes = box_elements * tensor.element_type.width // 8
+    layout = cute.make_composed_layout(
+        swizzle(row_bytes), 0, cute.make_layout((box_rows, box_elements), stride=(box_elements, 1))
+    )
     return cpasync.make_tiled_tma_atom(
-        cpasync.CopyBulkTensorTileG2SOp(), tensor, box_layout(box_rows, box_elements), (box_rows, box_elements)
+        cpasync.CopyBulkTensorTileG2SOp(group), tensor, layout, (box_rows, box_elements)
     )
 
 
-def box_layout(box_rows: int, box_elements: int) -> Any:
-    """Shared-memory layout of one box: rows of 128 bytes, 16-byte units XORed with the row."""
-    return cute.make_composed_layout(
-        cute.make_swizzle(3, 4, 3), 0, cute.make_layout((box_rows, box_elements), stride=(box_elements, 1))
-    )
+def swizzle(row_bytes: int) -> Any:
+    """16-byte units of a row, XORed with the row number."""
+    return cute.make_swizzle(SWIZZLE_BITS[row_bytes], 4, 3)
 
 
 def int_vector(values: list[Any]) -> Any:
@@ -92,18 +115,19 @@ def int_vector(values: list[Any]) -> Any:
     return vector.from_elements(ir.VectorType.get([len(words)], Int32.mlir_type), words)
 
 
-def box_tensor(ctx: Any, offset: Any, box_rows: int, box_elements: int) -> Any:
-    """Shared-memory view of one box, `offset` bytes into dynamic shared memory."""
-    pointer = ctx.smem_pointer(ELEMENT_TYPE[ctx.config.dtype], offset, SWIZZLE_BYTES)
-    pointer = cute.recast_ptr(pointer, cute.make_swizzle(3, 4, 3))
-    return cute.make_tensor(pointer, cute.make_layout((box_rows, box_elements), stride=(box_elements, 1)))
-
-
-def partition_box(atom: Any, target: Any, boxes: Any) -> Any:
-    """(shared view, global view) of one box as cute.copy takes them; boxes come from cute.local_tile."""
-    return cpasync.tma_partition(
-        atom, 0, cute.make_layout(1), cute.group_modes(target, 0, 2), cute.group_modes(boxes, 0, 2)
+def load_box(
+    ctx: Any, boxes: Boxes, box_rows: int, box_elements: int, coordinate: tuple[Any, ...], offset: Any, barrier: Any
+) -> None:
+    """TMA of the box at `coordinate`, counted in boxes, to `offset` bytes into dynamic shared memory. A whole warp."""
+    shape = (box_rows, box_elements)
+    pointer = ctx.smem_pointer(ELEMENT_TYPE[ctx.config.dtype], offset, CHUNK_BYTES)
+    pointer = cute.recast_ptr(pointer, swizzle(box_elements * ctx.config.element_bytes))
+    target = cute.make_tensor(pointer, cute.make_layout(shape, stride=(box_elements, 1)))
+    source = cute.local_tile(boxes.tensor, shape, (None,) * len(coordinate))
+    to, tiles = cpasync.tma_partition(
+        boxes.atom, 0, cute.make_layout(1), cute.group_modes(target, 0, 2), cute.group_modes(source, 0, 2)
     )
+    cute.copy(boxes.atom, tiles[(None, *coordinate)], to, tma_bar_ptr=barrier)
 
 
 def scalar(value: Any) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mla.causal_mask import TilePhases
-from mla.memory_plan import NarrowPlan
+from mla.memory_plan import MemoryPlan
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,12 @@ class PageSpan:
     num_stages: ring stages that the work item fills; 0 where it has no tiles.
     """
 
-    plan: NarrowPlan
+    plan: MemoryPlan
     first_page: Any
     num_stages: Any
 
     @classmethod
-    def of(cls, plan: NarrowPlan, phases: TilePhases) -> PageSpan:
+    def of(cls, plan: MemoryPlan, phases: TilePhases) -> PageSpan:
         first_page = page_of_tile(plan, phases.begin)
         end_page = page_of_tile(plan, phases.end + (plan.tiles_per_page - 1))
         num_stages = (end_page - first_page + (plan.page_ids_per_stage - 1)) // plan.page_ids_per_stage
@@ -36,6 +36,6 @@ class PageSpan:
         return (page_of_tile(self.plan, tile) - self.first_page) % self.plan.page_ids_per_stage
 
 
-def page_of_tile(plan: NarrowPlan, tile: Any) -> Any:
+def page_of_tile(plan: MemoryPlan, tile: Any) -> Any:
     """Table entry of the first page of key tile `tile`."""
     return tile * plan.pages_per_tile // plan.tiles_per_page

@@ -12,8 +12,10 @@ from typing import Any
 
 import cutlass.cute as cute
 from cutlass import Int32
+from cutlass._mlir.dialects import nvvm
 
 BARRIER_BYTES = 8
+LEADER_RANK = 0  # in a pair of CTAs, the one whose thread issues tcgen05.mma
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,18 @@ class Edge:
     """A ring of buffers between one producing and one consuming side.
 
     producer_arrivals / consumer_arrivals: arrivals that complete a phase of the full / empty barrier: 1 for a
-    tcgen05.commit or an arrive.expect_tx, else the number of arriving threads. 0 consumers: the buffer is never reused.
+    tcgen05.commit, 1 per CTA for an arrive.expect_tx, else the number of arriving threads or warps. 0 consumers: the
+    buffer is never reused.
+    full_at_leader / empty_at_leader: the tensor core waits on this barrier, so that in a pair of CTAs both arrive on
+    the leading CTA's. Every other barrier is a CTA's own; commits arrive in both CTAs.
     """
 
     name: str
     stages: int
     producer_arrivals: int
     consumer_arrivals: int
+    full_at_leader: bool = False
+    empty_at_leader: bool = False
 
     @property
     def num_barriers(self) -> int:
@@ -60,10 +67,14 @@ class BarrierPlan:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """An edge bound to its barriers. `base` points at the first full barrier (Int64, shared memory)."""
+    """An edge bound to its barriers. `base` points at the first full barrier (Int64, shared memory).
+
+    is_paired: the kernel runs on pairs of CTAs, and the barriers that the tensor core waits on are in LEADER_RANK's.
+    """
 
     edge: Edge
     base: Any
+    is_paired: bool = False
 
     def stage(self, count: Any) -> Any:
         return count % self.edge.stages
@@ -88,10 +99,40 @@ class Pipeline:
         cute.arch.mbarrier_wait(self.empty_barrier(count), (count // self.edge.stages) & 1)
 
     def arrive_full(self, count: Any) -> None:
-        cute.arch.mbarrier_arrive(self.full_barrier(count))
+        arrive(self.full_barrier(count), self.is_paired and self.edge.full_at_leader)
 
     def arrive_empty(self, count: Any) -> None:
-        cute.arch.mbarrier_arrive(self.empty_barrier(count))
+        arrive(self.empty_barrier(count), self.is_paired and self.edge.empty_at_leader)
+
+    def warp_arrive_full(self, count: Any) -> None:
+        """One arrival for the warp, behind what all its lanes have done."""
+        cute.arch.sync_warp()
+        with cute.arch.elect_one():
+            self.arrive_full(count)
+
+    def warp_arrive_empty(self, count: Any) -> None:
+        """As warp_arrive_full, of a consumer."""
+        cute.arch.sync_warp()
+        with cute.arch.elect_one():
+            self.arrive_empty(count)
+
+    def expect_bytes(self, count: Any, transaction_bytes: Any) -> None:
+        """One arrival that announces what TMA will write for this CTA. One thread."""
+        barrier = self.full_barrier(count)
+        if self.is_paired and self.edge.full_at_leader:
+            cute.arch.mbarrier_arrive_and_expect_tx(
+                barrier, transaction_bytes, LEADER_RANK, scope=nvvm.MemScopeKind.CLUSTER
+            )
+        else:
+            cute.arch.mbarrier_arrive_and_expect_tx(barrier, transaction_bytes)
+
+
+def arrive(barrier: Any, at_leader: bool) -> None:
+    """One arrival on a barrier of this CTA, or on the leading CTA's at the same place."""
+    if at_leader:
+        cute.arch.mbarrier_arrive(barrier, LEADER_RANK, scope=nvvm.MemScopeKind.CLUSTER)
+    else:
+        cute.arch.mbarrier_arrive(barrier)
 
 
 def init_barriers(plan: BarrierPlan, base: Any) -> None:

@@ -1,7 +1,7 @@
-"""Merge of split row tiles: partial outputs and log-sum-exps of several CTAs to one result.
+"""Merge of split row tiles: partial outputs and log-sum-exps of several units (CTAs or pairs) to one result.
 
 out = sum_i 2^(lse_i - max) out_i / sum_i 2^(lse_i - max), added in the order of the key tiles, so that the result does
-not depend on which CTA finished first. Row tiles that one CTA computed alone are left untouched.
+not depend on which unit finished first. Row tiles that one unit computed alone are left untouched.
 """
 
 from __future__ import annotations
@@ -48,30 +48,30 @@ class MergePartials:
         lse: cute.Tensor | None,
         partial_out: cute.Tensor,
         partial_lse: cute.Tensor,
-        num_ctas: Int32,
+        num_units: Int32,
         output_scale: Float32 | cute.Tensor,
     ):
         block = cute.arch.block_idx()[0]
-        unit = block // self.ctas_per_tile
-        batch, row_tile = unit // self.scheduler.row_tiles, unit % self.scheduler.row_tiles
+        tile = block // self.ctas_per_tile
+        batch, row_tile = tile // self.scheduler.row_tiles, tile % self.scheduler.row_tiles
         row = block % self.ctas_per_tile * ROWS_PER_CTA + cute.arch.make_warp_uniform(cute.arch.warp_idx())
         position = row_tile * self.scheduler.tile_rows + row
-        first, cost, share = self.place(seq_lens, batch, row_tile, num_ctas)
-        first_cta, last_cta = first // share, (first + cost - 1) // share
+        first, cost, share = self.place(seq_lens, batch, row_tile, num_units)
+        first_unit, last_unit = first // share, (first + cost - 1) // share
         cute.arch.griddepcontrol_wait()
-        if (first_cta != last_cta) & (position < self.config.num_rows):
+        if (first_unit != last_unit) & (position < self.config.num_rows):
             factor = operands.scalar(output_scale)
-            self.merge_row(out, lse, partial_out, partial_lse, batch, row, position, first, share, last_cta, factor)
+            self.merge_row(out, lse, partial_out, partial_lse, batch, row, position, first, share, last_unit, factor)
 
     @cute.jit
-    def place(self, seq_lens: cute.Tensor, batch: Int32, row_tile: Int32, num_ctas: Int32):
-        """(first position, positions) of a row tile in the line of work, and the share of a CTA."""
+    def place(self, seq_lens: cute.Tensor, batch: Int32, row_tile: Int32, num_units: Int32):
+        """(first position, positions) of a row tile in the line of work, and the share of a unit."""
         total = line_length(seq_lens, cute.size(seq_lens), self.scheduler)
         first = line_length(seq_lens, batch, self.scheduler)
         length = cutlass.max(seq_lens[batch], 0)
         for earlier in cutlass.range(row_tile, unroll=1):
             first = first + self.scheduler.cost(earlier, length)
-        return first, self.scheduler.cost(row_tile, length), split_kv.share_tiles(total, num_ctas)
+        return first, self.scheduler.cost(row_tile, length), split_kv.share_tiles(total, num_units)
 
     @cute.jit
     def merge_row(
@@ -85,23 +85,23 @@ class MergePartials:
         position: Int32,
         first: Int32,
         share: Int32,
-        last_cta: Int32,
+        last_unit: Int32,
         output_scale: Float32,
     ):
         """One warp: 16 of the 512 latent dimensions per lane, in groups of 4 neighbours."""
         config, lane = self.config, cute.arch.lane_idx()
-        first_cta = first // share
+        first_unit = first // share
         highest = Float32(softmax.NEG_INF)
-        for cta in cutlass.range(first_cta, last_cta + 1, unroll=1):
-            slot = split_kv.partial_slot(cta, cutlass.max(cta * share - first, 0))
+        for unit in cutlass.range(first_unit, last_unit + 1, unroll=1):
+            slot = split_kv.partial_slot(unit, cutlass.max(unit * share - first, 0))
             highest = cute.arch.fmax(highest, partial_lse[slot, row])
         reference = softmax.reference_maximum(highest)
         groups = config.kv_lora_rank // (4 * WARP_SIZE)
         total = Float32(0.0)
         sums = cute.make_rmem_tensor(4 * groups, Float32)
         sums.fill(0.0)
-        for cta in cutlass.range(first_cta, last_cta + 1, unroll=1):
-            slot = split_kv.partial_slot(cta, cutlass.max(cta * share - first, 0))
+        for unit in cutlass.range(first_unit, last_unit + 1, unroll=1):
+            slot = split_kv.partial_slot(unit, cutlass.max(unit * share - first, 0))
             weight = cute.math.exp2(partial_lse[slot, row] - reference, fastmath=True)
             total = total + weight
             for group in cutlass.range_constexpr(groups):

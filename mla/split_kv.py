@@ -1,8 +1,9 @@
-"""Split-KV: how the key tiles of a whole batch are cut into equal contiguous shares, one per CTA (stream-K).
+"""Split-KV: how the key tiles of a whole batch are cut into equal contiguous shares, one per unit (stream-K).
 
 All row tiles of all requests stand in one line, each as long as it has key tiles (an empty one counts as one, so that
-somebody writes its zeros). CTA c takes positions [c * share, (c + 1) * share). The cut depends on `seq_lens` as they
-are on the device, so one launch, one workspace and one captured CUDA graph serve any lengths.
+somebody writes its zeros). A unit is a CTA, or a pair of CTAs on the wide path. Unit u takes positions [u * share,
+(u + 1) * share). The cut depends on `seq_lens` as they are on the device, so one launch, one workspace and one captured
+CUDA graph serve any lengths.
 
 Functions take Python integers (tests, host code) or traced Int32 values (kernels) alike.
 """
@@ -23,14 +24,14 @@ def item_cost(num_tiles: Any) -> Any:
     return maximum(num_tiles, 1)
 
 
-def share_tiles(total: Any, num_ctas: Any) -> Any:
-    """Positions per CTA, at least MIN_SHARE_TILES."""
-    return maximum((total + (num_ctas - 1)) // num_ctas, MIN_SHARE_TILES)
+def share_tiles(total: Any, num_units: Any) -> Any:
+    """Positions per unit, at least MIN_SHARE_TILES."""
+    return maximum((total + (num_units - 1)) // num_units, MIN_SHARE_TILES)
 
 
 @dataclass(frozen=True)
 class Share:
-    """Positions [begin, end) of a row tile, relative to its first, that one CTA takes; begin >= end is nothing."""
+    """Positions [begin, end) of a row tile, relative to its first, that one unit takes; begin >= end is nothing."""
 
     begin: Any
     end: Any
@@ -41,17 +42,17 @@ def take(first: Any, cost: Any, share_begin: Any, share_end: Any) -> Share:
     return Share(maximum(share_begin - first, 0), minimum(share_end - first, cost))
 
 
-def partial_slot(cta: Any, begin: Any) -> Any:
-    """Partial result of a CTA's part of a row tile. A contiguous share has at most two: the tile it enters in the
+def partial_slot(unit: Any, begin: Any) -> Any:
+    """Partial result of a unit's part of a row tile. A contiguous share has at most two: the tile it enters in the
     middle (even slot) and the tile it starts but does not finish (odd slot).
     """
-    return cta * 2 + 1 - minimum(begin, 1)
+    return unit * 2 + 1 - minimum(begin, 1)
 
 
-def num_slots(num_ctas: Any) -> Any:
-    return num_ctas * 2
+def num_slots(num_units: Any) -> Any:
+    return num_units * 2
 
 
-def workspace_bytes(num_ctas: int, tile_rows: int, latent_dim: int) -> int:
+def workspace_bytes(num_units: int, tile_rows: int, latent_dim: int) -> int:
     """Partial outputs and log-sum-exps, fp32. Any content will do; it needs no zeroing."""
-    return num_slots(num_ctas) * tile_rows * (latent_dim + 1) * FLOAT_BYTES
+    return num_slots(num_units) * tile_rows * (latent_dim + 1) * FLOAT_BYTES

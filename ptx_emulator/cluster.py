@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from . import engine, registry
+from . import engine, native, native_mma, registry
 from . import state as st
 from .diagnostics import deadlock, engine_error
 from .errors import EmulationError
@@ -44,11 +44,14 @@ class Cta:
     mbarriers  int64[bytes / 8, B_SIZE] (barriers.py)
     warps      its Warps
     header     the cluster's header (state.H_*)
+    addresses  int64[native.C_SIZE]: host addresses for native forms
 
     What operations registered with `registry.cta_state` is an attribute too (`tmem`, ...).
     """
 
-    def __init__(self, grid, rank: int, cluster: list[Cta], shared_bytes: int, header: np.ndarray):
+    def __init__(
+        self, grid, rank: int, cluster: list[Cta], shared_bytes: int, header: np.ndarray, addresses: np.ndarray
+    ):
         self.grid = grid
         self.rank = rank
         self.cluster = cluster
@@ -60,6 +63,7 @@ class Cta:
         self.mbarriers = np.zeros((shared_bytes // 8, st.B_SIZE), np.int64)
         self.named = np.zeros((st.NAMED_BARRIERS, st.N_SIZE), np.int64)
         self.warps: list[Warp] = []
+        self.addresses = addresses
 
 
 class Cluster:
@@ -82,14 +86,16 @@ class Cluster:
         self.table = np.zeros((n_warps, st.W_SIZE), np.int64)
         self.counts = np.zeros((self.warps_per_cta, len(kernel.code)), np.int64)
         self.ctas: list[Cta] = []
+        self._cta_table = np.zeros((n_ctas, native.C_SIZE), np.int64)
         for rank in range(n_ctas):
-            cta = Cta(grid, rank, self.ctas, shared_bytes, self.header)
+            cta = Cta(grid, rank, self.ctas, shared_bytes, self.header, self._cta_table[rank])
             cta.symbol_value = functools.partial(self._symbol_value, cta=cta)
             self.ctas.append(cta)
         self._registers32 = _register_file(n_warps, kernel.rows32, np.uint32)
         self._registers64 = _register_file(n_warps, kernel.rows64, np.uint64)
         self._local = np.empty((n_warps, st.LANES, max(kernel.local_bytes, 1)), np.uint8)
         self._scratch = np.zeros(2048, np.uint8)
+        self._natives = native.function_table()
         self._bases = np.array(
             [
                 [c.shared.ctypes.data for c in self.ctas],
@@ -138,6 +144,11 @@ class Cluster:
             h[slot] = bases.ctypes.data
         h[st.H_SCRATCH] = self._scratch.ctypes.data
         h[st.H_SLICE] = SLICE
+        h[st.H_NATIVE] = 0 if grid.checker is not None else native.LEVELS.get(grid.order, 0)
+        h[st.H_NATIVE_TABLE] = self._natives.ctypes.data
+        h[st.H_CTA_TABLE] = self._cta_table.ctypes.data
+        h[st.H_PLANS] = native_mma.PLANS.rows.ctypes.data
+        h[st.H_COUNTERS] = grid.native_counters.ctypes.data
         if grid.order == "random":
             h[st.H_RANDOM] = grid.rng.getrandbits(62) | 1
 

@@ -75,7 +75,7 @@ class Program:
         return self._kernels[name]
 
 
-def _layout(function: Function, module: Module) -> tuple[dict[str, Variable], int, int, int]:
+def layout(function: Function, module: Module) -> tuple[dict[str, Variable], int, int, int]:
     """Gives every variable its offset. Returns (symbols, param bytes, static shared end, local bytes)."""
     symbols = {v.name: v for v in [*module.variables, *function.params, *function.variables]}
     ends = {"param": 0, "shared": st.SHARED_START, "local": 0}
@@ -96,7 +96,7 @@ def _layout(function: Function, module: Module) -> tuple[dict[str, Variable], in
 
 
 def _decode(function: Function, module: Module) -> Kernel:
-    symbols, param_bytes, static_shared, local_bytes = _layout(function, module)
+    symbols, param_bytes, static_shared, local_bytes = layout(function, module)
     emitter = Emitter(function, symbols)
     for item in function.code:
         if isinstance(item, str):
@@ -111,6 +111,7 @@ def _decode(function: Function, module: Module) -> Kernel:
         rows.append(rows_of)
         counts.append(count)
     code = _final_code(emitter, rows)
+    _attach_native_forms(emitter, code)
     origin = np.array(emitter.origin, np.int32)
     first = np.ones(len(origin), bool)
     first[1:] = origin[1:] != origin[:-1]
@@ -174,6 +175,17 @@ def _shift(emitter: Emitter, wide: bool, n: int) -> tuple[list[list[int]], list[
             columns.append(value)
         code.append([row[0], guard, *columns])
     return code, aux
+
+
+def _attach_native_forms(emitter: Emitter, code: np.ndarray) -> None:
+    """Gives each HANDLER the offset of its native form's arguments in the auxiliary table, 0 for none."""
+    for row in code:
+        if row[0] == mc.HANDLER:
+            handler, inst = emitter.handlers[row[2]]
+            arguments = handler.native(inst, emitter.symbols) if handler.native is not None else None
+            if arguments is not None:
+                row[7] = len(emitter.aux)
+                emitter.aux.extend(arguments)
 
 
 def _final_code(emitter: Emitter, rows: list[dict[int, int]]) -> np.ndarray:

@@ -17,8 +17,10 @@ from .engine_barrier import finish_named, live_threads, run_barriers, settle_clu
 from .engine_common import (
     ENTRY_OPTIONS,
     OPTIONS,
+    call_native,
     code_table,
     guarded,
+    int32s,
     int64s,
     popcount,
     rows_u32,
@@ -235,6 +237,15 @@ def _control(p_head, p_warp, g, pc, m, budget):
             return np.int64(-100)
         return pc + 1
     if op == mc.HANDLER:
+        if row[7] != 0:
+            arguments = head[st.H_AUX] + 4 * np.int64(row[7])
+            function = int32s(arguments)
+            if function[1] <= head[st.H_NATIVE]:
+                address = int64s(head[st.H_NATIVE_TABLE])[np.int64(function[0])]
+                if call_native(address, p_head, p_warp, arguments, m):
+                    head[st.H_PROGRESS] += 1
+                    int64s(warp[st.W_COUNTS])[np.uint64(pc)] += 1
+                    return pc + 1
         head[st.H_STOP_GROUP] = g
         head[st.H_STOP_MASK] = m
         group[st.G_PC] = pc

@@ -102,6 +102,18 @@ leading_zeros = _unary("ctlz")
 reverse_bits = _unary("bitreverse")
 
 
+@intrinsic
+def call_native(typingctx, function, p_head, p_warp, p_arguments, lanes):
+    """Calls the native form (native.py) at host address `function`."""
+
+    def codegen(context, builder, signature, args):
+        word = ir.IntType(64)
+        pointer = ir.FunctionType(word, [word] * 4).as_pointer()
+        return builder.call(builder.inttoptr(args[0], pointer), args[1:])
+
+    return types.int64(*[types.int64] * 5), codegen
+
+
 @njit(**OPTIONS)
 def fma64(a, b, c):
     return _fma(np.float64(a), np.float64(b), np.float64(c))

@@ -11,6 +11,7 @@ class EmulationError(Exception):
     """
 
     def __init__(self, message: str, *, line: int | None = None, text: str | None = None):
+        self.message = message
         self.line = line
         self.text = text
         where = "" if line is None else f"PTX line {line}: {text}\n    "

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import ops  # noqa: F401  (registers the instructions)
+from . import (
+    native,
+    ops,  # noqa: F401  (registers the instructions)
+)
 from .asyncs import ORDERS, AsyncQueue
 from .cluster import Cluster
 from .decode import Kernel, Program
@@ -29,7 +32,7 @@ class Grid:
 
     buffers   the host memory that the kernel may touch
     asyncs    its asynchronous work
-    counters  totals for the report
+    counters  totals for the report; those of native forms are added at the end
     rng       random.Random(seed)
     waiting   the clusters that have not started, as (x, y, z)
     observer  the hazard checker of a launch with checks (hazards/observer.py), or None
@@ -50,6 +53,7 @@ class Grid:
         self.asyncs = AsyncQueue(order, self.rng)
         self.buffers = Buffers()
         self.counters: Counter = Counter()
+        self.native_counters = np.zeros(len(native.COUNTERS), np.int64)
         self.addresses: dict[str, int] = {}  # of param, global and const symbols
         self.waiting: deque[Dim3] = deque()
         self.checker = None
@@ -86,6 +90,9 @@ class Grid:
             cluster.start(self.waiting.popleft())
             cluster.run()
         counts = cluster.instruction_counts()
+        for name, amount in zip(native.COUNTERS, self.native_counters, strict=True):
+            if amount:
+                self.counters[name] += int(amount)
         return Report(
             self.kernel.name,
             counts,

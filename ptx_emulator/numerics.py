@@ -16,14 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-FRACTION_BITS = 25
+from . import engine_cache  # noqa: F401  (must run before anything is compiled)
+from .numerics_block import FRACTION_BITS, WIDTH, dot_8, dot_16, dot_32
+
 ZERO_EXPONENT = np.float32(-1000)  # exponent given to a zero operand: can never be the largest
-FLOOR_F32 = np.float32(-133)  # exponent of a zero F32 accumulator
-_GROUP = 8  # products summed in an int32 before widening: 8 * 4 * 2**25 = 2**30
-# float32 products: none overflows while the largest exponent is below _SAFE_HIGH. One that underflows is lost in the
-# alignment anyway (25 bits) unless the largest exponent of its sum is below _SAFE_LOW, which can only be if products
-# below _SAFE_LOW exist.
-_SAFE_LOW, _SAFE_HIGH = -100, 120
 
 
 class NumberFormat(NamedTuple):
@@ -75,35 +71,28 @@ def _power_of_two(exponent):
 
 
 @njit(nogil=True, cache=True)
-def _decode(raw, exponent_bits, mantissa_bits, bias, shift, negate, value, exponent):
-    """Fill `value` and `exponent` (float32) from container bits `raw` (uint32), all 1D.
-
-    A largest exponent field is taken as a number; `_decode_specials` repairs those elements.
-    """
-    exponent_mask = (1 << exponent_bits) - 1
-    mantissa_mask = (1 << mantissa_bits) - 1
-    sign_shift = 31 - exponent_bits - mantissa_bits
+def decode_into(raw, fmt, value, exponent):
+    """Fill `value` and `exponent` (float32) from container bits `raw` (uint32), all 1D; `fmt`: see `layout`.
+    Returns whether there were infinities or NaNs."""
+    exponent_bits, mantissa_bits, bias, special, shift, negate = fmt
+    exponent_mask = np.int32((1 << exponent_bits) - 1)
+    mantissa_mask = np.int32((1 << mantissa_bits) - 1)
+    sign_shift, widen = 31 - exponent_bits - mantissa_bits, 23 - mantissa_bits
     subnormal_unit = np.float32(2.0 ** (1 - bias - mantissa_bits))
+    largest = np.int32(0)
     for i in range(raw.size):
         bits = np.int32(raw[i] >> shift)
         field = np.int32((bits >> mantissa_bits) & exponent_mask)
         mantissa = np.int32(bits & mantissa_mask)
-        normal = _float_from_bits(((field - bias + 127) << 23) | (mantissa << (23 - mantissa_bits)))
+        normal = _float_from_bits(((field - bias + 127) << 23) | (mantissa << widen))
         magnitude = np.float32(mantissa) * subnormal_unit if field == 0 else normal
         sign = np.int32(((bits ^ negate) << sign_shift) & 0x80000000)
         value[i] = _float_from_bits(_bits_from_float(magnitude) | sign)
         exponent[i] = ZERO_EXPONENT if magnitude == 0 else np.float32(max(field, 1) - bias)
-
-
-@njit(nogil=True, cache=True)
-def _exponent_range(exponent):
-    """(smallest, largest) exponent of the nonzero elements, 1D."""
-    low, high = np.int32(500), np.int32(-500)
-    for i in range(exponent.size):
-        e = np.int32(exponent[i])
-        low = np.int32(min(low, 500 if e == -1000 else e))
-        high = np.int32(max(high, e))
-    return low, high
+        largest = max(largest, field)
+    if special == 0 or largest != exponent_mask:
+        return False
+    return _decode_specials(raw, exponent_bits, mantissa_bits, special, shift, negate, value)
 
 
 @njit(nogil=True, cache=True)
@@ -122,79 +111,6 @@ def _decode_specials(raw, exponent_bits, mantissa_bits, special, shift, negate, 
                 value[i] = np.float32(np.nan) if not infinite else np.float32(-np.inf if negative else np.inf)
                 found = True
     return found
-
-
-@njit(nogil=True, cache=True)
-def _largest_exponent(exp_a, exp_b, first, width, largest):
-    """largest[n] = max(largest[n], max_k exp_a[k] + exp_b[k, first + n]); K is a multiple of 8."""
-    last = first + width
-    for k in range(0, exp_a.size, 8):
-        a0, a1, a2, a3 = exp_a[k], exp_a[k + 1], exp_a[k + 2], exp_a[k + 3]
-        a4, a5, a6, a7 = exp_a[k + 4], exp_a[k + 5], exp_a[k + 6], exp_a[k + 7]
-        b0, b1 = exp_b[k, first:last], exp_b[k + 1, first:last]
-        b2, b3 = exp_b[k + 2, first:last], exp_b[k + 3, first:last]
-        b4, b5 = exp_b[k + 4, first:last], exp_b[k + 5, first:last]
-        b6, b7 = exp_b[k + 6, first:last], exp_b[k + 7, first:last]
-        for n in range(width):
-            low = max(max(a0 + b0[n], a1 + b1[n]), max(a2 + b2[n], a3 + b3[n]))
-            high = max(max(a4 + b4[n], a5 + b5[n]), max(a6 + b6[n], a7 + b7[n]))
-            largest[n] = max(largest[n], max(low, high))
-
-
-@njit(nogil=True, cache=True)
-def _sum_products(val_a, val_b, first, width, largest, scale, partial):
-    """partial[k / 8, n] = sum of trunc(val_a[k] * val_b[k, first + n] * 2**(25 - largest[n])) over 8 products.
-
-    Where no product is nonzero, `largest` may lie below the exponents that a float32 scale can express; the scale is
-    clamped there and multiplies zeros only.
-    """
-    last = first + width
-    for n in range(width):
-        scale[n] = _float_from_bits(min(FRACTION_BITS + 127 - np.int32(largest[n]), 254) << 23)
-    for k in range(0, val_a.size, 8):
-        a0, a1, a2, a3 = val_a[k], val_a[k + 1], val_a[k + 2], val_a[k + 3]
-        a4, a5, a6, a7 = val_a[k + 4], val_a[k + 5], val_a[k + 6], val_a[k + 7]
-        b0, b1 = val_b[k, first:last], val_b[k + 1, first:last]
-        b2, b3 = val_b[k + 2, first:last], val_b[k + 3, first:last]
-        b4, b5 = val_b[k + 4, first:last], val_b[k + 5, first:last]
-        b6, b7 = val_b[k + 6, first:last], val_b[k + 7, first:last]
-        out = partial[k // _GROUP]
-        for n in range(width):
-            s = scale[n]
-            total = (
-                np.int32(a0 * b0[n] * s)
-                + np.int32(a1 * b1[n] * s)
-                + np.int32(a2 * b2[n] * s)
-                + np.int32(a3 * b3[n] * s)
-                + np.int32(a4 * b4[n] * s)
-                + np.int32(a5 * b5[n] * s)
-                + np.int32(a6 * b6[n] * s)
-                + np.int32(a7 * b7[n] * s)
-            )
-            out[n] = np.int32(total)
-
-
-@njit(nogil=True, cache=True)
-def _sum_products_wide(val_a, val_b, first, width, largest, partial):
-    """As `_sum_products` for any finite operands, in float64 (products are exact), several times slower."""
-    partial[:] = 0
-    for k in range(val_a.size):
-        a, b, out = np.float64(val_a[k]), val_b[k, first : first + width], partial[k // _GROUP]
-        for n in range(width):
-            out[n] += np.int32(a * np.float64(b[n]) * _power_of_two(FRACTION_BITS - np.int64(largest[n])))
-
-
-@njit(nogil=True, cache=True)
-def _load_f32(words, width, value, largest):
-    """Accumulator words -> float32 `value` and their exponents; returns whether all are finite."""
-    specials = 0
-    for n in range(width):
-        bits = np.int32(words[n])
-        number = _float_from_bits(bits)
-        value[n] = number
-        largest[n] = FLOOR_F32 if number == 0 else np.float32(max((bits >> 23) & 255, 1) - 127)
-        specials |= np.int32((bits & 0x7F800000) == 0x7F800000)
-    return specials == 0
 
 
 @njit(nogil=True, cache=True)
@@ -231,44 +147,6 @@ def _round_f16(exact):
 
 
 @njit(nogil=True, cache=True)
-def _finish_f32(accumulator, largest, partial, groups, width, total, words):
-    """Add the truncated accumulator to the sums of products, round, and write the words."""
-    for n in range(width):
-        total[n] = np.trunc(np.float64(accumulator[n]) * _power_of_two(FRACTION_BITS - np.int64(largest[n])))
-    for g in range(groups):
-        sums = partial[g]
-        for n in range(width):
-            total[n] += np.float64(sums[n])
-    for n in range(width):
-        words[n] = _round_f32(total[n] * _power_of_two(np.int64(largest[n]) - FRACTION_BITS))
-
-
-@njit(nogil=True, cache=True)
-def _mma_fast(val_a, exp_a, val_b, exp_b, low, high, memory, segments, column, width, accumulate):
-    """F32 accumulators and finite operands; low, high: range of the products' exponents. Stops at the first segment
-    whose accumulators hold an infinity or NaN; returns how many segments were done."""
-    groups = val_a.shape[1] // _GROUP
-    largest, scale = np.empty(width, np.float32), np.empty(width, np.float32)
-    accumulator, total = np.zeros(width, np.float32), np.empty(width, np.float64)
-    partial = np.empty((groups, width), np.int32)
-    for s in range(segments.shape[0]):
-        row, lane, first = segments[s, 0], segments[s, 1], segments[s, 2]
-        words = memory[lane, column : column + width]
-        if accumulate:
-            if not _load_f32(words, width, accumulator, largest):
-                return s
-        else:
-            largest[:] = FLOOR_F32
-        _largest_exponent(exp_a[row], exp_b, first, width, largest)
-        if high <= _SAFE_HIGH and (low >= _SAFE_LOW or largest.min() >= _SAFE_LOW):
-            _sum_products(val_a[row], val_b, first, width, largest, scale, partial)
-        else:
-            _sum_products_wide(val_a[row], val_b, first, width, largest, partial)
-        _finish_f32(accumulator, largest, partial, groups, width, total, words)
-    return segments.shape[0]
-
-
-@njit(nogil=True, cache=True)
 def _half_value(bits):
     """The number that float16 bits encode, and its exponent."""
     field = (bits >> 10) & 31
@@ -300,34 +178,96 @@ def _fused_sum(val_a, exp_a, val_b, exp_b, column, accumulator, largest):
 
 
 @njit(nogil=True, cache=True)
-def _mma_general(val_a, exp_a, val_b, exp_b, memory, segments, column, width, accumulate, half, scale_log2):
-    """Every case, element by element."""
+def _general(val_a, exp_a, val_b, exp_b, first, words, keep, half, scale_log2):
+    """Every case, element by element: `words` [n] = (words +) one row of A * columns `first` + n of B."""
     floor = -21 if half else -133
-    for s in range(segments.shape[0]):
-        row, lane, first = segments[s, 0], segments[s, 1], segments[s, 2]
-        for n in range(width):
-            accumulator, largest = 0.0, floor
-            if accumulate:
-                bits = np.int64(memory[lane, column + n])
-                if half:
-                    accumulator, exponent = _half_value(bits & 0xFFFF)
-                else:
-                    accumulator = np.float64(_float_from_bits(np.int32(bits)))
-                    exponent = max((bits >> 23) & 255, 1) - 127
-                accumulator *= 2.0**-scale_log2
-                largest = max(exponent - scale_log2, floor) if accumulator != 0 else floor
-            exact = _fused_sum(val_a[row], exp_a[row], val_b, exp_b, first + n, accumulator, largest)
-            memory[lane, column + n] = _round_f16(exact) if half else _round_f32(exact)
+    for n in range(words.size):
+        accumulator, largest = 0.0, floor
+        if keep:
+            bits = np.int64(words[n])
+            if half:
+                accumulator, exponent = _half_value(bits & 0xFFFF)
+            else:
+                accumulator = np.float64(_float_from_bits(np.int32(bits)))
+                exponent = max((bits >> 23) & 255, 1) - 127
+            accumulator *= 2.0**-scale_log2
+            largest = max(exponent - scale_log2, floor) if accumulator != 0 else floor
+        exact = _fused_sum(val_a, exp_a, val_b, exp_b, first + n, accumulator, largest)
+        words[n] = _round_f16(exact) if half else _round_f32(exact)
+
+
+@njit(nogil=True, cache=True)
+def _pack(source, first, block):
+    """block[k] = source[k, first : first + WIDTH]"""
+    for k in range(source.shape[0]):
+        for n in range(WIDTH):
+            block[k, n] = source[k, first + n]
+
+
+def _rows(dot, k_count: int):
+    """A compiled loop over segments around one of the `dot` functions."""
+
+    @njit(nogil=True)
+    def rows(a_value, a_exponent, value, exponent, words, row_bytes, segments, start, begin, keep):
+        """Segments `begin` and on whose first column is `start`, one block of columns. `words` is the host address of
+        the block in lane 0. Returns the first segment that needs exact arithmetic, or their number."""
+        for s in range(begin, segments.shape[0]):
+            if segments[s, 2] == start:
+                offset = segments[s, 0] * (4 * k_count)
+                place = words + segments[s, 1] * row_bytes
+                if not dot(a_value + offset, a_exponent + offset, value, exponent, place, keep):
+                    return s
+        return segments.shape[0]
+
+    return rows
+
+
+_rows_8, _rows_16, _rows_32 = _rows(dot_8, 8), _rows(dot_16, 16), _rows(dot_32, 32)
+
+
+@njit(nogil=True, cache=True)
+def _block(val_a, exp_a, value, exponent, words, row_bytes, segments, start, begin, keep):
+    a, ea, b, eb = val_a.ctypes.data, exp_a.ctypes.data, value.ctypes.data, exponent.ctypes.data
+    k_count = value.shape[0]
+    if k_count == 16:
+        return _rows_16(a, ea, b, eb, words, row_bytes, segments, start, begin, keep)
+    if k_count == 32:
+        return _rows_32(a, ea, b, eb, words, row_bytes, segments, start, begin, keep)
+    return _rows_8(a, ea, b, eb, words, row_bytes, segments, start, begin, keep)
+
+
+@njit(nogil=True, cache=True)
+def multiply(val_a, exp_a, val_b, exp_b, exact, memory, segments, column, width, keep, half, scale_log2):
+    """`mma_into` on decoded arrays. `exact`: whether numerics_block may be used (finite operands, F32, no scale)."""
+    k_count, columns = val_b.shape
+    value, exponent = np.empty((k_count, WIDTH), np.float32), np.empty((k_count, WIDTH), np.float32)
+    whole = width - width % WIDTH if exact else 0
+    for start in range(0, columns, width):
+        for offset in range(0, width, WIDTH):
+            place, count = column + offset, min(WIDTH, width - offset)
+            if offset < whole:
+                _pack(val_b, start + offset, value)
+                _pack(exp_b, start + offset, exponent)
+            s = 0
+            while s < segments.shape[0]:
+                if offset < whole:
+                    words = memory.ctypes.data + 4 * place
+                    s = _block(
+                        val_a, exp_a, value, exponent, words, memory.strides[0], segments, start, s, -np.int64(keep)
+                    )
+                if s < segments.shape[0] and segments[s, 2] == start:
+                    row, lane = segments[s, 0], segments[s, 1]
+                    words = memory[lane, place : place + count]
+                    _general(val_a[row], exp_a[row], val_b, exp_b, start + offset, words, keep, half, scale_log2)
+                s += 1
 
 
 class Operand(NamedTuple):
-    """A decoded multiplicand: `value` and `exponent` float32 arrays of one shape, the range of the exponents of its
-    nonzero elements, and whether it holds an infinity or NaN."""
+    """A decoded multiplicand: `value` and `exponent` float32 arrays of one shape, and whether it holds an infinity or
+    NaN."""
 
     value: np.ndarray
     exponent: np.ndarray
-    low: float
-    high: float
     specials: bool
 
 
@@ -335,17 +275,15 @@ def decode(raw: np.ndarray, fmt: NumberFormat, negate: bool = False) -> Operand:
     """Decode container bits (uint32, 2D). tf32 containers are cut off below their 10 mantissa bits."""
     value = np.empty(raw.shape, np.float32)
     exponent = np.empty(raw.shape, np.float32)
+    specials = decode_into(raw.ravel(), layout(fmt, negate), value.ravel(), exponent.ravel())
+    return Operand(value, exponent, specials)
+
+
+def layout(fmt: NumberFormat, negate: bool = False) -> tuple[int, ...]:
+    """A format as `decode_into` takes it: exponent bits, mantissa bits, bias, special, shift, and the sign bit if
+    `negate`."""
     sign = int(negate) << (fmt.exponent_bits + fmt.mantissa_bits)
-    flat = raw.ravel()
-    _decode(flat, fmt.exponent_bits, fmt.mantissa_bits, fmt.bias, fmt.shift, sign, value.ravel(), exponent.ravel())
-    low, high = _exponent_range(exponent.ravel())
-    largest_field = (1 << fmt.exponent_bits) - 1 - fmt.bias
-    specials = (
-        fmt.special > 0
-        and high == largest_field
-        and _decode_specials(flat, fmt.exponent_bits, fmt.mantissa_bits, fmt.special, fmt.shift, sign, value.ravel())
-    )
-    return Operand(value, exponent, low, high, specials)
+    return fmt.exponent_bits, fmt.mantissa_bits, fmt.bias, fmt.special, fmt.shift, sign
 
 
 def mma_into(
@@ -364,38 +302,13 @@ def mma_into(
 
     a: [rows, K] operand; b: [K, N] operand; K is 8, 16 or 32 and covers 32 bytes of the wider operand type.
     memory: uint32 [lanes, columns]; an F32 element is a word, an F16 element the low half of one (the high half
-    becomes zero). segments: int [S, 3] of (row of a, lane of memory, first column of b): segment s computes `width`
-    results into memory[lane, column : column + width].
+    becomes zero). segments: int [S, 3] of (row of a, lane of memory, first column of b, a multiple of `width`):
+    segment s computes `width` results into memory[lane, column : column + width].
     """
-    done = 0
-    if not (a.specials or b.specials or half or scale_log2):
-        done = _mma_fast(
-            a.value,
-            a.exponent,
-            b.value,
-            b.exponent,
-            a.low + b.low,
-            a.high + b.high,
-            memory,
-            segments,
-            column,
-            width,
-            accumulate,
-        )
-    if done < len(segments):
-        _mma_general(
-            a.value,
-            a.exponent,
-            b.value,
-            b.exponent,
-            memory,
-            segments[done:],
-            column,
-            width,
-            accumulate,
-            half,
-            scale_log2,
-        )
+    exact = not (a.specials or b.specials or half or scale_log2)
+    multiply(
+        a.value, a.exponent, b.value, b.exponent, exact, memory, segments, column, width, accumulate, half, scale_log2
+    )
 
 
 def matmul(

@@ -33,6 +33,7 @@ class Handler:
     modifiers: frozenset[str] | None
     sync: str
     writes: int
+    native: Callable | None
 
 
 _handlers: dict[str, Handler] = {}
@@ -47,6 +48,7 @@ def op(
     prepare: Callable | None = None,
     sync: str = "none",
     writes: int = -1,
+    native: Callable | None = None,
 ):
     """Registers `fn(warp, inst, mask)` for every opcode that starts with one of `names` (whole dot parts).
 
@@ -59,6 +61,9 @@ def op(
     `writes`: how many leading operands are destinations (registers are shared between values whose lives do
     not overlap, so this must be right). -1: unknown, every register operand is taken as read and written.
 
+    `native(inst, symbols)` returns the arguments of the instruction's native form (native.py), or None if it has
+    none; `symbols` are the kernel's variables by name.
+
     `fn` gets the lanes to act on as the int bit mask `mask` (never 0) and returns None, or `Blocked(...)`.
     """
 
@@ -67,7 +72,7 @@ def op(
             if name in _handlers or (name, "") in _lowerings:
                 raise ValueError(f"opcode name {name!r} registered twice")
             allowed = None if modifiers is None else frozenset(modifiers)
-            _handlers[name] = Handler(name, fn, prepare, allowed, sync, writes)
+            _handlers[name] = Handler(name, fn, prepare, allowed, sync, writes, native)
         return fn
 
     return register

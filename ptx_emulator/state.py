@@ -55,7 +55,13 @@ H_BUDGET = 32  # what is left of the turn of the warp at H_CURSOR; 0: a new turn
 H_TRACE = 33  # host address of the trace (engine_trace.py); 0: none
 H_TRACE_COUNT = 34  # rows in it
 H_TRACE_LOST = 35  # rows that found no place
-H_SIZE = 40
+H_NATIVE = 36  # level of the native forms in use (native.py)
+H_NATIVE_TABLE = 37  # host addresses of their functions
+H_CTA_TABLE = 38  # -> a row of host addresses per CTA (native.C_*)
+H_COUNTERS = 39  # -> native.COUNTERS
+H_TENSOR_MAPS = 40  # -> the tensor maps seen so far (native_tma.py)
+H_PLANS = 41  # -> the matrix products seen so far (native_mma.py)
+H_SIZE = 48
 
 # Row of a warp.
 W_R32 = 0

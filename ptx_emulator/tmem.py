@@ -11,7 +11,8 @@ POISON = 0xFFFFFFFF  # a NaN as f32, and as two f16 or bf16
 
 
 class TensorMemory:
-    """words: uint32 [128 lanes, 512 columns], poisoned where nothing was written since allocation."""
+    """words: uint32 [128 lanes, 512 columns], poisoned where nothing was written since allocation. columns: uint8
+    [512], 1 where allocated."""
 
     def __init__(self, rank: int):
         self.rank = rank
@@ -20,7 +21,7 @@ class TensorMemory:
         self.relinquished = False
         self.requests: dict[str, object] = {}  # what this CTA's warp waits to do together with its pair
         self.pending_stores: dict[int, int] = {}  # warp index -> tcgen05.st not carried out yet
-        self._allocated = 0  # bit per column
+        self.columns = np.zeros(TMEM_COLUMNS, np.uint8)
         self._last_columns = TMEM_COLUMNS
 
     def check_request(self, columns: int, where: dict) -> None:
@@ -37,15 +38,14 @@ class TensorMemory:
 
     def find(self, columns: int) -> int | None:
         """First column of a free, aligned run of `columns`, or None."""
-        run = (1 << columns) - 1
         for first in range(0, TMEM_COLUMNS - columns + 1, columns):
-            if not self._allocated & run << first:
+            if not self.columns[first : first + columns].any():
                 return first
         return None
 
     def allocate(self, first: int, columns: int) -> None:
         self.allocations[first] = columns
-        self._allocated |= (1 << columns) - 1 << first
+        self.columns[first : first + columns] = 1
         self._last_columns = columns
 
     def free(self, first: int, columns: int, where: dict) -> None:
@@ -55,13 +55,12 @@ class TensorMemory:
                 f"dealloc of {columns} columns at column {first}: allocated are {self.describe_allocations()}", **where
             )
         del self.allocations[first]
-        self._allocated &= ~((1 << columns) - 1 << first)
+        self.columns[first : first + columns] = 0
         self.words[:, first : first + columns] = POISON
 
     def check_columns(self, column: int, columns: int, where: dict) -> None:
         """Raises TmemError unless all of `columns` from `column` are allocated."""
-        run = (1 << columns) - 1 << column
-        if column + columns > TMEM_COLUMNS or self._allocated & run != run:
+        if column + columns > TMEM_COLUMNS or not self.columns[column : column + columns].all():
             raise TmemError(
                 f"columns {column} to {column + columns - 1} of CTA {self.rank}: allocated are "
                 f"{self.describe_allocations()}",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mla.arch import ARCHS
 from mla.compile import CompiledDecode, compile_decode
-from mla.config import DTYPES, LSE_BASES, PAGE_SIZES, MlaDecodeConfig
+from mla.config import DTYPES, LSE_BASES, PAGE_SIZES, PATHS, MlaDecodeConfig
 from scripts.cubin_report import report_cubin
 
 
@@ -41,13 +41,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     parser.add_argument("--page-size", type=int, choices=PAGE_SIZES, default=64)
     parser.add_argument("--causal", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--lse-base", choices=LSE_BASES, help="with log-sum-exp output; none by default")
+    parser.add_argument("--path", choices=PATHS, default="auto", help="operand path")
     parser.add_argument("--arch", choices=ARCHS, default=ARCHS[0])
     parser.add_argument("--out", type=Path, default=Path("dumps"), metavar="FOLDER")
     options = parser.parse_args(arguments)
     try:
         return options, MlaDecodeConfig(
             dtype=options.dtype, num_heads=options.num_heads, seq_len_q=options.seq_len_q, is_causal=options.causal,
-            page_size=options.page_size, lse_base=options.lse_base, arch=options.arch,
+            page_size=options.page_size, lse_base=options.lse_base, arch=options.arch, path=options.path,
         )  # fmt: skip
     except ValueError as error:
         parser.error(str(error))
@@ -57,9 +58,10 @@ def write_files(compiled: CompiledDecode, folder: Path) -> list[Path]:
     """Writes NAME.ptx, NAME.mlir and NAME.cubin, named after the configuration; returns their paths."""
     config = compiled.config
     mask = "causal" if config.is_causal else "dense"
+    path = "wide" if config.is_wide else "narrow"
     lse = f"_lse{config.lse_base}" if config.lse_base else ""
     name = (
-        f"mla_decode_{config.dtype}_h{config.num_heads}_q{config.seq_len_q}_p{config.page_size}_{mask}{lse}"
+        f"mla_decode_{config.dtype}_h{config.num_heads}_q{config.seq_len_q}_p{config.page_size}_{mask}{lse}_{path}"
         f"_{config.arch}"
     )
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@
 
 With any option that describes a problem there is one row per combination of the lists given; what is left out is
 16 heads, 1, 4 and 8 tokens, 10 requests of 2048 keys, pages of 64, causal, scores of standard deviation 1, values of
-mean 0.
+mean 0, and the operand path that the kernel's own rule chooses.
 
 A row passes when its SNR is within 0.5 dB of torch doing the kernel's roundings, its log-sum-exp is right, and rows
 that see no key are (0, -inf). Exit status: 0 all rows passed, 1 some did not, 2 wrong arguments.
@@ -19,7 +19,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from wrappers import decode, validate
 from wrappers.testing import DEFAULT_SCALE, MlaProblem, compare, make_problem
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
+PATHS = ("auto", "narrow", "wide")
 BACKENDS = ("auto", "cute", "emulator", "torch")
 ORDERS = ("in_order", "late", "random")
 SNR_MARGIN_DB = 0.5
@@ -53,11 +54,12 @@ class Case:
     is_ragged: bool = False
     logit_sigma: float = 1.0
     value_mean: float = 0.0
+    path: str = "auto"
 
     def __str__(self) -> str:
         mask = "causal" if self.is_causal else "dense"
         keys = f"K=0..{self.kv_len}" if self.is_ragged else f"K={self.kv_len}"
-        return f"{self.dtype} B={self.batch} H={self.num_heads} Q={self.seq_len_q} {keys} {mask}"
+        return f"{self.dtype} {self.path} B={self.batch} H={self.num_heads} Q={self.seq_len_q} {keys} {mask}"
 
     @property
     def kv_lens(self) -> list[int]:
@@ -67,17 +69,27 @@ class Case:
 
 
 def default_cases(dtype: str) -> list[Case]:
-    """The fixed set: B=10, H=16, K=2048 for three query lengths, then one shape per further property."""
-    shapes = [Case(dtype, seq_len_q=tokens) for tokens in (1, 4, 8)] + [
-        Case(dtype, num_heads=128, seq_len_q=1, kv_len=1024, batch=2),
+    """The fixed set, on both operand paths: B=10, H=16, K=2048, then one shape per further property."""
+    either = [
+        Case(dtype),
         Case(dtype, num_heads=40, seq_len_q=5, kv_len=777, batch=3, page_size=16, is_ragged=True),
         Case(dtype, seq_len_q=4, kv_len=600, batch=4, page_size=128, is_causal=False),
+    ]
+    narrow = [
+        *either,
+        Case(dtype, seq_len_q=1),
         Case(dtype, num_heads=3, seq_len_q=2, kv_len=1300, batch=6, page_size=32, is_ragged=True),
+    ]
+    wide = [
+        *either,
+        Case(dtype, num_heads=128, seq_len_q=1, kv_len=1024, batch=2),
+        Case(dtype, num_heads=7, seq_len_q=11, kv_len=1300, batch=4, page_size=32, is_ragged=True),
     ]
     if dtype == "fp8":
         peaked = Case(dtype, num_heads=8, seq_len_q=1, kv_len=4096, batch=1, value_mean=1.0)
-        shapes += [replace(peaked, logit_sigma=sigma) for sigma in (2.0, 3.0)]
-    return shapes
+        narrow += [replace(peaked, logit_sigma=sigma) for sigma in (2.0, 3.0)]
+        wide += [replace(peaked, logit_sigma=3.0, seq_len_q=9)]
+    return [replace(case, path=path) for path, cases in (("narrow", narrow), ("wide", wide)) for case in cases]
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,7 @@ class Row:
     is_ragged: bool
     logit_sigma: float
     value_mean: float
+    path: str
     backend: str
     arch: str
     snr_db: float
@@ -120,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(rows), file=sys.stderr if to_stdout else sys.stdout)
     for row in rows:
         for fault in row.faults:
-            print(f"{row.dtype} H={row.num_heads} Q={row.seq_len_q} K={row.kv_len}: {fault}", file=sys.stderr)
+            print(f"{row.dtype} {row.path} H={row.num_heads} Q={row.seq_len_q} K={row.kv_len}: {fault}", file=sys.stderr)
     if options.json:
         text = json.dumps([json_row(row) for row in rows], indent=2, allow_nan=False)
         if to_stdout:
@@ -147,6 +160,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="lengths from 0 to --kv-len over the batch")  # fmt: skip
     parser.add_argument("--logit-sigma", type=list_of(number), help="standard deviation of the scores")
     parser.add_argument("--value-mean", type=list_of(number))
+    parser.add_argument("--path", type=list_of(choice(PATHS)), help=",".join(PATHS))
     parser.add_argument(
         "--backend", choices=BACKENDS, default="auto", help="auto: cute on an SM100/SM103 GPU, else emulator"
     )
@@ -201,7 +215,7 @@ def cases_of(options: argparse.Namespace) -> list[Case]:
     lists = {
         "num_heads": options.num_heads, "seq_len_q": options.seq_len_q, "kv_len": options.kv_len,
         "batch": options.batch, "page_size": options.page_size, "is_causal": causal, "is_ragged": ragged,
-        "logit_sigma": options.logit_sigma, "value_mean": options.value_mean,
+        "logit_sigma": options.logit_sigma, "value_mean": options.value_mean, "path": options.path,
     }  # fmt: skip
     given = {name: values for name, values in lists.items() if values is not None}
     if not given:
@@ -222,14 +236,16 @@ def run_case(case: Case, options: argparse.Namespace, progress: Progress) -> Row
     )  # fmt: skip
     out = torch.full(problem.out_shape, math.nan, dtype=problem.out_dtype)
     lse = torch.full(problem.out_shape[:3], math.nan)
-    arch, faults, seconds = run_backend(problem, out, lse, options, lambda text: progress.begin(f"{case}: {text}"))
+    arch, path, faults, seconds = run_backend(
+        problem, case.path, out, lse, options, lambda text: progress.begin(f"{case}: {text}")
+    )
     progress.begin(f"{case}: reference")
     result = compare(problem, out, lse)
     faults += result.faults
     if not result.snr_db >= result.baseline_snr_db - SNR_MARGIN_DB:
         faults += (f"out: {result.snr_db:.2f} dB, more than {SNR_MARGIN_DB} dB below {result.baseline_snr_db:.2f}",)
     return Row(
-        **asdict(case), backend=options.backend, arch=arch, snr_db=result.snr_db,
+        **{**asdict(case), "path": path}, backend=options.backend, arch=arch, snr_db=result.snr_db,
         baseline_snr_db=result.baseline_snr_db, max_abs_err=result.max_abs_err,
         lse_max_abs_err=result.lse_max_abs_err, passed=not faults, mutation=options.mutate,
         compile_seconds=seconds[0], run_seconds=seconds[1], faults=faults,
@@ -238,19 +254,22 @@ def run_case(case: Case, options: argparse.Namespace, progress: Progress) -> Row
 
 def run_backend(
     problem: MlaProblem,
+    path: str,
     out: torch.Tensor,
     lse: torch.Tensor,
     options: argparse.Namespace,
     say: Callable[[str], None],
-) -> tuple[str, tuple[str, ...], tuple[float, float]]:
-    """Fills `out` and `lse`. Returns the architecture, faults (an emulation that stopped), (compile, run) seconds."""
+) -> tuple[str, str, tuple[str, ...], tuple[float, float]]:
+    """Fills `out` and `lse`. Returns the architecture, the operand path, faults (an emulation that stopped), and seconds
+    of (compile, run).
+    """
     if options.backend == "torch":
         say("torch")
         started = time.monotonic()
         result = decode.mla_decode(*problem.tensors, **problem.options, return_lse=True, backend="torch")
         out.copy_(result[0])
         lse.copy_(result[1])
-        return "cpu", (), (0.0, time.monotonic() - started)
+        return "cpu", "none", (), (0.0, time.monotonic() - started)
     device = torch.device("cuda" if options.backend == "cute" else "cpu")
     arch = decode.device_arch(device) if options.backend == "cute" else options.arch
     placed = problem.to(device)
@@ -259,21 +278,22 @@ def run_backend(
     )
     say("compile")
     started = time.monotonic()
-    kernel = compile_kernel(call, arch, options.mutate)
+    kernel = compile_kernel(call, arch, path, options.mutate)
     compiled = time.monotonic()
     say("emulate" if options.backend == "emulator" else "run")
     faults = (emulate if options.backend == "emulator" else run_on_device)(kernel, call, out, lse, options)
-    return arch, faults, (compiled - started, time.monotonic() - compiled)
+    taken = "wide" if kernel.config.is_wide else "narrow"
+    return arch, taken, faults, (compiled - started, time.monotonic() - compiled)
 
 
-def compile_kernel(call: validate.DecodeCall, arch: str, mutation: str | None) -> Any:
+def compile_kernel(call: validate.DecodeCall, arch: str, path: str, mutation: str | None) -> Any:
     from wrappers import kernel
 
     if mutation is None:
-        return kernel.compiled(call, arch)
+        return kernel.compiled(call, arch, path)
     from mla.mutants import compile_mutant
 
-    return compile_mutant(kernel.decode_config(call, arch), mutation)
+    return compile_mutant(kernel.decode_config(call, arch, path), mutation)
 
 
 def emulate(
@@ -303,14 +323,14 @@ def run_on_device(
 
 def table(rows: list[Row]) -> str:
     """Aligned text, one line per row under a header."""
-    header = ("dtype", "B", "H", "Q", "K", "page", "mask", "sigma", "mean", "backend", "arch",
+    header = ("dtype", "B", "H", "Q", "K", "page", "mask", "sigma", "mean", "path", "backend", "arch",
               "SNR dB", "baseline", "max err", "lse err", "compile s", "run s", "")  # fmt: skip
     lines = [header]
     for row in rows:
         lines.append((
             row.dtype, str(row.batch), str(row.num_heads), str(row.seq_len_q),
             f"0..{row.kv_len}" if row.is_ragged else str(row.kv_len), str(row.page_size),
-            "causal" if row.is_causal else "dense", f"{row.logit_sigma:g}", f"{row.value_mean:g}", row.backend,
+            "causal" if row.is_causal else "dense", f"{row.logit_sigma:g}", f"{row.value_mean:g}", row.path, row.backend,
             row.arch, f"{row.snr_db:.2f}",
             f"{row.baseline_snr_db:.2f}", f"{row.max_abs_err:.2e}", f"{row.lse_max_abs_err:.1e}",
             f"{row.compile_seconds:.1f}", f"{row.run_seconds:.1f}", "passed" if row.passed else "FAILED",
@@ -353,7 +373,7 @@ def number(text: str) -> float:
     return value
 
 
-def choice(allowed: dict[str, Any]) -> Callable[[str], str]:
+def choice(allowed: Iterable[str]) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
             raise argparse.ArgumentTypeError(f"{text!r}: must be one of {', '.join(allowed)}")

@@ -9,6 +9,8 @@ import torch
 
 from wrappers.decode import KERNEL_ARCHS
 
+# A test of the compiler compiles; tests of the compile cache name a folder of their own.
+os.environ.setdefault("MLA_COMPILE_CACHE", "off")
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 

@@ -11,6 +11,7 @@ from wrappers.validate import LATENT_DIM, DecodeCall
 # Compute capability -> the architecture the kernel is compiled for.
 KERNEL_ARCHS = {(10, 0): "sm_100a", (10, 3): "sm_103a"}
 EMULATED_ARCH = "sm_100a"
+PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
 def mla_decode(
@@ -24,8 +25,10 @@ def mla_decode(
     is_causal: bool = True,
     out: torch.Tensor | None = None,
     return_lse: bool = False,
+    lse: torch.Tensor | None = None,
     lse_base: str = "e",
     workspace: torch.Tensor | None = None,
+    check_values: bool | None = None,
     backend: str = "auto",
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Multi-head latent attention of each request's last `seq_len_q` tokens over its paged KV cache.
@@ -40,10 +43,14 @@ def mla_decode(
         query's times cache's and cache's.
     out: [B, seq_len_q, num_heads, 512] in the query's dtype, bfloat16 for float8_e4m3fn; written in place; must not
         overlap the inputs.
+    lse: [B, seq_len_q, num_heads] float32, any strides; with `return_lse`, written in place and returned.
     lse_base: base of the returned log-sum-exp, "e" or "2".
     workspace: 1D uint8 or int8 scratch of the kernels, 16-byte aligned, at least `workspace_bytes(device)` bytes, any
         content; calls that may run at the same time must not share one. Allocated where None. The torch backend
         leaves it alone.
+    check_values: whether the values of `seq_lens` and of the table entries in use are checked. None checks them in CPU
+        tensors only. True checks them anywhere and waits for the GPU. On a GPU an unchecked page id out of range is an
+        illegal access, as in any kernel.
     backend: "cute" is the Blackwell kernel (an SM100 or SM103 GPU, on the caller's current stream). "emulator"
         executes the same kernel's PTX on CPU tensors, for verification only: it is many orders of magnitude slower.
         "torch" runs anywhere. "auto" is "cute" where that can run and "torch" elsewhere.
@@ -51,22 +58,42 @@ def mla_decode(
     Returns `out`, or `(out, lse [B, seq_len_q, num_heads] float32)` with `return_lse`. Rows that see no key have
     `out = 0` and `lse = -inf`.
 
+    With backend "cute" nothing waits for the GPU, and with `out`, `workspace` and (for `return_lse`) `lse` given no
+    memory is allocated; inside a CUDA-graph capture nothing is compiled either: a kernel that this process does not
+    have yet is an error there (`wrappers.warm_up`). Under `torch.compile`, and for tensor subclasses such as
+    FakeTensor, the call is the custom op `blackwell_mla::decode` (`wrappers.op`).
+
     Raises TypeError or ValueError, naming the argument, before anything is launched or written. Not differentiable.
     """
+    if torch.compiler.is_compiling() or is_tensor_subclass(query):
+        from wrappers import op  # on use: it imports this module
+
+        return op.traced_decode(
+            query, kv_cache, block_tables, seq_lens, softmax_scale=softmax_scale, output_scale=output_scale,
+            is_causal=is_causal, out=out, return_lse=return_lse, lse=lse, lse_base=lse_base, workspace=workspace,
+            backend=backend,
+        )  # fmt: skip
     validate.check_backend(backend)
     call = validate.check_decode_call(
         query, kv_cache, block_tables, seq_lens, softmax_scale=softmax_scale, output_scale=output_scale,
-        is_causal=is_causal, out=out, return_lse=return_lse, lse_base=lse_base, workspace=workspace,
+        is_causal=is_causal, out=out, return_lse=return_lse, lse=lse, lse_base=lse_base, workspace=workspace,
+        check_values=check_values,
     )  # fmt: skip
     chosen = choose_backend(backend, call)
     if chosen != "torch" and call.workspace is not None:
         validate.check_kernel_workspace(call.workspace, workspace_bytes(query.device))
     if out is None:
         out = torch.empty(*query.shape[:3], LATENT_DIM, dtype=call.output_dtype, device=query.device)
-    lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device) if return_lse else None
+    if return_lse and lse is None:
+        lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
     if call.batch:
         run_backend(chosen, call, out, lse)
     return (out, lse) if return_lse else out
+
+
+def is_tensor_subclass(value: object) -> bool:
+    """A tensor whose class brings its own meaning to operators (FakeTensor, ...): it must see the op, not its parts."""
+    return isinstance(value, torch.Tensor) and type(value) not in PLAIN_TENSORS
 
 
 def workspace_bytes(device: torch.device | str | int | None = None) -> int:
@@ -126,4 +153,10 @@ def run_backend(backend: str, call: DecodeCall, out: torch.Tensor, lse: torch.Te
 
         emulated.launch(kernel.compiled(call, EMULATED_ARCH), call, out, lse)
     else:
-        kernel.launch(kernel.compiled(call, device_arch(call.query.device)), call, out, lse)
+        arch = device_arch(call.query.device)
+        if torch.cuda.is_current_stream_capturing() and not kernel.is_compiled(call, arch):
+            raise ValueError(
+                f"backend='cute' during CUDA graph capture: {kernel.decode_config(call, arch)} is not compiled; call "
+                "wrappers.warm_up.warm_up with this shape first"
+            )
+        kernel.launch(kernel.compiled(call, arch), call, out, lse)

@@ -37,6 +37,8 @@ def launch(
     `out`, `lse` and a workspace that the call does not bring are filled with NaN first, so that an element the kernel
     does not write is seen. `options` go to `ptx_emulator.launch` (`order`, `seed`, ...).
     """
+    if kernel.config.is_wide and num_ctas < 2:
+        raise ValueError(f"num_ctas={num_ctas}: the wide path needs at least 2, it works in pairs")
     workspace = workspace_of(call, num_ctas)
     if call.workspace is None:
         workspace.fill_(math.nan)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from mla import split_kv
+from mla import compile, split_kv
 from mla.compile import CompiledDecode, compile_decode
-from mla.config import MlaDecodeConfig
-from mla.memory_plan import NarrowPlan
+from mla.config import NARROW_ROWS, MlaDecodeConfig
 from wrappers.validate import FLOAT_BYTES, LATENT_DIM, DecodeCall, check_kernel_workspace
 
 DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float8_e4m3fn: "fp8"}
@@ -15,8 +14,8 @@ DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float8_e4m3f
 EMULATED_CTAS = 148
 
 
-def decode_config(call: DecodeCall, arch: str) -> MlaDecodeConfig:
-    """The compile key of the kernel that runs `call`."""
+def decode_config(call: DecodeCall, arch: str, path: str = "auto") -> MlaDecodeConfig:
+    """The compile key of the kernel that runs `call`, on the operand path that MlaDecodeConfig chooses or on `path`."""
     token_stride, head_stride = launch_view(call.query).stride()[1:3]
     return MlaDecodeConfig(
         dtype=DTYPE_NAMES[call.query.dtype],
@@ -27,12 +26,18 @@ def decode_config(call: DecodeCall, arch: str) -> MlaDecodeConfig:
         lse_base=call.lse_base if call.return_lse else None,
         query_packed=token_stride == call.num_heads * head_stride,
         arch=arch,
+        path=path,
     )
 
 
-def compiled(call: DecodeCall, arch: str) -> CompiledDecode:
+def compiled(call: DecodeCall, arch: str, path: str = "auto") -> CompiledDecode:
     """The kernel for `call`; the first one of a configuration takes seconds, later ones come from a cache."""
-    return compile_decode(decode_config(call, arch))
+    return compile_decode(decode_config(call, arch, path))
+
+
+def is_compiled(call: DecodeCall, arch: str) -> bool:
+    """Whether `compiled` would return at once."""
+    return compile.is_compiled(decode_config(call, arch))
 
 
 def num_ctas(device: torch.device | str | int | None) -> int:
@@ -43,8 +48,8 @@ def num_ctas(device: torch.device | str | int | None) -> int:
 
 
 def workspace_bytes(ctas: int) -> int:
-    """Bytes of workspace that a launch of `ctas` CTAs needs."""
-    return split_kv.workspace_bytes(ctas, NarrowPlan.tile_rows, LATENT_DIM)
+    """Bytes of workspace that a launch of `ctas` CTAs needs; pairs of CTAs, half as many, have tiles of twice the rows."""
+    return split_kv.workspace_bytes(ctas, NARROW_ROWS, LATENT_DIM)
 
 
 def workspace_of(call: DecodeCall, ctas: int) -> torch.Tensor:

@@ -86,12 +86,15 @@ def check_decode_call(
     return_lse: bool,
     lse_base: str,
     workspace: torch.Tensor | None,
+    lse: torch.Tensor | None = None,
+    check_values: bool | None = None,
 ) -> DecodeCall:
     """The call's arguments, checked.
 
     Raises TypeError for an argument of the wrong type or dtype and ValueError for any other fault; the message names
-    the argument, what came and what is allowed. The values of `seq_lens` and of the table entries in use are read on
-    the host, which waits for a GPU; during CUDA-graph capture that is impossible and only they go unchecked.
+    the argument, what came and what is allowed. `check_values` decides whether the values of `seq_lens` and of the
+    table entries in use are among what is checked: None is where they are in the host's memory; True reads them from
+    any device, which waits for it.
     """
     check_query(query)
     cache = check_kv_cache(kv_cache, query)
@@ -104,9 +107,11 @@ def check_decode_call(
     check_choice("lse_base", lse_base, LSE_BASES)
     if out is not None:
         check_out(out, query)
+    if lse is not None:
+        check_lse(lse, query, return_lse)
     if workspace is not None:
         check_workspace(workspace, query)
-    if not (query.is_cuda and torch.cuda.is_current_stream_capturing()):
+    if wants_value_checks(check_values, query):
         check_lengths_and_pages(cache, block_tables, seq_lens)
     return DecodeCall(
         query, cache, block_tables, seq_lens, out, workspace,
@@ -170,8 +175,23 @@ def check_out(out: torch.Tensor, query: torch.Tensor) -> None:
     if list(out.shape) != expected:
         raise ValueError(f"out has shape {shape_text(out)}: must be {expected}")
     check_last_dim_contiguous("out", out)
-    if any(size > 1 and stride == 0 for size, stride in zip(out.shape, out.stride())):
-        raise ValueError(f"out has strides {list(out.stride())}: rows must not share memory (a stride is 0)")
+    check_rows_apart("out", out)
+
+
+def check_lse(lse: torch.Tensor, query: torch.Tensor, return_lse: bool) -> None:
+    check_tensor("lse", lse, (torch.float32,))
+    check_device("lse", lse, query)
+    expected = list(query.shape[:-1])
+    if list(lse.shape) != expected:
+        raise ValueError(f"lse has shape {shape_text(lse)}: must be {expected}")
+    check_rows_apart("lse", lse)
+    if not return_lse:
+        raise ValueError("lse is a Tensor: must be None without return_lse=True")
+
+
+def check_rows_apart(name: str, value: torch.Tensor) -> None:
+    if any(size > 1 and stride == 0 for size, stride in zip(value.shape, value.stride())):
+        raise ValueError(f"{name} has strides {list(value.stride())}: rows must not share memory (a stride is 0)")
 
 
 def check_workspace(workspace: torch.Tensor, query: torch.Tensor) -> None:
@@ -195,6 +215,16 @@ def check_kernel_workspace(workspace: torch.Tensor, needed: int) -> None:
         raise ValueError(
             f"workspace starts {workspace.storage_offset()} bytes into its storage: must be a multiple of {FLOAT_BYTES}"
         )
+
+
+def wants_value_checks(check_values: bool | None, query: torch.Tensor) -> bool:
+    """Whether lengths and page ids are to be read on the host."""
+    if check_values is None:
+        return query.device.type == "cpu"
+    check_bool("check_values", check_values)
+    if check_values and query.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise ValueError("check_values=True: values cannot be read while a CUDA graph is captured")
+    return check_values
 
 
 def check_lengths_and_pages(kv_cache: torch.Tensor, block_tables: torch.Tensor, seq_lens: torch.Tensor) -> None:

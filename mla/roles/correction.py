@@ -13,7 +13,7 @@ from cutlass.experimental import primitives as prims
 
 from mla import operands, softmax
 from mla.context import has_work, read_work, release_work
-from mla.paths import narrow
+from mla.paths import accumulator
 from mla.roles import epilogue
 
 CHUNK_COLUMNS = 32
@@ -37,20 +37,20 @@ def correct_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     release_work(ctx, item)
     num_tiles = work.phases.num_tiles
     lane = cute.arch.thread_idx()[0] - plan.warps.correction[0] * 32
-    scales = ctx.smem_floats(plan.scale_offset, plan.scale_stages * plan.tile_rows)
-    row = narrow.row_of_lane(lane)
+    scales = ctx.smem_floats(plan.scale_offset, plan.scale_stages * plan.cta_rows)
+    row = accumulator.row_of_lane(lane)
     for index in cutlass.range(num_tiles, unroll=1):
         announced = tiles + item + index
         scale.wait_full(announced)
-        factor = scales[scale.stage(announced) * plan.tile_rows + row]
+        factor = scales[scale.stage(announced) * plan.cta_rows + row]
         scale.arrive_empty(announced)
         if index > 0:
             rescale(ctx, tiles + index, lane, factor)
         operands.fence_before_sync()
-        ctx.pipe("rescaled").arrive_full(tiles + index)
+        ctx.pipe("rescaled").warp_arrive_full(tiles + index)
     announced = tiles + item + num_tiles
     scale.wait_full(announced)
-    row_sum = scales[scale.stage(announced) * plan.tile_rows + row]
+    row_sum = scales[scale.stage(announced) * plan.cta_rows + row]
     scale.arrive_empty(announced)
     epilogue.run(ctx, work, lane, tiles + num_tiles, row_sum)
     return tiles + num_tiles
@@ -64,6 +64,6 @@ def rescale(ctx: cutlass.Constexpr, count: Int32, lane: Int32, factor: Float32):
     if not cute.arch.vote_all_sync(factor == Float32(1.0)):
         address = ctx.tmem + ctx.plan.output_column + (lane // 32 * 32 << 16)
         for column in cutlass.range_constexpr(0, ctx.plan.output_columns, CHUNK_COLUMNS):
-            values = narrow.load_columns(address + column, CHUNK_COLUMNS)
-            narrow.store_columns(address + column, softmax.scaled(values, factor))
+            values = accumulator.load_columns(address + column, CHUNK_COLUMNS)
+            accumulator.store_columns(address + column, softmax.scaled(values, factor))
         prims.tcgen05_wait("store")

@@ -1,17 +1,56 @@
-"""Load role: query rows and key tiles to shared memory by TMA.
+"""Load role: query rows, keys and values to shared memory by TMA, in the order in which the MMA role reads them.
 
-Consumes: edges `work`, `pages`, `query` and `kv` (empty). Produces: edges `query`, `kv`. Warps: one. Registers: few.
+Consumes: edges `work`, `pages`; `query`, `keys` and `values` (empty). Produces: edges `query`, `keys`, `values`. Warps:
+one per CTA. Registers: few. Where keys are read again as values there is no edge `values`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Any
+
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, Int64
+from cutlass import Int32
 
 from mla import operands
-from mla.context import has_work, read_work, release_work
+from mla.causal_mask import TilePhases, maximum, minimum
+from mla.context import Column, Context, has_work, read_work, release_work
+from mla.memory_plan import CHUNK_BYTES
 from mla.page_ring import PageSpan
+from mla.paths import path_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """A work item's key tiles, and the counters before it: key tiles, page-ring stages."""
+
+    phases: TilePhases
+    span: PageSpan
+    tiles: Any
+    stages: Any
+
+    def count(self, tile: Any) -> Any:
+        return self.tiles + (tile - self.phases.begin)
+
+    def stage(self, tile: Any) -> Any:
+        return self.stages + self.span.stage(tile)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What goes into a ring slot.
+
+    edge, number: the ring, and the slot of the tile. columns: what of each token. first_token: first token, counted
+    from the tile's first. tokens: how many, if the tile is whole. holds_values: P*V will read it.
+    """
+
+    edge: str
+    number: int
+    columns: list[Column]
+    first_token: Any
+    tokens: int
+    holds_values: bool
 
 
 @cute.jit
@@ -26,110 +65,206 @@ def run(ctx: cutlass.Constexpr):
 
 @cute.jit
 def load_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32, stages: Int32, ragged: Int32):
-    """One work item. Returns the counters behind it: key tiles, page-ring stages, ragged tiles."""
-    plan = ctx.plan
+    """One work item. Returns the counters behind it: key tiles, page-ring stages, ragged slots."""
     work = read_work(ctx, item)
     release_work(ctx, item)
-    phases, batch = work.phases, work.batch
-    pages, kv = ctx.pipe("pages"), ctx.pipe("kv")
-    span = PageSpan.of(plan, phases)
-    load_query(ctx, item, batch, work.first_row)
-    for tile in cutlass.range(phases.begin, phases.end, unroll=1):
-        count = tiles + (tile - phases.begin)
-        stage = stages + span.stage(tile)
-        pages.wait_full(stage)
-        kv.wait_empty(count)
-        first_id = pages.stage(stage) * plan.page_ids_per_stage + span.position(tile)
-        ragged = load_tile(ctx, tile, count, phases.keys, first_id, ragged)
-        if (tile + 1 == phases.end) | (span.stage(tile + 1) != span.stage(tile)):
-            cute.arch.sync_warp()
-            with cute.arch.elect_one():
-                pages.arrive_empty(stage)
-    return tiles + phases.num_tiles, stages + span.num_stages, ragged
+    phases = work.phases
+    part = Part(phases, PageSpan.of(ctx.plan, phases), tiles, stages)
+    load_query(ctx, item, work.batch, work.first_row)
+    ahead = 0 if ctx.plan.keys_are_values else 1
+    for tile in cutlass.range(phases.begin - ahead, phases.end, unroll=1):
+        if tile + ahead < phases.end:
+            ragged = load_keys(ctx, part, tile + ahead, ragged)
+        if tile >= phases.begin:
+            ragged = load_values(ctx, part, tile, ragged)
+            if (tile + 1 == phases.end) | (part.stage(tile + 1) != part.stage(tile)):
+                ctx.pipe("pages").warp_arrive_empty(part.stage(tile))
+    return tiles + phases.num_tiles, stages + part.span.num_stages, ragged
 
 
 @cute.jit
 def load_query(ctx: cutlass.Constexpr, item: Int32, batch: Int32, first_row: Int32):
-    """The row tile, in boxes that never straddle two tokens; rows past the last token arrive as zeros."""
+    """This CTA's rows, in boxes that never straddle two tokens; rows past the last token arrive as zeros."""
     plan, config = ctx.plan, ctx.config
     query = ctx.pipe("query")
-    barrier = query.full_barrier(item)
-    box_rows = config.query_box_rows(plan.tile_rows)
+    box_rows = config.query_box_rows(plan.cta_rows)
     rows_per_token = config.num_rows if config.query_packed else config.num_heads
     query.wait_empty(item)
     with cute.arch.elect_one():
-        cute.arch.mbarrier_arrive_and_expect_tx(barrier, plan.query_bytes)
-    boxes = cute.local_tile(ctx.args.query, (box_rows, plan.chunk_elements), (None, None, None, None))
-    for box in cutlass.range(plan.tile_rows // box_rows, unroll=1):
+        query.expect_bytes(item, plan.query_bytes)
+    for box in cutlass.range(plan.cta_rows // box_rows, unroll=1):
         row = first_row + box * box_rows
         token, head_box = row // rows_per_token, row % rows_per_token // box_rows
-        for chunk in cutlass.range_constexpr(plan.chunks):
-            offset = plan.query_offset + chunk * plan.query_chunk_bytes + box * (box_rows * operands.SWIZZLE_BYTES)
-            target = operands.box_tensor(ctx, offset, box_rows, plan.chunk_elements)
-            to, source = operands.partition_box(ctx.args.query_tma, target, boxes)
-            cute.copy(ctx.args.query_tma, source[(None, head_box, chunk, token, batch)], to, tma_bar_ptr=barrier)
+        offset = plan.query_offset
+        for column in cutlass.range_constexpr(len(plan.spans)):
+            span = plan.spans[column]
+            boxes = ctx.args.query if span.start < config.kv_lora_rank else ctx.args.query_rope
+            elements = span.bytes // config.element_bytes
+            coordinate = (head_box, span.start // elements, token, batch)
+            place = offset + box * (box_rows * span.bytes)
+            operands.load_box(ctx, boxes, box_rows, elements, coordinate, place, query.full_barrier(item))
+            offset = offset + plan.cta_rows * span.bytes
 
 
 @cute.jit
-def load_tile(ctx: cutlass.Constexpr, tile: Int32, count: Int32, keys: Int32, first_id: Int32, ragged: Int32):
-    """Key tile `tile` into ring buffer `count`: the pages that hold visible keys, one box per (page, chunk).
-
-    The last K step of P*V multiplies whole groups of mma_k tokens, and 0 * NaN is NaN: rows of that group past the
-    last key are cleared after the load and before the tensor core is told. Returns the number of such ragged tiles.
-    """
+def load_keys(ctx: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32, ragged: Int32):
+    """This CTA's keys of tile `tile`. Returns the number of ragged slots so far."""
     plan = ctx.plan
-    kv, tail = ctx.pipe("kv"), ctx.pipe("tail")
-    tokens = cutlass.min(keys - tile * plan.tile_tokens, plan.tile_tokens)
-    num_boxes = (tokens + (plan.box_tokens - 1)) // plan.box_tokens
-    is_ragged = tokens % plan.mma_k != 0
-    full, own = kv.full_barrier(count).toint(), tail.full_barrier(0).toint()
-    address = cutlass.select_(is_ragged, own, full)
-    barrier = cute.make_ptr(Int64, address, cutlass.AddressSpace.smem, assumed_align=8)
-    with cute.arch.elect_one():
-        cute.arch.mbarrier_arrive_and_expect_tx(barrier, num_boxes * (plan.chunks * plan.kv_box_bytes))
-    stage_offset = plan.kv_offset + kv.stage(count) * plan.kv_stage_bytes
-    load_boxes(ctx, tile, num_boxes, first_id, stage_offset, barrier)
-    if is_ragged:
-        tail.wait_full(ragged)
-        clear_rows(ctx, stage_offset, tokens)
-        cute.arch.fence_proxy("async.shared", space="cta")
-        cute.arch.sync_warp()
-        with cute.arch.elect_one():
-            kv.arrive_full(count)
-        ragged = ragged + 1
+    ctx.pipe("pages").wait_full(part.stage(tile))
+    first_token = ctx.cta_rank * plan.key_rows
+    for number in cutlass.range_constexpr(plan.key_slots):
+        slot = Slot("keys", number, key_columns(ctx, number), first_token, plan.key_rows, plan.keys_are_values)
+        ragged = fill_slot(ctx, part, slot, part.count(tile) * plan.key_slots + number, tile, ragged)
     return ragged
 
 
 @cute.jit
-def load_boxes(
-    ctx: cutlass.Constexpr, tile: Int32, num_boxes: Int32, first_id: Int32, stage_offset: Int32, barrier: cute.Pointer
-):
-    """`num_boxes` pages of key tile `tile` into the stage at `stage_offset`; their ids start at place `first_id`."""
-    plan = ctx.plan
-    page_ids = ctx.smem_ints(plan.page_ids_offset, plan.page_stages * plan.page_ids_per_stage)
-    boxes = cute.local_tile(ctx.args.kv, (plan.box_tokens, plan.chunk_elements), (None, None, None))
-    for box in cutlass.range(num_boxes, unroll=1):
-        page_id = page_ids[first_id + box]
-        for chunk in cutlass.range_constexpr(plan.chunks):
-            offset = stage_offset + chunk * plan.kv_chunk_bytes + box * plan.kv_box_bytes
-            target = operands.box_tensor(ctx, offset, plan.box_tokens, plan.chunk_elements)
-            to, source = operands.partition_box(ctx.args.kv_tma, target, boxes)
-            coordinate = (None, tile % plan.tiles_per_page, chunk, page_id)
-            cute.copy(ctx.args.kv_tma, source[coordinate], to, tma_bar_ptr=barrier)
+def load_values(ctx: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32, ragged: Int32):
+    """This CTA's values of tile `tile`, where they are not the keys. Returns the number of ragged slots so far."""
+    if cutlass.const_expr(not ctx.plan.keys_are_values):
+        slots = ctx.plan.value_slots
+        for number in cutlass.range_constexpr(len(slots)):
+            columns = path_of(ctx.plan).value_columns(ctx, number, ctx.args.kv)
+            slot = Slot("values", number, columns, slots[number].first_token, slots[number].tokens, True)
+            ragged = fill_slot(ctx, part, slot, part.count(tile) * len(slots) + number, tile, ragged)
+    return ragged
 
 
 @cute.jit
-def clear_rows(ctx: cutlass.Constexpr, stage_offset: Int32, tokens: Int32):
-    """Zero the latent part of rows [tokens, next multiple of mma_k) of a stage. Rows are 128 bytes per chunk."""
-    plan, config = ctx.plan, ctx.config
+def fill_slot(
+    ctx: cutlass.Constexpr,
+    part: cutlass.Constexpr,
+    slot: cutlass.Constexpr,
+    count: Int32,
+    tile: Int32,
+    ragged: Int32,
+):
+    """The pages that hold visible keys to slot `count` of its ring, one box per (page, column).
+
+    The last K step of P*V multiplies whole groups of mma_k tokens, and 0 * NaN is NaN: rows of that group past the
+    last key are cleared after the load and before the tensor core is told. Returns the number of such ragged slots.
+    """
+    plan = ctx.plan
+    tokens = minimum(part.phases.keys - tile * plan.tile_tokens - slot.first_token, slot.tokens)
+    num_boxes = (maximum(tokens, 0) + (plan.box_tokens - 1)) // plan.box_tokens
+    ctx.pipe(slot.edge).wait_empty(count)
+    if cutlass.const_expr(not slot.holds_values):
+        fill_whole(ctx, part, slot, count, tile, num_boxes)
+    elif (tokens > 0) & (tokens % plan.mma_k != 0):
+        fill_ragged(ctx, part, slot, count, tile, num_boxes, tokens, ragged)
+        ragged = ragged + 1
+    else:
+        fill_whole(ctx, part, slot, count, tile, num_boxes)
+    return ragged
+
+
+@cute.jit
+def fill_whole(
+    ctx: cutlass.Constexpr, part: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, tile: Int32, num_boxes: Int32
+):
+    """TMA itself tells the tensor core."""
+    ring = ctx.pipe(slot.edge)
+    with cute.arch.elect_one():
+        ring.expect_bytes(count, num_boxes * (ctx.plan.box_tokens * row_bytes(ctx, slot)))
+    load_boxes(ctx, part, slot.columns, slot, count, tile, num_boxes, ring.full_barrier(count))
+
+
+@cute.jit
+def fill_ragged(
+    ctx: cutlass.Constexpr,
+    part: cutlass.Constexpr,
+    slot: cutlass.Constexpr,
+    count: Int32,
+    tile: Int32,
+    num_boxes: Int32,
+    tokens: Int32,
+    ragged: Int32,
+):
+    """This warp waits for TMA, clears the rows behind `tokens`, and tells the tensor core."""
+    ring, tail = ctx.pipe(slot.edge), ctx.pipe("tail")
+    with cute.arch.elect_one():
+        tail.expect_bytes(0, num_boxes * (ctx.plan.box_tokens * row_bytes(ctx, slot)))
+    load_boxes(ctx, part, tail_columns(ctx, slot), slot, count, tile, num_boxes, tail.full_barrier(0))
+    tail.wait_full(ragged)
+    clear_rows(ctx, slot, count, tokens)
+    cute.arch.fence_proxy("async.shared", space="cta")
+    ring.warp_arrive_full(count)
+
+
+def key_columns(ctx: Context, number: int) -> list[Column]:
+    """What this CTA loads for a tile's key slot `number`: spans of the head dimension."""
+    columns = []
+    for _, span, offset in ctx.plan.key_slot_spans(number):
+        boxes = ctx.args.kv if span.start < ctx.config.kv_lora_rank else ctx.args.kv_rope
+        elements = span.bytes // ctx.config.element_bytes
+        columns.append(Column(boxes, span.start // elements, elements, offset))
+    return columns
+
+
+def row_bytes(ctx: Context, slot: Slot) -> int:
+    """Bytes of a token in a slot."""
+    return sum(column.elements for column in slot.columns) * ctx.config.element_bytes
+
+
+def tail_columns(ctx: Context, slot: Slot) -> list[Column]:
+    """A slot's columns, loaded by copies that signal a barrier of this CTA."""
+    if ctx.args.kv_tail is None:
+        return slot.columns
+    return [replace(column, boxes=ctx.args.kv_tail) for column in slot.columns]
+
+
+def slot_offset(ctx: Context, slot: Slot, count: Any) -> Any:
+    """Byte offset, in dynamic shared memory, of slot `count` of its ring."""
+    plan = ctx.plan
+    first, size = plan.key_offset, plan.key_slot_bytes
+    if slot.edge == "values":
+        first, size = plan.value_offset, plan.value_slot_bytes
+    return first + ctx.pipe(slot.edge).stage(count) * size
+
+
+@cute.jit
+def load_boxes(
+    ctx: cutlass.Constexpr,
+    part: cutlass.Constexpr,
+    columns: cutlass.Constexpr,
+    slot: cutlass.Constexpr,
+    count: Int32,
+    tile: Int32,
+    num_boxes: Int32,
+    barrier: cute.Pointer,
+):
+    """`num_boxes` boxes of each of `columns`, from the slot's first token on."""
+    plan, page_size = ctx.plan, ctx.config.page_size
+    page_ids = ctx.smem_ints(plan.page_ids_offset, plan.page_stages * plan.page_ids_per_stage)
+    stage = ctx.pipe("pages").stage(part.stage(tile))
+    first_id = stage * plan.page_ids_per_stage + part.span.position(tile)
+    offset = slot_offset(ctx, slot, count)
+    for box in cutlass.range(num_boxes, unroll=1):
+        token = slot.first_token + box * plan.box_tokens
+        page_id = page_ids[first_id + token // page_size]
+        page_box = (tile * plan.tile_tokens + token) % page_size // plan.box_tokens
+        for index in cutlass.range_constexpr(len(columns)):
+            column = columns[index]
+            place = offset + column.offset + box * (plan.box_tokens * column.elements * ctx.config.element_bytes)
+            coordinate = (page_box, column.coordinate, page_id)
+            operands.load_box(ctx, column.boxes, plan.box_tokens, column.elements, coordinate, place, barrier)
+
+
+@cute.jit
+def clear_rows(ctx: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, tokens: Int32):
+    """Zero the latent part of rows [tokens, next multiple of mma_k) of a slot. Rows are 128 bytes per chunk."""
+    plan = ctx.plan
     lane = cute.arch.lane_idx()
-    units_per_row = operands.SWIZZLE_BYTES // 16
-    units = config.kv_lora_rank * config.element_bytes // 16
+    units_per_row = CHUNK_BYTES // 16
+    chunks = sum(column.elements == plan.chunk_elements for column in slot.columns)
+    chunks = min(chunks, ctx.config.kv_lora_rank // plan.chunk_elements)
+    units = chunks * units_per_row
     end = (tokens + (plan.mma_k - 1)) // plan.mma_k * plan.mma_k
     for row in cutlass.range(tokens, end, unroll=1):
         for first in cutlass.range_constexpr(0, units, 32):
             unit = lane + first
-            offset = stage_offset + unit // units_per_row * plan.kv_chunk_bytes
-            offset = offset + row * operands.SWIZZLE_BYTES + unit % units_per_row * 16
-            cells = cute.make_tensor(ctx.smem_pointer(Int32, offset, 16), cute.make_layout(4))
-            cells.fill(0)
+            if unit < units:
+                offset = slot_offset(ctx, slot, count) + unit // units_per_row * plan.value_chunk_bytes
+                offset = offset + row * CHUNK_BYTES + unit % units_per_row * 16
+                cells = cute.make_tensor(ctx.smem_pointer(Int32, offset, 16), cute.make_layout(4))
+                cells.fill(0)

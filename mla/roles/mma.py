@@ -1,18 +1,21 @@
 """MMA role: issues every tcgen05.mma, the scores of tile i+1 before the output of tile i.
 
-Consumes: edges `work`, `query`, `kv`, `probs`, `rescaled`. Produces: edge `score`; frees `query`, `kv`, `probs` by
-commit. Warps: one, of which one thread issues. Registers: few.
+Consumes: edges `work`, `query`, `keys`, `values`, `probs`, `rescaled`. Produces: edge `score`; frees `query`, `keys`,
+`values`, `probs` by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's. Registers: few.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import cutlass
 import cutlass.cute as cute
 from cutlass import Int32
 
 from mla import operands
-from mla.context import has_work, read_work, release_work
-from mla.paths import narrow
+from mla.context import Context, has_work, read_work, release_work
+from mla.memory_plan import CHUNK_BYTES, OUTPUT_N, mma_steps
+from mla.paths import accumulator, path_of
 
 
 @cute.jit
@@ -30,38 +33,119 @@ def multiply_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     """One work item. Returns the number of key tiles behind it."""
     work = read_work(ctx, item)
     release_work(ctx, item)
-    phases, query = work.phases, ctx.pipe("query")
+    if ctx.is_leader:
+        multiply_tiles(ctx, work.phases, item, tiles)
+    return tiles + work.phases.num_tiles
+
+
+@cute.jit
+def multiply_tiles(ctx: cutlass.Constexpr, phases: cutlass.Constexpr, item: Int32, tiles: Int32):
+    query = ctx.pipe("query")
     query.wait_full(item)
-    if phases.num_tiles > 0:
-        scores(ctx, tiles)
-    for tile in cutlass.range(phases.begin, phases.end, unroll=1):
+    operands.fence_after_sync()
+    path_of(ctx.plan).begin_item(ctx)
+    for tile in cutlass.range(phases.begin - 1, phases.end, unroll=1):
         count = tiles + (tile - phases.begin)
         if tile + 1 < phases.end:
             scores(ctx, count + 1)
-        output(ctx, count, phases.keys - tile * ctx.plan.tile_tokens, tile > phases.begin)
+        if tile >= phases.begin:
+            output(ctx, count, phases.keys - tile * ctx.plan.tile_tokens, tile > phases.begin)
     with cute.arch.elect_one():
-        operands.commit(query.empty_barrier(item))
-    return tiles + phases.num_tiles
+        path_of(ctx.plan).commit(query.empty_barrier(item))
 
 
 @cute.jit
 def scores(ctx: cutlass.Constexpr, count: Int32):
-    kv, score = ctx.pipe("kv"), ctx.pipe("score")
-    kv.wait_full(count)
+    """S(count) = Q K(count)^T, slot by slot as the keys arrive."""
+    plan, keys, score = ctx.plan, ctx.pipe("keys"), ctx.pipe("score")
     score.wait_empty(count)
-    operands.fence_after_sync()
+    for number in cutlass.range_constexpr(plan.key_slots):
+        slot = count * plan.key_slots + number
+        keys.wait_full(slot)
+        operands.fence_after_sync()
+        with cute.arch.elect_one():
+            issue_scores(ctx, count, slot, number)
+            if cutlass.const_expr(not plan.keys_are_values):
+                path_of(plan).commit(keys.empty_barrier(slot))
     with cute.arch.elect_one():
-        narrow.issue_scores(ctx, count)
-        operands.commit(score.full_barrier(count))
+        path_of(plan).commit(score.full_barrier(count))
 
 
 @cute.jit
 def output(ctx: cutlass.Constexpr, count: Int32, visible: Int32, accumulate: cutlass.Boolean):
-    kv, probs = ctx.pipe("kv"), ctx.pipe("probs")
+    """O (+)= P(count) V(count) over the first `visible` tokens, slot by slot. accumulate: False starts O anew."""
+    plan, probs = ctx.plan, ctx.pipe("probs")
+    ring = ctx.pipe("keys" if plan.keys_are_values else "values")
     probs.wait_full(count)
     ctx.pipe("rescaled").wait_full(count)
-    operands.fence_after_sync()
+    for number in cutlass.range_constexpr(len(plan.value_slots)):
+        slot = count * len(plan.value_slots) + number
+        ring.wait_full(slot)
+        operands.fence_after_sync()
+        with cute.arch.elect_one():
+            issue_output(ctx, slot, number, visible, accumulate)
+            path_of(plan).commit(ring.empty_barrier(slot))
     with cute.arch.elect_one():
-        narrow.issue_output(ctx, count, visible, accumulate)
-        operands.commit(kv.empty_barrier(count))
-        operands.commit(probs.empty_barrier(count))
+        path_of(plan).commit(probs.empty_barrier(count))
+
+
+def issue_scores(ctx: Context, count: Any, slot: Any, number: int) -> None:
+    """The part of S(count) that lies in ring slot `slot`, the tile's number `number`. One thread."""
+    plan, path = ctx.plan, path_of(ctx.plan)
+    idesc = operands.instruction_descriptor(ctx.config.dtype, path.MMA_M, plan.tile_tokens, b_is_mn_major=False)
+    address = ctx.smem + (plan.key_offset + ctx.pipe("keys").stage(slot) * plan.key_slot_bytes)
+    for span_number, span, offset in plan.key_slot_spans(number):
+        keys = operands.smem_descriptor(address + offset, row_bytes=span.bytes)
+        for step in mma_steps(span.bytes):
+            path.multiply(
+                ctx,
+                accumulator.score_address(ctx, count),
+                query_operand(ctx, span_number, step),
+                operands.advance(keys, step),
+                idesc,
+                span_number > 0 or step > 0,
+            )
+
+
+def query_operand(ctx: Context, number: int, step: int) -> Any:
+    """A operand: Q's span `number`, from byte `step` on, in Tensor Memory or in shared memory."""
+    plan = ctx.plan
+    if number < plan.query_tmem_spans:
+        return operands.tmem_pointer(ctx.tmem + (plan.query_column + number * plan.span_columns + step // 4))
+    offset = plan.query_offset + plan.cta_rows * sum(span.bytes for span in plan.spans[:number])
+    descriptor = operands.smem_descriptor(ctx.smem + offset, row_bytes=plan.spans[number].bytes)
+    return operands.advance(descriptor, step)
+
+
+@cute.jit
+def issue_output(
+    ctx: cutlass.Constexpr, slot: Int32, number: cutlass.Constexpr, visible: Int32, accumulate: cutlass.Boolean
+):
+    """P*V with the values in ring slot `slot`, the tile's number `number`, in whole K steps. One thread."""
+    plan, config = ctx.plan, ctx.config
+    part = plan.value_slots[number]
+    first, size, edge = plan.value_offset, plan.value_slot_bytes, "values"
+    if cutlass.const_expr(plan.keys_are_values):
+        first, size, edge = plan.key_offset, plan.key_slot_bytes, "keys"
+    address = ctx.smem + (first + ctx.pipe(edge).stage(slot) * size)
+    values = operands.smem_descriptor(address, plan.value_chunk_bytes)
+    idesc = operands.instruction_descriptor(config.dtype, path_of(plan).MMA_M, OUTPUT_N, b_is_mn_major=True)
+    for token in cutlass.range_constexpr(part.first_token, part.first_token + part.tokens, plan.mma_k):
+        if visible > token:
+            for half, offset in part.halves:
+                path_of(plan).multiply(
+                    ctx,
+                    accumulator.output_address(ctx, half),
+                    probs_operand(ctx, token),
+                    operands.advance(values, offset + (token - part.first_token) * CHUNK_BYTES),
+                    idesc,
+                    accumulate | (token > 0),
+                )
+
+
+def probs_operand(ctx: Context, token: int) -> Any:
+    """A operand: P from token `token` of the tile on, rows of 128 bytes."""
+    plan = ctx.plan
+    position = token * ctx.config.element_bytes
+    chunk = position // CHUNK_BYTES * plan.probs_chunk_bytes
+    return operands.advance(operands.smem_descriptor(ctx.smem + (plan.probs_offset + chunk)), position % CHUNK_BYTES)

@@ -1,9 +1,11 @@
-"""Scheduler role: finds this CTA's share of the batch and announces it, one work item at a time.
+"""Scheduler role: finds the share of the batch of this CTA, or pair of CTAs, and announces it, one work item at a time.
 
 Consumes: seq_lens (global). Produces: edge `work`. Warps: one. Registers: few.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import cutlass
 import cutlass.cute as cute
@@ -11,7 +13,7 @@ from cutlass import Int32
 
 from mla import split_kv
 from mla.arch import WARP_SIZE
-from mla.context import work_cells
+from mla.context import Context, work_cells
 from mla.line import lane_request, line_length, warp_sum
 
 
@@ -19,9 +21,8 @@ from mla.line import lane_request, line_length, warp_sum
 def run(ctx: cutlass.Constexpr):
     batch_size = cute.size(ctx.args.seq_lens)
     total = line_length(ctx.args.seq_lens, batch_size, ctx.scheduler)
-    cta, num_ctas = cute.arch.block_idx()[0], cute.arch.grid_dim()[0]
-    share = split_kv.share_tiles(total, num_ctas)
-    share_begin = cta * share
+    share = split_kv.share_tiles(total, cute.arch.grid_dim()[0] // ctx.plan.cluster_size)
+    share_begin = unit_index(ctx) * share
     share_end = cutlass.min(share_begin + share, total)
 
     item, position = Int32(0), Int32(0)
@@ -32,6 +33,11 @@ def run(ctx: cutlass.Constexpr):
                 item = announce_requests(ctx, item, first, length, cost, position, share_begin, share_end)
             position = position + warp_sum(cost)
     announce(ctx, item, Int32(-1), Int32(0), Int32(0), Int32(0), Int32(0), Int32(0))
+
+
+def unit_index(ctx: Context) -> Any:
+    """Number of this CTA, or pair of CTAs, in the grid. Both CTAs of a pair find the same work."""
+    return cute.arch.block_idx()[0] // ctx.plan.cluster_size
 
 
 @cute.jit
@@ -58,7 +64,7 @@ def announce_requests(
                 tile_cost = ctx.scheduler.cost(row_tile, request_length)
                 taken = split_kv.take(start, tile_cost, share_begin, share_end)
                 if taken.begin < taken.end:
-                    slot = split_kv.partial_slot(cute.arch.block_idx()[0], taken.begin)
+                    slot = split_kv.partial_slot(unit_index(ctx), taken.begin)
                     is_whole = (taken.begin == 0) & (taken.end == tile_cost)
                     slot = cutlass.select_(is_whole, Int32(-1), slot)
                     announce(ctx, item, first + lane, row_tile, request_length, taken.begin, taken.end, slot)

@@ -13,7 +13,8 @@ from cutlass import Float32, Int32
 
 from mla import operands, softmax
 from mla.context import has_work, read_work, release_work
-from mla.paths import narrow
+from mla.memory_plan import CHUNK_BYTES
+from mla.paths import accumulator
 
 EXCHANGE_BARRIER = 1  # named barrier of the softmax warps
 
@@ -35,7 +36,7 @@ def soften_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     release_work(ctx, item)
     phases = work.phases
     lane = cute.arch.thread_idx()[0] - ctx.plan.warps.softmax[0] * 32
-    bound = ctx.scheduler.mask.k_bound(work.first_row + narrow.row_of_lane(lane), work.seq_len_k)
+    bound = ctx.scheduler.mask.k_bound(work.first_row + accumulator.row_of_lane(lane), work.seq_len_k)
     row_max, row_sum = Float32(softmax.NEG_INF), Float32(0.0)
     shift = tiles - phases.begin
 
@@ -74,13 +75,13 @@ def soften_tile(
     score.wait_full(count)
     operands.fence_after_sync()
     lanes = lane // 32 * 32 << 16
-    scores = narrow.load_columns(narrow.score_address(ctx, count) + lanes, half_tokens)
+    scores = accumulator.load_columns(accumulator.score_address(ctx, count) + lanes, half_tokens)
     operands.fence_before_sync()
-    score.arrive_empty(count)
+    score.warp_arrive_empty(count)
 
     values = softmax.scaled(scores, ctx.args.scale_log2)
     if cutlass.const_expr(is_masked):
-        first_token = tile * plan.tile_tokens + narrow.half_of_lane(lane) * half_tokens
+        first_token = tile * plan.tile_tokens + accumulator.half_of_lane(lane) * half_tokens
         values = softmax.masked(values, bound - first_token)
     local_max = cute.arch.fmax(row_max, softmax.maximum(values))
     new_max = cute.arch.fmax(local_max, exchange(ctx, announced, lane, local_max))
@@ -88,9 +89,9 @@ def soften_tile(
     rescale = cute.math.exp2(row_max - reference, fastmath=True)
 
     scale.wait_empty(announced)
-    scales = ctx.smem_floats(plan.scale_offset, plan.scale_stages * plan.tile_rows)
-    if narrow.half_of_lane(lane) == 0:
-        scales[scale.stage(announced) * plan.tile_rows + narrow.row_of_lane(lane)] = rescale
+    scales = ctx.smem_floats(plan.scale_offset, plan.scale_stages * plan.cta_rows)
+    if accumulator.half_of_lane(lane) == 0:
+        scales[scale.stage(announced) * plan.cta_rows + accumulator.row_of_lane(lane)] = rescale
     scale.arrive_full(announced)
 
     probs = softmax.probabilities(values, reference - ctx.config.probs_scale_log2)
@@ -105,11 +106,11 @@ def exchange(ctx: cutlass.Constexpr, announced: Int32, lane: Int32, value: Float
     Two buffers alternate: a thread that has passed barrier i + 1 knows that all have read buffer i.
     """
     plan = ctx.plan
-    cells = ctx.smem_floats(plan.row_exchange_offset, 2 * 2 * plan.tile_rows)
-    buffer = announced % 2 * (2 * plan.tile_rows)
+    cells = ctx.smem_floats(plan.row_exchange_offset, 2 * 2 * plan.cta_rows)
+    buffer = announced % 2 * (2 * plan.cta_rows)
     cells[buffer + lane] = value
     cute.arch.barrier(barrier_id=EXCHANGE_BARRIER, number_of_threads=plan.warps.softmax_threads)
-    return cells[buffer + (lane ^ plan.tile_rows)]
+    return cells[buffer + (lane ^ plan.cta_rows)]
 
 
 @cute.jit
@@ -117,17 +118,18 @@ def store_probabilities(ctx: cutlass.Constexpr, count: Int32, lane: Int32, probs
     """P(count) to shared memory at the operand's precision: K-major rows of 128 bytes, 16-byte units swizzled."""
     plan = ctx.plan
     edge = ctx.pipe("probs")
-    row, half = narrow.row_of_lane(lane), narrow.half_of_lane(lane)
+    row, half = accumulator.row_of_lane(lane), accumulator.half_of_lane(lane)
     words = operands.converted_words(probs, ctx.config.dtype)
     unit_words = 4
-    units = len(probs) * ctx.config.element_bytes // 16
+    half_bytes = len(probs) * ctx.config.element_bytes
+    start = plan.probs_offset + half * half_bytes // CHUNK_BYTES * plan.probs_chunk_bytes + row * CHUNK_BYTES
+    first_unit = half * half_bytes % CHUNK_BYTES // 16
     edge.wait_empty(count)
-    for unit in cutlass.range_constexpr(units):
-        swizzled = (half * units + unit) ^ (row % 8)
-        offset = plan.probs_offset + row * operands.SWIZZLE_BYTES + swizzled * 16
+    for unit in cutlass.range_constexpr(half_bytes // 16):
+        offset = start + ((first_unit + unit) ^ (row % 8)) * 16
         operands.store_words(ctx.smem_pointer(Int32, offset, 16), words, unit * unit_words, unit_words)
     cute.arch.fence_proxy("async.shared", space="cta")
-    edge.arrive_full(count)
+    edge.warp_arrive_full(count)
 
 
 @cute.jit
@@ -137,24 +139,24 @@ def finish(
     """Denominators to the epilogue; log-sum-exp to global memory."""
     plan, config = ctx.plan, ctx.config
     scale = ctx.pipe("scale")
-    row = narrow.row_of_lane(lane)
+    row = accumulator.row_of_lane(lane)
     row_sum = row_sum + exchange(ctx, announced, lane, row_sum)
-    scales = ctx.smem_floats(plan.scale_offset, plan.scale_stages * plan.tile_rows)
+    scales = ctx.smem_floats(plan.scale_offset, plan.scale_stages * plan.cta_rows)
     scale.wait_empty(announced)
-    if narrow.half_of_lane(lane) == 0:
-        scales[scale.stage(announced) * plan.tile_rows + row] = row_sum
+    if accumulator.half_of_lane(lane) == 0:
+        scales[scale.stage(announced) * plan.cta_rows + row] = row_sum
     scale.arrive_full(announced)
 
     lse = row_max + cute.math.log2(row_sum, fastmath=True) - config.probs_scale_log2
     lse = cutlass.select_(row_sum == Float32(0.0), Float32(softmax.NEG_INF), lse)
     partial_lse, slot = ctx.args.partial_lse, work.slot
     if slot >= 0:
-        if narrow.half_of_lane(lane) == 0:
-            partial_lse[slot, row] = lse
+        if accumulator.half_of_lane(lane) == 0:
+            partial_lse[slot, ctx.first_cta_row + row] = lse
     elif cutlass.const_expr(config.lse_base is not None):
         position = work.first_row + row
         lse_out = ctx.args.lse
-        if (narrow.half_of_lane(lane) == 0) & (position < config.num_rows):
+        if (accumulator.half_of_lane(lane) == 0) & (position < config.num_rows):
             lse_out[work.batch, position // config.num_heads, position % config.num_heads] = softmax.in_base(
                 lse, config.lse_base
             )

@@ -17,6 +17,7 @@ from typing import Any
 
 from . import host_cute as _host_cute  # noqa: F401 (registers operations)
 from . import host_launch as _host_launch  # noqa: F401 (registers operations)
+from . import host_memory as _host_memory  # noqa: F401 (registers operations)
 from . import host_scalars as _host_scalars  # noqa: F401 (registers operations)
 from . import layouts
 from .host import Host, UnsupportedHostOperation

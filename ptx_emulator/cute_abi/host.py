@@ -104,11 +104,16 @@ class Host:
                 self.values[name] = None
             else:
                 wanted.append((name, text))
-        if len(given) != len(wanted):
-            types = ", ".join(text for _, text in wanted)
-            raise TypeError(f"the host function takes {len(wanted)} arguments ({types}), got {len(given)}")
-        for index, ((name, text), value) in enumerate(zip(wanted, given, strict=True)):
-            self.values[name] = host_argument(value, self.type(text), f"host argument {index}")
+        types = [self.type(text) for _, text in wanted]
+        counts = [len(layouts.leaves(type_.tree)) if isinstance(type_, TreeType) else 1 for type_ in types]
+        if len(given) != sum(counts):
+            texts = ", ".join(text for _, text in wanted)
+            raise TypeError(f"the host function takes {sum(counts)} arguments ({texts}), got {len(given)}")
+        numbers = iter(given)
+        for index, ((name, _), type_, count) in enumerate(zip(wanted, types, counts, strict=True)):
+            taken = [next(numbers) for _ in range(count)]
+            value = taken if isinstance(type_, TreeType) else taken[0]
+            self.values[name] = host_argument(value, type_, f"host argument {index}")
 
     def type(self, text: str) -> Type:
         return parse_type(text, self.module.aliases)

@@ -123,7 +123,7 @@ def _print(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
     return ()
 
 
-@host_op("cuda.cast", "cuda.return_if_error", "cuda.launch_cfg.programmatic_stream_serialization_allowed",
+@host_op("cuda.return_if_error", "cuda.launch_cfg.programmatic_stream_serialization_allowed",
          "cuda.launch_cfg.preferred_cluster_dim")  # fmt: skip
 def _no_effect(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
     """Streams, error codes, and launch hints that only allow hardware to overlap or to choose larger clusters."""

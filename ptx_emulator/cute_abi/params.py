@@ -22,6 +22,7 @@ from .types import (
     MmaType,
     PointerType,
     ScalarType,
+    TensorMapType,
     TmaAtomType,
     TreeType,
     Type,
@@ -101,7 +102,7 @@ def pack_value(type_: Type, value: Any, what: str) -> Blob:
             value = CoordTensor(type_.base, Layout(value, type_.layout.stride))
         bound = layouts.bind(type_.layout, value.layout, what)
         return join([_dynamic(type_.base, value.base), _layout(type_.layout, bound)])
-    if isinstance(type_, TmaAtomType):
+    if isinstance(type_, TmaAtomType | TensorMapType):
         _expect(value, TensorMap, what)
         return Blob(value.to_bytes(), 64)
     if isinstance(type_, MmaType):

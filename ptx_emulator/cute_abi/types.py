@@ -91,6 +91,11 @@ class TmaAtomType:
 
 
 @dataclass(frozen=True)
+class TensorMapType:
+    """`!cuda.tensor_map`: a tensor map that the host function encodes by itself."""
+
+
+@dataclass(frozen=True)
 class MmaType:
     """An sm100 MMA atom or tiled MMA: three flags and `mask_words` output-lane mask words."""
 
@@ -118,7 +123,7 @@ class OpaqueType:
 
 Type = (
     ScalarType | TreeType | LayoutType | ComposedLayoutType | SwizzleType | PointerType | MemrefType
-    | CoordTensorType | TmaAtomType | MmaType | FastDivmodType | VectorType | OpaqueType
+    | CoordTensorType | TmaAtomType | TensorMapType | MmaType | FastDivmodType | VectorType | OpaqueType
 )  # fmt: skip
 
 _QUOTED = re.compile(r'"([^"]*)"')
@@ -136,6 +141,10 @@ def parse_type(text: str, aliases: dict[str, str]) -> Type:
         return ScalarType(match.group(1))
     if match := re.fullmatch(r"vector<(\d+)xi32>", text):
         return VectorType(int(match.group(1)))
+    if re.fullmatch(r"!llvm\.ptr(<[01]>)?", text):
+        return PointerType("i8", "gmem", 1)
+    if text == "!cuda.tensor_map":
+        return TensorMapType()
     head, inner = strip_angle(text)
     reader = _READERS.get(head)
     if reader is not None and inner is not None:

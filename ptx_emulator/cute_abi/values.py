@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .layouts import Layout, Tree, bind
-from .types import ELEMENT_BITS, MemrefType, PointerType, ScalarType, Type
+from .layouts import Layout, Tree, bind, map_leaves
+from .types import ELEMENT_BITS, MemrefType, PointerType, ScalarType, TreeType, Type
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,10 @@ def _check_element(view: ArrayView, element: str, what: str) -> None:
 
 
 def host_argument(value: Any, type_: Type, what: str) -> Any:
-    """The interpreter's value of one caller's argument; raises TypeError or ValueError naming `what`."""
+    """The interpreter's value of one caller's argument; raises TypeError or ValueError naming `what`.
+
+    `value` is an array, an address or a number after the type; for a tuple type the list of its leaves.
+    """
     if isinstance(type_, MemrefType):
         view = view_array(value, what)
         _check_element(view, type_.element, what)
@@ -137,6 +140,9 @@ def host_argument(value: Any, type_: Type, what: str) -> Any:
         return Pointer(address, type_.element)
     if isinstance(type_, ScalarType):
         return scalar(value, type_, what)
+    if isinstance(type_, TreeType):
+        numbers = iter(scalar(number, ScalarType("i64"), what) for number in value)
+        return bind(type_.tree, map_leaves(lambda leaf: next(numbers), type_.tree), what)
     raise NotImplementedError(f"{what}: no host argument of type {type_} is known")
 
 

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from ..engine_cache import ENGINE, SHARED_SOURCES, drop_stale_code
+from ..engine_cache import drop_stale_code
 
 # Before anything here is compiled.
-drop_stale_code(
-    Path(__file__).parent, "", *SHARED_SOURCES, ENGINE / "engine_common.py", ENGINE / "engine_trace.py"
-)
+_SOURCES = ("*.py", "../engine_common.py", "../engine_trace.py", "../state.py")
+drop_stale_code(Path(__file__).parent, {"hazards": (_SOURCES, ("*.py",))})
 
 from .checker import Checker  # noqa: E402
 from .report import Hazard  # noqa: E402

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .. import memory
+from .. import memory, native, native_tmem
 from .. import state as st
 from ..errors import OutOfBounds, TmemError
 from ..ir import Reg, Vector
@@ -25,7 +25,10 @@ _ALIGNED = {"sync", "aligned", "b32", "shared::cta", *_GROUPS}
 
 @cta_state("tmem")
 def make_tmem(cta) -> TensorMemory:
-    return TensorMemory(cta.rank)
+    tmem = TensorMemory(cta.rank)
+    cta.addresses[native.C_TMEM] = tmem.words.ctypes.data
+    cta.addresses[native.C_COLUMNS] = tmem.columns.ctypes.data
+    return tmem
 
 
 @cta_exit
@@ -159,6 +162,7 @@ class Access:
     packed: bool
     registers: tuple
     address: object
+    by_lane: np.ndarray  # the cells as int32 [32, registers]
     slots: np.ndarray | None = field(default=None)
 
 
@@ -203,20 +207,28 @@ def _prepare_access(inst) -> Access:
         packed,
         registers,
         inst.operands[1 if load else 0],
+        np.ascontiguousarray((lane * TMEM_COLUMNS + column).T, np.int32),
     )
 
 
 def _first_cell(warp, inst, access: Access, mask: int) -> int:
-    """Flat index of the address, after the checks of 9.7.16.8.1."""
+    """Flat index of the address, after the checks of 9.7.16.8.1.
+
+    A warp reaches its own quarter of the lanes only, so hardware does not need the quarter in the address: kernels that
+    leave it 0 in every warp run on it (FlashMLA's sm100 kernels; CUTLASS' 1cta_mma_a_from_tmem.py).
+    """
     lane, column = split_address(warp.uniform_address(access.address, mask, inst))
     quarter = 32 * (warp.index % 4)
-    allowed = (quarter,) if access.height == 32 else (quarter, quarter + 16)
-    if lane not in allowed:
+    within = lane % 32
+    if lane - within not in (0, quarter) or within % access.height:
+        allowed = (quarter,) if access.height == 32 else (quarter, quarter + 16)
         raise TmemError(
-            f"lane {lane} in the address: warp {warp.index} may use {' or '.join(map(str, allowed))}", **at(inst)
+            f"lane {lane} in the address: warp {warp.index} may use {' or '.join(map(str, allowed))}, without the "
+            f"{quarter} if it likes",
+            **at(inst),
         )
     warp.cta.tmem.check_columns(column, access.columns, at(inst))
-    return lane * TMEM_COLUMNS + column
+    return (quarter + within) * TMEM_COLUMNS + column
 
 
 def _slots(access: Access) -> np.ndarray:
@@ -225,7 +237,15 @@ def _slots(access: Access) -> np.ndarray:
     return access.slots
 
 
-@op("tcgen05.ld", prepare=_prepare_access, sync="aligned", writes=1)
+def _native_load(inst, symbols):
+    return native_tmem.access_arguments(native_tmem.load, native.IMMEDIATE, inst, symbols)
+
+
+def _native_store(inst, symbols):
+    return native_tmem.access_arguments(native_tmem.store, native.IN_ORDER, inst, symbols)
+
+
+@op("tcgen05.ld", prepare=_prepare_access, sync="aligned", writes=1, native=_native_load)
 def load(warp, inst, mask: int):
     """Tensor Memory to registers."""
     access = inst.data
@@ -239,7 +259,7 @@ def load(warp, inst, mask: int):
     warp.r32[_slots(access)] = values
 
 
-@op("tcgen05.st", prepare=_prepare_access, sync="aligned", writes=0)
+@op("tcgen05.st", prepare=_prepare_access, sync="aligned", writes=0, native=_native_store)
 def store(warp, inst, mask: int):
     """Registers to Tensor Memory."""
     access, tmem, index = inst.data, warp.cta.tmem, warp.index
@@ -260,14 +280,26 @@ def store(warp, inst, mask: int):
     warp.cta.grid.asyncs.submit(warp.cta, ("tcgen05.st", warp.cta.rank, index), run, f"tcgen05.st, line {inst.line}")
 
 
-@op("tcgen05.wait::ld", modifiers={"sync", "aligned"}, sync="aligned", writes=0)
+@op(
+    "tcgen05.wait::ld",
+    modifiers={"sync", "aligned"},
+    sync="aligned",
+    writes=0,
+    native=native.nothing_to_do(native.IMMEDIATE),
+)
 def wait_load(warp, inst, mask: int):
     """Loads are complete when issued."""
     if warp.cta.grid.observer is not None:
         warp.cta.grid.observer.tensor_wait(warp, loads=True)
 
 
-@op("tcgen05.wait::st", modifiers={"sync", "aligned"}, sync="aligned", writes=0)
+@op(
+    "tcgen05.wait::st",
+    modifiers={"sync", "aligned"},
+    sync="aligned",
+    writes=0,
+    native=native.nothing_to_do(native.IN_ORDER),
+)
 def wait_store(warp, inst, mask: int):
     """Wait for the warp's stores."""
     pending = warp.cta.tmem.pending_stores.get(warp.index, 0)
@@ -278,7 +310,13 @@ def wait_store(warp, inst, mask: int):
     return None
 
 
-@op("tcgen05.fence::before_thread_sync", "tcgen05.fence::after_thread_sync", modifiers=set(), writes=0)
+@op(
+    "tcgen05.fence::before_thread_sync",
+    "tcgen05.fence::after_thread_sync",
+    modifiers=set(),
+    writes=0,
+    native=native.nothing_to_do(native.IMMEDIATE),
+)
 def fence(warp, inst, mask: int):
     """Orders tcgen05 operations with thread synchronisation; the emulator's threads are sequentially consistent."""
     if warp.cta.grid.observer is not None:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 
-from .. import barriers, numerics
+from .. import barriers, native_mma
 from ..errors import OutOfBounds, TmemError
 from ..ir import Address, Imm, Vector
 from ..registry import op, unsupported
@@ -19,6 +18,8 @@ from ..tcgen05_layout import (
     COPY_SHAPES,
     K_BYTES,
     TMEM_COLUMNS,
+    DataPath,
+    InstructionDescriptor,
     data_path,
     decode_instruction_descriptor,
     decode_shared_descriptor,
@@ -75,7 +76,15 @@ def _prepare_mma(inst) -> Mma:
     return Mma(kinds[0][6:], ws, group, inst.operands[1], lanes, enable, scale, zero_columns)
 
 
-@op("tcgen05.mma", "tcgen05.mma.ws", prepare=_prepare_mma, writes=0)
+def _native_mma(inst, symbols):
+    form = inst.data
+    if form.disabled_lanes is not None or form.scale_log2 or form.zero_columns not in (None, Imm(0)):
+        return None
+    a_in_tmem = isinstance(form.a, Address)
+    return native_mma.mma_arguments(inst, symbols, _form_number(form, a_in_tmem), a_in_tmem)
+
+
+@op("tcgen05.mma", "tcgen05.mma.ws", prepare=_prepare_mma, writes=0, native=_native_mma)
 def mma(warp, inst, mask: int):
     """Per thread: D = A * B (+ D) of one K step."""
     for lane in lane_list(mask):
@@ -86,66 +95,76 @@ def _mma(warp, inst, lane: int) -> None:
     form, cta = inst.data, warp.cta
     grid = cta.grid
     d_operand, a_operand, b_operand, i_operand = inst.operands[:4]
-    bits = lane_word(warp, i_operand, lane)
+    a_in_tmem = isinstance(a_operand, Address)
+    a_address = lane_address(warp, a_operand, lane) if a_in_tmem else 0
+    a_bits = 0 if a_in_tmem else lane_long(warp, a_operand, lane)
     try:
-        shape = decode_instruction_descriptor(bits, form.kind, form.ws, form.group)
-        b = _shared_operand(lane_long(warp, b_operand, lane), shape.n // form.group, shape, shape.b_mn_major, True)
-        if isinstance(a_operand, Address):
-            a = None
-            a_address = lane_address(warp, a_operand, lane)
-        else:
-            rows = shape.m // form.group
-            a = _shared_operand(lane_long(warp, a_operand, lane), rows, shape, shape.a_mn_major, False)
-            a_address = 0
+        plan = _plan(form, a_in_tmem, lane_word(warp, i_operand, lane), a_bits, lane_long(warp, b_operand, lane))
     except ValueError as error:
         raise unsupported(inst, str(error)) from None
     if form.zero_columns is not None and lane_long(warp, form.zero_columns, lane):
         raise unsupported(inst, "a zero-column mask descriptor other than 0 is not implemented")
-    if a is None and shape.a_mn_major:
-        raise unsupported(inst, "matrix A in Tensor Memory cannot be transposed")
     members = (cta,) if form.group == 1 else tuple(sorted((cta, peer(cta, inst)), key=lambda c: c.rank))
-    path = data_path(shape.m, shape.n, form.ws, form.group)
     place = lane_address(warp, d_operand, lane)
     for member in members:
-        _check_tmem(member, path, place, path.width, "D", inst)
-        if a is None:
-            _check_tmem(member, path, a_address, K_BYTES // 4, "A", inst)
-        for operand in (a, b):
+        _check_tmem(member, plan.path, place, plan.path.width, "D", inst)
+        if a_in_tmem:
+            _check_tmem(member, plan.path, a_address, K_BYTES // 4, "A", inst)
+        for operand in (plan.a, plan.b):
             if operand is not None:
                 _check_shared(member, operand, inst)
-    disabled = None
+    segments = [plan.segments] * len(members)
     if form.disabled_lanes is not None:
-        disabled = np.array([lane_word(warp, w, lane) for w in form.disabled_lanes.elements], np.uint32)
-    accumulate = bool(lane_word(warp, form.enable_input, lane))
+        words = np.array([lane_word(warp, w, lane) for w in form.disabled_lanes.elements], np.uint32)
+        first_lane = split_address(place)[0]
+        segments = [_enabled(plan.segments, words[4 * i : 4 * i + 4], first_lane) for i in range(len(members))]
+    keep = lane_word(warp, form.enable_input, lane)
 
     def run():
-        b_raw = [gather(m.shared, b.index, b.start, shape.element_bytes) for m in members]
-        b_matrix = numerics.decode(
-            np.concatenate(b_raw, axis=1) if len(b_raw) > 1 else b_raw[0],
-            numerics.FORMATS[shape.b_type],
-            shape.b_negate,
-        )
-        for i, member in enumerate(members):
-            lanes = b"" if disabled is None else disabled[4 * i : 4 * i + 4].tobytes()
-            _multiply(member, form, shape, a, a_address, b_matrix, place, lanes, accumulate)
+        native_mma.execute(plan, segments, place, a_address, keep, form.scale_log2, members)
 
+    shape = plan.shape
     if grid.observer is not None:
-        parts = [(m, *_touched(shape, path, place, a, a_address, b)) for m in members]
-        grid.observer.mma(warp, inst, parts, accumulate=accumulate)
+        parts = [(m, *_touched(plan, place, a_address)) for m in members]
+        grid.observer.mma(warp, inst, parts, accumulate=bool(keep))
     grid.counters["tcgen05_mma"] += 1
     grid.counters["tcgen05_macs"] += shape.m * shape.n * shape.k
+    shared_rows = shape.n if plan.a is None else shape.n + shape.m
+    grid.counters["tcgen05_shared_bytes"] += shared_rows * shape.k * shape.element_bytes
     grid.asyncs.submit(cta, unit(cta, form.group), run, f"{inst.name}, line {inst.line}")
 
 
-def _touched(shape, path, place: int, a, a_address: int, b) -> tuple:
+@dataclass(frozen=True, slots=True)
+class SharedOperand:
+    """index: byte offsets from `start` of every element; the matrix ends before start + extent."""
+
+    index: np.ndarray
+    start: int
+    extent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What descriptors say: the operands (`a` None in Tensor Memory), where D lies, and all of it as a `row` for
+    native_mma. A segment's row of A in Tensor Memory is the segment itself: each reads the A of its own lane."""
+
+    shape: InstructionDescriptor
+    a: SharedOperand | None
+    b: SharedOperand
+    path: DataPath
+    segments: np.ndarray
+    row: np.ndarray
+
+
+def _touched(plan: Plan, place: int, a_address: int) -> tuple:
     """What an MMA touches in one CTA, as Observer.mma takes it."""
-    operands = [chunks(operand, shape.element_bytes) for operand in (a, b) if operand is not None]
+    operands = [chunks(operand, plan.shape.element_bytes) for operand in (plan.a, plan.b) if operand is not None]
     lane, column = split_address(place)
-    d = ((path.segments[:, 1] + lane) * TMEM_COLUMNS + column, path.width)
-    if a is not None:
+    d = ((plan.path.segments[:, 1] + lane) * TMEM_COLUMNS + column, plan.path.width)
+    if plan.a is not None:
         return operands, None, d
     lane, column = split_address(a_address)
-    return operands, ((path.segments[:, 1] + lane) * TMEM_COLUMNS + column, K_BYTES // 4), d
+    return operands, ((plan.path.segments[:, 1] + lane) * TMEM_COLUMNS + column, K_BYTES // 4), d
 
 
 def chunks(operand: SharedOperand, element_bytes: int) -> tuple[np.ndarray, int]:
@@ -163,18 +182,42 @@ def _chunks(index: bytes, element_bytes: int) -> tuple[np.ndarray, int]:
     return np.unique(offsets), element_bytes
 
 
+def _plan(form: Mma, a_in_tmem: bool, bits: int, a_bits: int, b_bits: int) -> Plan:
+    """The plan of instruction descriptor `bits` and the operands' descriptors. Raises ValueError."""
+    key = (_form_number(form, a_in_tmem) << 32 | bits, a_bits, b_bits)
+    plan = native_mma.PLANS.get(key)
+    if plan is not None:
+        return plan
+    shape = decode_instruction_descriptor(bits, form.kind, form.ws, form.group)
+    if a_in_tmem and shape.a_mn_major:
+        raise ValueError("matrix A in Tensor Memory cannot be transposed")
+    b = _shared_operand(b_bits, shape.n // form.group, shape, shape.b_mn_major, True)
+    a = None if a_in_tmem else _shared_operand(a_bits, shape.m // form.group, shape, shape.a_mn_major, False)
+    path = data_path(shape.m, shape.n, form.ws, form.group)
+    segments = np.array(path.segments)
+    if a_in_tmem:
+        segments[:, 0] = np.arange(len(segments))
+    row = native_mma.plan_row(shape, form.group, a, b, path, segments)
+    plan = Plan(shape, a, b, path, segments, row)
+    native_mma.PLANS.add(key, plan)
+    return plan
+
+
+@lru_cache(maxsize=1024)
+def _form_number(form: Mma, a_in_tmem: bool) -> int:
+    """A number for what an instruction's text adds to its descriptors."""
+    return _KINDS.index(f"kind::{form.kind}") << 3 | int(form.ws) << 2 | (form.group - 1) << 1 | int(a_in_tmem)
+
+
+def _enabled(segments: np.ndarray, disabled: np.ndarray, first_lane: int) -> np.ndarray:
+    """The segments, from lane `first_lane`, whose lanes have no bit in the words `disabled`."""
+    bit = np.unpackbits(disabled.view(np.uint8), bitorder="little")
+    return np.ascontiguousarray(segments[bit[segments[:, 1] + first_lane] == 0])
+
+
 def unit(cta, group: int) -> tuple:
     """The queue in which a CTA's, or a CTA pair's, tensor core operations run in order."""
     return ("tcgen05", group, cta.rank if group == 1 else cta.rank & ~1)
-
-
-@dataclass(frozen=True, slots=True)
-class SharedOperand:
-    """index: byte offsets from `start` of every element; the matrix ends before start + extent."""
-
-    index: np.ndarray
-    start: int
-    extent: int
 
 
 @lru_cache(maxsize=8192)
@@ -201,63 +244,6 @@ def _check_tmem(cta, path, address: int, columns: int, name: str, inst) -> None:
     cta.tmem.check_columns(column, columns, at(inst))
 
 
-@njit(nogil=True, cache=True)
-def _gather(elements, index, start, shift, out):
-    for i in range(index.shape[0]):
-        for j in range(index.shape[1]):
-            out[i, j] = elements[(start + index[i, j]) >> shift]
-
-
-def gather(shared: np.ndarray, index: np.ndarray, start: int, element_bytes: int) -> np.ndarray:
-    """Container bits, uint32 of the shape of `index`, of the elements at byte offsets start + index."""
-    out = np.empty(index.shape, np.uint32)
-    shift = element_bytes.bit_length() - 1
-    _gather(shared.view(f"u{element_bytes}"), index, start, shift, out)
-    return out
-
-
-@lru_cache(maxsize=256)
-def _segments(m: int, n: int, ws: bool, group: int, a_in_tmem: bool, lane: int, disabled: bytes) -> np.ndarray:
-    """The data path's segments at an address' lane, without the disabled lanes. For A in Tensor Memory a segment's
-    row of A is the segment itself: each reads the A of its own lane."""
-    segments = np.array(data_path(m, n, ws, group).segments)
-    if a_in_tmem:
-        segments[:, 0] = np.arange(len(segments))
-    segments[:, 1] += lane
-    if disabled:
-        bit = np.unpackbits(np.frombuffer(disabled, np.uint8), bitorder="little")
-        segments = segments[bit[segments[:, 1]] == 0]
-    segments.flags.writeable = False
-    return segments
-
-
-def _multiply(
-    cta, form: Mma, shape, a, a_address: int, b_matrix, place: int, disabled: bytes, accumulate: bool
-) -> None:
-    """One CTA's rows of D."""
-    lane, column = split_address(place)
-    path = data_path(shape.m, shape.n, form.ws, form.group)
-    if a is None:
-        a_lane, a_column = split_address(a_address)
-        words = cta.tmem.words[path.segments[:, 1] + a_lane, a_column : a_column + K_BYTES // 4]
-        a_raw = words.view(f"u{shape.element_bytes}").astype(np.uint32)
-    else:
-        a_raw = gather(cta.shared, a.index, a.start, shape.element_bytes)
-    a_matrix = numerics.decode(a_raw, numerics.FORMATS[shape.a_type], shape.a_negate)
-    segments = _segments(shape.m, shape.n, form.ws, form.group, a is None, lane, disabled)
-    numerics.mma_into(
-        a_matrix,
-        b_matrix,
-        cta.tmem.words,
-        segments,
-        column,
-        path.width,
-        accumulate=accumulate,
-        half=shape.d_type == "f16",
-        scale_log2=form.scale_log2,
-    )
-
-
 def _prepare_commit(inst) -> int:
     known = {"cta_group::1", "cta_group::2", "mbarrier::arrive::one", "shared::cluster", "multicast::cluster", "b64"}
     wrong = [m for m in inst.mods if m not in known]
@@ -268,7 +254,7 @@ def _prepare_commit(inst) -> int:
     return cta_group(inst)
 
 
-@op("tcgen05.commit", prepare=_prepare_commit, writes=0)
+@op("tcgen05.commit", prepare=_prepare_commit, writes=0, native=native_mma.commit_arguments)
 def commit(warp, inst, mask: int):
     """Per thread: arrive on an mbarrier (or on those of several CTAs) when what was issued before is complete."""
     cta = warp.cta
@@ -336,7 +322,7 @@ def copy(warp, inst, mask: int):
 
         def run(members=members, source=source, column=column):
             for member in members:
-                data = gather(member.shared, source.index, source.start, 4)
+                data = member.shared.view(np.uint32)[source.start + source.index >> 2]
                 for block, lanes in enumerate(form.blocks):
                     for first in lanes:
                         member.tmem.words[first : first + 32, column : column + form.row_bytes // 4] = data[

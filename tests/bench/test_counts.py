@@ -7,7 +7,7 @@ import pytest
 from bench import counts
 from mla.config import MlaDecodeConfig
 
-CONFIG = MlaDecodeConfig("bf16", num_heads=16, seq_len_q=8, is_causal=True, page_size=64)
+CONFIG = MlaDecodeConfig("bf16", num_heads=16, seq_len_q=8, is_causal=True, page_size=64, path="narrow")
 
 
 def test_tiles_worked_out_by_hand():
@@ -40,7 +40,7 @@ def test_work_items_worked_out_by_hand():
 
     def shares(num_ctas):
         items = counts.work_items(config, [512, 0, 64], num_ctas)
-        return [(item.cta, item.phases.begin, item.phases.end, item.keys) for item in items]
+        return [(item.unit, item.phases.begin, item.phases.end, item.keys) for item in items]
 
     assert shares(1) == [(0, 0, 8, 512), (0, 0, 0, 0), (0, 0, 1, 64)]
     assert shares(2) == [(0, 0, 5, 320), (1, 5, 8, 192), (1, 0, 0, 0), (1, 0, 1, 64)]
@@ -49,7 +49,7 @@ def test_work_items_worked_out_by_hand():
 
 @pytest.fixture(scope="module")
 def launch():
-    return counts.count(counts.Workload(2, 16, 8, 320, "bf16"), page_size=64, is_causal=False, num_ctas=3)
+    return counts.count(counts.Workload(2, 16, 8, 320, "bf16"), page_size=64, is_causal=False, num_ctas=3, path="narrow")
 
 
 def test_every_key_byte_is_loaded_once_per_row_tile(launch):
@@ -60,7 +60,7 @@ def test_every_key_byte_is_loaded_once_per_row_tile(launch):
 
 def test_the_line_is_cut_in_equal_shares(launch):
     """Four row tiles of five key tiles on three CTAs: shares of 7, 7 and 6, of which two end within a row tile."""
-    assert (launch.row_tiles, launch.work_items, launch.busy_ctas, launch.makespan_tiles) == (4, 6, 3, 7)
+    assert (launch.row_tiles, launch.work_items, launch.busy_units, launch.makespan_tiles) == (4, 6, 3, 7)
     assert launch.merge_instructions > 0
 
 
@@ -88,8 +88,17 @@ def test_command(capsys):
     assert "--num-ctas 0: must be at least 1" in capsys.readouterr().err
 
 
-def test_an_fp8_token_is_five_chunks_of_128_bytes():
-    """576 elements of one byte, filled up with zeros; tiles of 128 keys."""
-    fp8 = counts.count(counts.Workload(1, 4, 1, 256, "fp8"), page_size=64, is_causal=True)
-    assert fp8.kv_bytes_per_token == 640
+def test_a_pair_loads_keys_and_values():
+    """Keys once over the pair, and of the values half of the latent dimensions in each CTA."""
+    fp8 = counts.count(counts.Workload(1, 4, 1, 256, "fp8"), 64, is_causal=True, path="wide")
+    assert fp8.kv_bytes_per_token == 576 + 512
     assert fp8.tiles.read == 2 and fp8.tcgen05_mma == 2 * (576 // 32 + 128 // 32 * 2)
+
+
+@pytest.mark.parametrize(
+    "path, dtype, cycles",
+    [("narrow", "fp8", 2144), ("narrow", "bf16", 4864), ("wide", "fp8", 1312), ("wide", "bf16", 2880)],
+)
+def test_shared_memory_traffic_is_what_the_plan_says(path, dtype, cycles):
+    found = counts.count(counts.Workload(2, 32, 4, 512, dtype), 64, is_causal=False, num_ctas=8, path=path)
+    assert found.shared_cycles == found.planned_shared_cycles == cycles

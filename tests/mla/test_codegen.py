@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import cutlass
 import cutlass.cute as cute
@@ -22,26 +23,45 @@ def count(pattern: str, ptx: str) -> int:
 
 
 @pytest.mark.parametrize("arch", ["sm_100a", "sm_103a"])
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_compiles_for_both_architectures(arch, dtype):
-    compiled = compile_decode(MlaDecodeConfig(dtype, 16, 8, True, 64, lse_base="e", arch=arch))
+@pytest.mark.parametrize("path, dtype", [("narrow", "bf16"), ("narrow", "fp8"), ("wide", "fp16"), ("wide", "fp8")])
+def test_compiles_for_both_architectures(path, dtype, arch):
+    compiled = compile_decode(MlaDecodeConfig(dtype, 16, 8, True, 64, lse_base="e", arch=arch, path=path))
     assert f".target {arch}" in compiled.ptx
     assert compiled.cubin[:4] == b"\x7fELF"
     assert callable(compiled.host), "the DSL's own host function, compiled for tvm-ffi"
     assert ".local" not in compiled.ptx
 
 
-def test_a_key_is_loaded_once():
-    """9 query and 9 key boxes of 128 bytes, 576 elements a token; the latent part is not loaded again as V."""
-    ptx = compile_decode(CONFIG).ptx
-    assert count(r"cp\.async\.bulk\.tensor", ptx) == 9 + 9
+def test_narrow_path_loads_a_key_once():
+    """9 query boxes of 128 bytes, 576 elements a token, and 9 key boxes, for whole tiles and for ragged ones; the latent
+    part is not loaded again as V."""
+    ptx = compile_decode(replace(CONFIG, path="narrow")).ptx
+    assert count(r"cp\.async\.bulk\.tensor", ptx) == 9 + 2 * 9
+    assert count(r"cp\.async\.bulk\.tensor.*cta_group::2", ptx) == 0
 
 
-def test_every_mma_is_weight_stationary_m64():
-    """36 K steps of scores, issued in two places, and 4 K steps x 2 halves of output."""
-    ptx = compile_decode(CONFIG).ptx
-    assert count(r"tcgen05\.mma\.ws\.cta_group::1\.kind::f16", ptx) == 36 * 2 + 4 * 2
-    assert count(r"tcgen05\.mma\.", ptx) == 36 * 2 + 4 * 2
+def test_narrow_path_multiplies_weight_stationary_m64():
+    """36 K steps of scores, and 4 K steps x 2 halves of output."""
+    ptx = compile_decode(replace(CONFIG, path="narrow")).ptx
+    assert count(r"tcgen05\.mma\.ws\.cta_group::1\.kind::f16", ptx) == 36 + 4 * 2
+    assert count(r"tcgen05\.mma\.", ptx) == 36 + 4 * 2
+
+
+def test_wide_path_loads_keys_and_half_of_the_values():
+    """9 query and 9 key boxes; values are 2 boxes in each of 4 slots, and the ragged ones signal the CTA's own barrier."""
+    ptx = compile_decode(replace(CONFIG, path="wide")).ptx
+    assert count(r"cp\.async\.bulk\.tensor.*cta_group::2", ptx) == 9 + 9 + 4 * 2
+    assert count(r"cp\.async\.bulk\.tensor", ptx) == 9 + 9 + 2 * 4 * 2
+
+
+def test_wide_path_multiplies_in_pairs():
+    """36 K steps of scores, 16 of them with Q from Tensor Memory; 8 K steps x 2 halves of output; commits to both CTAs."""
+    ptx = compile_decode(replace(CONFIG, path="wide")).ptx
+    assert count(r"tcgen05\.mma\.cta_group::2\.kind::f16", ptx) == 36 + 8 * 2
+    assert count(r"tcgen05\.mma\.cta_group::2\.kind::f16\S* \[%r\d+\], \[", ptx) == 16
+    assert count(r"tcgen05\.cp\.cta_group::2", ptx) == 4 * 8
+    commits = count(r"tcgen05\.commit\.", ptx)
+    assert commits == count(r"tcgen05\.commit\.cta_group::2.*multicast::cluster", ptx) > 0
 
 
 def test_fp16_and_bf16_are_one_kernel():

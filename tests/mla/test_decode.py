@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from mla.compile import compile_decode
-from mla.mutants import MUTANTS, compile_mutant
+from mla.mutants import MUTANTS, WIDE_MUTANTS, compile_mutant
 from ptx_emulator.errors import EmulationError
 from tests.wrappers.probe import visible_mask
 from wrappers import emulated, kernel
-from wrappers.decode import EMULATED_ARCH, mla_decode
+from wrappers.decode import EMULATED_ARCH, device_arch, mla_decode
 from wrappers.testing import MlaProblem, assert_matches, compare, make_problem
 from wrappers.validate import check_decode_call
 
@@ -25,7 +25,8 @@ KV_LENS = (1, 63, 64, 65, 127, 128, 129, 200, 513, 0)
 HEADS = (1, 3, 16, 40, 64, 128)
 QUERY_LENS = (1, 2, 4, 5, 8)
 PAGES = (16, 32, 64, 128)
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
+PATHS = ("narrow", "wide")
 NUM_CTAS = 13  # few enough that shares straddle requests, and prime so that they straddle row tiles
 
 
@@ -34,10 +35,12 @@ def backend(request):
     return request.param
 
 
-def run(problem: MlaProblem, backend: str, **options) -> tuple[torch.Tensor, torch.Tensor]:
-    """(out, lse) of the kernel; `options` go to mla_decode."""
+def run(problem: MlaProblem, backend: str, path: str = "auto", **options) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, lse) of the kernel; `options` go to mla_decode, which chooses the path itself."""
     if backend == "emulator" and not options:
-        return launch_emulated(problem)
+        return launch_emulated(problem, path=path)
+    if path != "auto":
+        return launch_on_device(problem, path)
     placed = problem.to("cuda") if backend == "cute" else problem
     return mla_decode(*placed.tensors, **problem.options, return_lse=True, backend=backend, **options)
 
@@ -48,14 +51,23 @@ def checked_call(problem: MlaProblem):
     )
 
 
+def launch_on_device(problem: MlaProblem, path: str) -> tuple[torch.Tensor, torch.Tensor]:
+    placed = problem.to("cuda")
+    call = checked_call(placed)
+    out = torch.empty(problem.out_shape, dtype=problem.out_dtype, device="cuda")
+    lse = torch.empty(problem.query.shape[:3], device="cuda")
+    kernel.launch(kernel.compiled(call, device_arch(out.device), path), call, out, lse)
+    return out, lse
+
+
 def launch_emulated(
-    problem: MlaProblem, mutant: str | None = None, num_ctas: int = NUM_CTAS, **options
+    problem: MlaProblem, mutant: str | None = None, num_ctas: int = NUM_CTAS, path: str = "auto", **options
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, lse) of the kernel, or of one of its mutants, on `num_ctas` emulated CTAs."""
     call = checked_call(problem)
-    config = kernel.decode_config(call, EMULATED_ARCH)
+    config = kernel.decode_config(call, EMULATED_ARCH, path)
     compiled = compile_mutant(config, mutant) if mutant else compile_decode(config)
-    out = torch.empty(problem.out_shape, dtype=problem.query.dtype)
+    out = torch.empty(problem.out_shape, dtype=problem.out_dtype)
     lse = torch.empty(problem.query.shape[:3])
     emulated.launch(compiled, call, out, lse, num_ctas=num_ctas, **options)
     return out, lse
@@ -65,19 +77,20 @@ def thinned_grid():
     """Half the (num_heads, seq_len_q) pairs; page size, dtype and mask rotate so that all values meet."""
     pairs = list(itertools.product(HEADS, QUERY_LENS))[::2]
     for index, (num_heads, seq_len_q) in enumerate(pairs):
-        yield num_heads, seq_len_q, PAGES[index % 4], "fp16" if index % 3 == 1 else "bf16", index % 5 != 2
+        yield num_heads, seq_len_q, PAGES[index % 4], list(DTYPES)[index % 3], index % 5 != 2
 
 
-def check(backend, num_heads, seq_len_q, page_size, dtype, is_causal):
+def check(backend, path, num_heads, seq_len_q, page_size, dtype, is_causal):
     problem = make_problem(
         len(KV_LENS), num_heads, seq_len_q, KV_LENS, page_size=page_size, dtype=DTYPES[dtype], is_causal=is_causal
     )
-    assert_matches(problem, *run(problem, backend))
+    assert_matches(problem, *run(problem, backend, path))
 
 
 @pytest.mark.parametrize("num_heads, seq_len_q, page_size, dtype, is_causal", list(thinned_grid()))
-def test_grid(backend, num_heads, seq_len_q, page_size, dtype, is_causal):
-    check(backend, num_heads, seq_len_q, page_size, dtype, is_causal)
+@pytest.mark.parametrize("path", PATHS)
+def test_grid(backend, path, num_heads, seq_len_q, page_size, dtype, is_causal):
+    check(backend, path, num_heads, seq_len_q, page_size, dtype, is_causal)
 
 
 @pytest.mark.slow
@@ -86,8 +99,9 @@ def test_grid(backend, num_heads, seq_len_q, page_size, dtype, is_causal):
 @pytest.mark.parametrize("page_size", PAGES)
 @pytest.mark.parametrize("seq_len_q", QUERY_LENS)
 @pytest.mark.parametrize("num_heads", HEADS)
-def test_whole_grid(backend, num_heads, seq_len_q, page_size, dtype, is_causal):
-    check(backend, num_heads, seq_len_q, page_size, dtype, is_causal)
+@pytest.mark.parametrize("path", PATHS)
+def test_whole_grid(backend, path, num_heads, seq_len_q, page_size, dtype, is_causal):
+    check(backend, path, num_heads, seq_len_q, page_size, dtype, is_causal)
 
 
 @pytest.mark.parametrize("seq_len_q, seq_len_k", [(2, 4), (5, 2), (5, 0), (4, 4), (8, 100)])
@@ -101,12 +115,12 @@ def test_exact_mask(seq_len_q, seq_len_k, is_causal):
     assert torch.equal(visible_mask(seq_len_q, seq_len_k, is_causal=is_causal, backend="emulator"), expected)
 
 
-@pytest.mark.parametrize("num_heads, seq_len_q", [(3, 4), (16, 5)])
-def test_strided_views(backend, num_heads, seq_len_q):
+@pytest.mark.parametrize("num_heads, seq_len_q, path", [(3, 4, "narrow"), (16, 5, "narrow"), (3, 25, "wide"), (16, 5, "wide")])
+def test_strided_views(backend, num_heads, seq_len_q, path):
     """Token strides that are not num_heads times the head stride, and a cache with gaps between tokens and pages."""
     problem = make_problem(3, num_heads, seq_len_q, (70, 129, 4), page_size=32, strided=True, cache_rank=4)
     assert not kernel.decode_config(checked_call(problem), EMULATED_ARCH).query_packed
-    assert_matches(problem, *run(problem, backend))
+    assert_matches(problem, *run(problem, backend, path))
 
 
 def test_strided_out(backend):
@@ -150,42 +164,53 @@ def test_scales_read_on_the_device():
     assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
 
 
-def test_row_maxima_that_keep_growing(backend):
+@pytest.mark.parametrize("path", PATHS)
+def test_row_maxima_that_keep_growing(backend, path):
     """Every tile raises every row's maximum: O is rescaled each time, and its first tiles fade to nothing."""
     problem = make_problem(1, 16, 4, (300,), hostile=False)
     ramp = torch.linspace(0.0, 3.0, problem.kv_cache.shape[0] * 64).view(-1, 64, 1)
     problem.query.copy_(problem.query.abs())
     problem.kv_cache.copy_(problem.kv_cache.abs() * ramp)
-    assert_matches(problem, *run(problem, backend))
+    assert_matches(problem, *run(problem, backend, path))
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("order", ["in_order", "late", "random"])
-def test_result_does_not_depend_on_execution_order(order, seed):
+@pytest.mark.parametrize("path", PATHS)
+def test_result_does_not_depend_on_execution_order(path, order, seed):
     problem = make_problem(2, 40, 3, (260, 100), page_size=16)
-    expected, expected_lse = launch_emulated(problem)
-    out, lse = launch_emulated(problem, order=order, seed=seed)
+    expected, expected_lse = launch_emulated(problem, path=path)
+    out, lse = launch_emulated(problem, path=path, order=order, seed=seed)
     assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
 
 
-@pytest.mark.parametrize("num_ctas", [1, 2, 5, 37])
-def test_any_number_of_ctas(num_ctas):
-    """One CTA computes whole row tiles one after the other; many split each of them."""
+@pytest.mark.parametrize("path, num_ctas", [("narrow", 1), ("narrow", 2), ("narrow", 37), ("wide", 2), ("wide", 5), ("wide", 36)])
+def test_any_number_of_ctas(path, num_ctas):
+    """One CTA, or pair, computes whole row tiles one after the other; many split each of them."""
     problem = make_problem(4, 40, 3, (700, 0, 33, 1300), page_size=32)
-    assert_matches(problem, *launch_emulated(problem, num_ctas=num_ctas))
+    assert_matches(problem, *launch_emulated(problem, path=path, num_ctas=num_ctas))
 
 
-def is_caught(problem: MlaProblem, name: str, order: str) -> bool:
+def test_a_pair_needs_two_ctas():
+    problem = make_problem(1, 128, 1, (64,))
+    with pytest.raises(ValueError, match="num_ctas=1: the wide path needs at least 2"):
+        launch_emulated(problem, num_ctas=1)
+
+
+def is_caught(problem: MlaProblem, name: str, order: str, path: str) -> bool:
     try:
-        return bool(compare(problem, *launch_emulated(problem, mutant=name, order=order)).faults)
+        return bool(compare(problem, *launch_emulated(problem, mutant=name, order=order, path=path)).faults)
     except EmulationError:
         return True
 
 
 # P of bf16 and fp16 is not scaled; tests/wrappers/test_emulated.py shows this mutant on fp8.
 @pytest.mark.parametrize("name", sorted(set(MUTANTS) - {"unscaled-probs"}))
-def test_mutants_fail(name):
+@pytest.mark.parametrize("path", PATHS)
+def test_mutants_fail(path, name):
     """Each wrong kernel is caught, under at least one execution order; the kernel itself under none."""
+    if path == "narrow" and name in WIDE_MUTANTS:
+        pytest.skip("a pair's own synchronisation")
     problem = make_problem(2, 16, 8, (600, 130))
     orders = ("in_order", "late", "random")
-    assert any(is_caught(problem, name, order) for order in orders), f"{name} passes every check"
+    assert any(is_caught(problem, name, order, path) for order in orders), f"{name} passes every check"

@@ -7,45 +7,44 @@ import pytest
 from mla.arch import SMEM_BYTES_PER_CTA
 from mla.config import MlaDecodeConfig
 from mla.causal_mask import TilePhases
-from mla.memory_plan import NarrowPlan
+from mla.memory_plan import NarrowPlan, Span, ValueSlot, WidePlan, plan_of
 from mla.page_ring import PageSpan
 from mla.pipelines import BarrierPlan, Edge
 from mla.tile_scheduler import TileScheduler
 from mla.warp_schedule import WarpSchedule
 
 
-def plan_of(**changes) -> NarrowPlan:
+def make_plan(**changes) -> NarrowPlan | WidePlan:
     fields = dict(dtype="bf16", num_heads=16, seq_len_q=4, is_causal=True, page_size=64)
-    return NarrowPlan(MlaDecodeConfig(**{**fields, **changes}), WarpSchedule())
+    return plan_of(MlaDecodeConfig(**{**fields, **changes}))
 
 
 def test_narrow_plan_bytes():
-    plan = plan_of()
+    plan = make_plan()
     assert plan.query_bytes == 64 * 576 * 2
-    assert plan.kv_stage_bytes == 64 * 576 * 2
-    assert plan.kv_offset == 73728 and plan.probs_offset == 3 * 73728
+    assert plan.key_slot_bytes == 64 * 576 * 2
+    assert plan.key_offset == 73728 and plan.probs_offset == 3 * 73728
     assert plan.smem_bytes <= SMEM_BYTES_PER_CTA
     assert plan.tmem_columns_used == 256 + 2 * 32
 
 
 @pytest.mark.parametrize("page_size, box, per_tile, per_page", [(16, 16, 4, 1), (32, 32, 2, 1), (64, 64, 1, 1), (128, 64, 1, 2)])
 def test_page_geometry(page_size, box, per_tile, per_page):
-    plan = plan_of(page_size=page_size)
+    plan = make_plan(page_size=page_size)
     assert (plan.box_tokens, plan.pages_per_tile, plan.tiles_per_page) == (box, per_tile, per_page)
-    assert plan.tiles_per_page_stage * 64 == 32 * page_size
 
 
 def test_a_plan_that_does_not_fit_is_refused_with_the_numbers():
     with pytest.raises(AssertionError, match=r"shared memory: \d+ > 232448"):
-        NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), kv_stages=3)
+        NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), key_stages=3)
     with pytest.raises(AssertionError, match=r"TMEM: \d+ > 512"):
         NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), score_stages=16)
 
 
 def test_buffers_do_not_overlap():
-    plan = plan_of()
+    plan = make_plan()
     starts = [
-        plan.query_offset, plan.kv_offset, plan.probs_offset, plan.row_exchange_offset, plan.scale_offset,
+        plan.query_offset, plan.key_offset, plan.probs_offset, plan.row_exchange_offset, plan.scale_offset,
         plan.page_ids_offset, plan.work_offset, plan.barrier_offset, plan.tmem_pointer_offset, plan.smem_bytes,
     ]
     assert starts == sorted(set(starts))
@@ -61,10 +60,10 @@ def test_barrier_offsets():
 
 
 def test_arrival_counts_follow_from_the_warps():
-    edges = {edge.name: (edge.producer_arrivals, edge.consumer_arrivals) for edge in plan_of().barriers.edges}
-    assert edges["score"] == (1, 128) and edges["probs"] == (128, 1)
-    assert edges["scale"] == (128, 128) and edges["rescaled"] == (128, 0)
-    assert edges["kv"] == (1, 1) and edges["pages"] == (32, 1)
+    edges = {edge.name: (edge.producer_arrivals, edge.consumer_arrivals) for edge in make_plan().barriers.edges}
+    assert edges["score"] == (1, 4) and edges["probs"] == (4, 1)
+    assert edges["scale"] == (128, 128) and edges["rescaled"] == (4, 0)
+    assert edges["keys"] == (1, 1) and edges["pages"] == (32, 1)
     assert edges["work"] == (1, 11) and edges["query"] == (1, 1)
 
 
@@ -85,17 +84,17 @@ def test_every_row_has_one_row_tile(num_heads, seq_len_q, tiles):
 
 
 def test_fp8_plan():
-    """Half the bytes a token, twice the tokens a tile; the rope half of the last chunk is padded to 128 bytes."""
-    plan = plan_of(dtype="fp8")
-    assert (plan.tile_tokens, plan.mma_k, plan.chunks) == (128, 32, 5)
-    assert plan.kv_stage_bytes == 5 * 128 * 128 and plan.score_columns == 64
+    """Half the bytes a token, twice the tokens a tile; the rope span is 64 bytes wide."""
+    plan = make_plan(dtype="fp8")
+    assert (plan.tile_tokens, plan.mma_k, plan.spans[-1]) == (128, 32, Span(512, 64))
+    assert plan.key_slot_bytes == 128 * 576 and plan.score_columns == 64
     assert plan.smem_bytes <= SMEM_BYTES_PER_CTA
 
 
 @pytest.mark.parametrize("page_size", [16, 32, 64, 128])
 @pytest.mark.parametrize("begin, end", [(0, 0), (0, 1), (1, 2), (3, 40), (5, 300)])
 def test_page_spans_name_the_pages_of_their_tiles(page_size, begin, end):
-    plan = plan_of(page_size=page_size)
+    plan = make_plan(page_size=page_size)
     span = PageSpan.of(plan, TilePhases(end * 64, begin, begin, end, False))
     used = set()
     for tile in range(begin, end):
@@ -105,3 +104,37 @@ def test_page_spans_name_the_pages_of_their_tiles(page_size, begin, end):
         assert position + plan.pages_per_tile <= plan.page_ids_per_stage
         used.add(stage)
     assert used == set(range(span.num_stages))
+
+
+def test_wide_plans():
+    """Tiles of 128 keys, of which a CTA holds 64 as keys, and 256 of the 512 latent dimensions of all as values."""
+    bf16, fp8 = make_plan(path="wide"), make_plan(path="wide", dtype="fp8")
+    for plan in (bf16, fp8):
+        assert (plan.tile_rows, plan.cta_rows, plan.tile_tokens, plan.key_rows) == (128, 64, 128, 64)
+        assert plan.smem_bytes <= SMEM_BYTES_PER_CTA and plan.tmem_columns_used == 512
+        assert plan.query_tmem_spans == 4
+        keys = sum(plan.key_slot_load_bytes(slot, plan.key_rows) for slot in range(plan.key_slots))
+        values = len(plan.value_slots) * plan.value_slot_bytes
+        assert keys + values == plan.tile_load_bytes == (64 * 576 + 128 * 256) * plan.config.element_bytes
+    assert bf16.value_slots == tuple(ValueSlot(first, 64, ((half, 0),)) for first in (0, 64) for half in (0, 1))
+    assert fp8.value_slots == tuple(ValueSlot(0, 128, ((half, 0),)) for half in (0, 1))
+
+
+def test_both_ctas_of_a_pair_arrive_where_the_tensor_core_waits():
+    edges = {edge.name: edge for edge in make_plan(path="wide").barriers.edges}
+    for name in ("query", "keys", "values"):
+        assert (edges[name].producer_arrivals, edges[name].consumer_arrivals) == (2, 1)
+    assert edges["probs"].producer_arrivals == edges["rescaled"].producer_arrivals == 8
+    assert edges["score"].consumer_arrivals == 8
+    at_leader = {name for name, edge in edges.items() if edge.full_at_leader}
+    assert at_leader == {"query", "keys", "values", "probs", "rescaled"}
+    assert {name for name, edge in edges.items() if edge.empty_at_leader} == {"score"}
+
+
+@pytest.mark.parametrize("num_heads, seq_len_q, is_wide", [(64, 1, False), (65, 1, True), (16, 4, False), (16, 5, True)])
+def test_more_than_64_rows_take_the_wide_path(num_heads, seq_len_q, is_wide):
+    assert make_plan(num_heads=num_heads, seq_len_q=seq_len_q).is_paired == is_wide
+    assert not make_plan(num_heads=num_heads, seq_len_q=seq_len_q, path="narrow").is_paired
+    assert make_plan(num_heads=num_heads, seq_len_q=seq_len_q, path="wide").is_paired
+    with pytest.raises(ValueError, match="path='two': must be one of"):
+        make_plan(path="two")

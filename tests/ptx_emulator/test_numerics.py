@@ -182,3 +182,27 @@ def test_extreme_exponents(shift_a, shift_b, c_scale):
     c = (rng.standard_normal((M, N)) * c_scale).astype(np.float32).view(np.uint32)
     expected = oracle("f16", "f32", "bf16", "bf16", a, b, c)
     np.testing.assert_array_equal(numerics.matmul(a, b, c, "bf16", "bf16", "f32"), expected)
+
+
+@pytest.mark.parametrize("columns", [8, 24])
+def test_columns_that_do_not_fill_a_block(columns):
+    """The same numbers as in a wider matrix; the columns of D beyond are left alone."""
+    rng = np.random.default_rng(12)
+    a, b, c = (draw(rng, "f16", shape, 6) for shape in ((M, 16), (N, 16), (M, N)))
+    c = c << 16
+    whole = numerics.matmul(a, b, c, "f16", "f16", "f32")
+    np.testing.assert_array_equal(
+        numerics.matmul(a, b[:columns], c[:, :columns], "f16", "f16", "f32"), whole[:, :columns]
+    )
+
+
+@pytest.mark.parametrize("kind,name,ones", [("f16", "f16", 0x3FFF), ("f16", "bf16", 0x3FFF), ("f8f6f4", "e4m3", 0x3F)])
+def test_sums_too_large_for_32_bits(kind, name, ones):
+    """All significands nearly 2: the aligned sum of 16 or 32 products and an accumulator exceeds an int32."""
+    k = 256 // container(name)
+    a, b = np.full((M, k), ones, np.uint32), np.full((N, k), ones, np.uint32)
+    c = np.full((M, N), 0x40FFFFFF, np.uint32)
+    c[1::2] |= 0x80000000
+    a[2:4] |= 1 << container(name) - 1
+    expected = oracle(kind, "f32", name, name, a, b, c)
+    np.testing.assert_array_equal(numerics.matmul(a, b, c, name, name, "f32"), expected)

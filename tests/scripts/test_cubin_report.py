@@ -71,11 +71,18 @@ def test_a_host_program_is_refused():
 
 
 @pytest.mark.parametrize(
-    "dtype, arch, query_packed",
-    [("bf16", "sm_100a", True), ("fp16", "sm_103a", False), ("fp8", "sm_100a", True), ("fp8", "sm_103a", False)],
+    "path, dtype, arch, query_packed",
+    [
+        ("narrow", "bf16", "sm_100a", True),
+        ("narrow", "fp8", "sm_103a", False),
+        ("wide", "fp16", "sm_103a", False),
+        ("wide", "bf16", "sm_100a", True),
+        ("wide", "fp8", "sm_100a", True),
+        ("wide", "fp8", "sm_103a", False),
+    ],
 )
-def test_our_kernels_spill_nothing_and_use_no_local_memory(dtype, arch, query_packed):
-    config = MlaDecodeConfig(dtype, 40, 5, True, 32, lse_base="e", query_packed=query_packed, arch=arch)
+def test_our_kernels_spill_nothing_and_use_no_local_memory(path, dtype, arch, query_packed):
+    config = MlaDecodeConfig(dtype, 40, 5, True, 32, lse_base="e", query_packed=query_packed, arch=arch, path=path)
     decode_and_merge = report_cubin(compile_decode(config).cubin)
     assert len(decode_and_merge) == 2
     assert all(report.is_clean for report in decode_and_merge), decode_and_merge

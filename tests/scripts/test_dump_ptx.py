@@ -19,7 +19,7 @@ def test_ptx_ir_and_cubin_of_one_configuration(tmp_path, capsys):
         "--no-causal",
     ]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
-    name = "mla_decode_fp16_h3_q2_p64_dense_sm_103a"
+    name = "mla_decode_fp16_h3_q2_p64_dense_narrow_sm_103a"
     assert sorted(file.name for file in tmp_path.iterdir()) == [name + end for end in (".cubin", ".mlir", ".ptx")]
     ptx, ir = ((tmp_path / (name + end)).read_text() for end in (".ptx", ".mlir"))
     assert ".target sm_103a" in ptx

@@ -120,7 +120,10 @@ def cases(*arguments):
 
 
 def test_defaults_include_the_row_that_decides():
-    assert validate.Case("bf16", 16, 8, 2048, 10, 64, True) in cases()
+    for path in ("narrow", "wide"):
+        assert validate.Case("bf16", 16, 8, 2048, 10, 64, True, path=path) in cases()
+    pairs = {(case.dtype, case.path) for case in cases()}
+    assert pairs == {(dtype, path) for dtype in ("bf16", "fp16", "fp8") for path in ("narrow", "wide")}
     assert {case.dtype for case in cases()} == {"bf16", "fp16", "fp8"}
     assert {case.dtype for case in cases("--dtype", "fp16")} == {"fp16"}
     assert {case.page_size for case in cases()} == {16, 32, 64, 128}

@@ -18,7 +18,7 @@ def test_signature():
     names = [parameter.strip().split(":")[0].split("=")[0] for parameter in text[1:].split(") ->")[0].split(", ")]
     assert names == [
         "query", "kv_cache", "block_tables", "seq_lens", "*", "softmax_scale", "output_scale", "is_causal", "out",
-        "return_lse", "lse_base", "workspace", "backend",
+        "return_lse", "lse", "lse_base", "workspace", "check_values", "backend",
     ]  # fmt: skip
     defaults = {
         name: parameter.default
@@ -26,8 +26,8 @@ def test_signature():
         if parameter.default is not inspect.Parameter.empty
     }
     assert defaults == {
-        "output_scale": 1.0, "is_causal": True, "out": None, "return_lse": False, "lse_base": "e", "workspace": None,
-        "backend": "auto",
+        "output_scale": 1.0, "is_causal": True, "out": None, "return_lse": False, "lse": None, "lse_base": "e",
+        "workspace": None, "check_values": None, "backend": "auto",
     }  # fmt: skip
 
 
@@ -50,6 +50,17 @@ def test_results(dtype, out_dtype):
     mine = torch.empty_like(out)
     assert mla_decode(*problem.tensors, **problem.options, out=mine) is mine
     assert torch.equal(mine, out)
+
+
+def test_the_callers_lse_is_written_and_returned():
+    problem = make_problem(2, 2, 3, [3, 40])
+    expected = mla_decode(*problem.tensors, **problem.options, return_lse=True)[1]
+    mine = torch.zeros(2, 2, 3).transpose(1, 2)
+    for backend in ("torch", "emulator"):
+        mine.fill_(7.0)
+        result = mla_decode(*problem.tensors, **problem.options, return_lse=True, lse=mine, backend=backend)
+        assert result[1] is mine
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_lse_base_2():

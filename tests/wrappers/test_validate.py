@@ -28,6 +28,7 @@ def good_call() -> dict[str, object]:
         "out": torch.full(problem.out_shape, POISON, dtype=torch.bfloat16),
         "workspace": torch.full((64,), 7, dtype=torch.uint8),
         "return_lse": True,
+        "lse": torch.full(problem.out_shape[:3], POISON),
         "lse_base": "e",
         "backend": "torch",
     }
@@ -261,6 +262,34 @@ BAD = {
         r"out has strides .*rows must not share memory \(a stride is 0\)",
     ),
     "out_on_another_device": (replace("out", lambda t: t.to("meta")), ValueError, "out is on meta"),
+    # lse
+    "lse_not_a_tensor": (lambda call: call.update(lse=[0.0]), TypeError, "lse is a list: must be a torch.Tensor"),
+    "lse_bf16": (
+        replace("lse", torch.Tensor.bfloat16),
+        TypeError,
+        "lse has dtype torch.bfloat16: must be torch.float32",
+    ),
+    "lse_of_flashmla's_layout": (
+        replace("lse", lambda t: torch.full((BATCH, HEADS, TOKENS), POISON)),
+        ValueError,
+        r"lse has shape \[2, 4, 3\]: must be \[2, 3, 4\]",
+    ),
+    "lse_expanded": (
+        replace("lse", lambda t: t[:, :1].expand(-1, TOKENS, -1)),
+        ValueError,
+        r"lse has strides .*rows must not share memory \(a stride is 0\)",
+    ),
+    "lse_on_another_device": (replace("lse", lambda t: t.to("meta")), ValueError, "lse is on meta"),
+    "lse_without_return_lse": (
+        replace("return_lse", lambda v: False),
+        ValueError,
+        "lse is a Tensor: must be None without return_lse=True",
+    ),
+    "check_values_an_int": (
+        lambda call: call.update(check_values=1),
+        TypeError,
+        "check_values is a int: must be a bool",
+    ),
     # workspace
     "workspace_not_a_tensor": (
         replace("workspace", lambda t: bytearray(8)),
@@ -297,6 +326,7 @@ BAD = {
             query=torch.zeros(0, TOKENS, HEADS, 576, dtype=torch.bfloat16, device="meta"),
             block_tables=torch.zeros(0, 3, dtype=torch.int32, device="meta"),
             out=None,
+            lse=None,
         ),
         ValueError,
         "query is on meta: backend='emulator' takes CPU tensors",
@@ -309,7 +339,7 @@ def test_bad_input(name, monkeypatch):
     apply, error, message = BAD[name]
     call = good_call()
     apply(call)
-    given = [call[key] for key in ("out", "workspace") if isinstance(call[key], torch.Tensor)]
+    given = [call[key] for key in ("out", "lse", "workspace") if isinstance(call[key], torch.Tensor)]
     outputs = [(tensor, tensor.clone()) for tensor in given if tensor.device.type == "cpu"]
     ran = []
     monkeypatch.setattr(fallback, "attend", lambda *args: ran.append(args))
@@ -324,6 +354,7 @@ def test_the_unchanged_call_works():
     call = good_call()
     out, lse = mla_decode(**call)
     assert out is call["out"] and not (out == POISON).any()
+    assert lse is call["lse"] and not (lse == POISON).any()
     assert (call["workspace"] == 7).all()
 
 

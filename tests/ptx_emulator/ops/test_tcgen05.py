@@ -115,6 +115,24 @@ def test_store_shapes(shape, repeat, order):
         np.testing.assert_array_equal(out[warp], expected)
 
 
+def test_the_quarter_may_be_left_out_of_the_address():
+    """A warp reaches its own quarter whether the address names it or says 0."""
+    body = (
+        fill(1)
+        + """
+    tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r16}, [%r3];
+    add.u32 %r8, %r3, 0x100000;
+    tcgen05.ld.sync.aligned.16x32bx2.x1.b32 {%r17}, [%r8], 0;
+    tcgen05.wait::ld.sync.aligned;
+    """
+        + write_registers(16, 2)
+    )
+    out = execute(program(body), 128 * 2).reshape(128, 2)
+    thread = np.arange(128)
+    np.testing.assert_array_equal(out[:, 0], thread << 16)
+    np.testing.assert_array_equal(out[:, 1], (thread // 32 * 32 + 16 + thread % 16) << 16)
+
+
 def test_pack_and_unpack():
     """.unpack::16b puts the halves of a register into the low halves of two columns; .pack::16b takes them back."""
     body = """
@@ -153,7 +171,7 @@ LOAD_ONE = "tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r16}, [%r8];"
             TmemError,
             "columns 480",
         ),
-        ("mov.u32 %r8, %r3;" + LOAD_ONE, TmemError, "lane 0 in the address: warp"),
+        ("xor.b32 %r8, %r5, 0x400000;" + LOAD_ONE, TmemError, r"lane \d+ in the address: warp \d may use"),
         ("add.u32 %r8, %r5, 0x100000;" + LOAD_ONE, TmemError, "lane (16|48|80|112) in"),
         (LOAD_ONE.replace("%r8", "%r5").replace("ld.", "ld.red."), UnsupportedInstruction, "red"),
         (LOAD_ONE.replace("%r8", "%r5").replace(".x1", ".x3"), UnsupportedInstruction, "x3"),

@@ -1,0 +1,94 @@
+"""Native forms of tcgen05.ld and tcgen05.st (see ops/tcgen05.py, which has the rules)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from . import native as nat
+from . import state as st
+from .engine_common import OPTIONS, cell_u8, cell_u32, int32s, int64s, rows_u32
+from .tcgen05_layout import TMEM_COLUMNS
+
+# Arguments: number, level, address (2), cells (2), registers, columns, height, packed, row of each register.
+_ADDRESS, _CELLS, _REGISTERS, _COLUMNS, _HEIGHT, _PACKED, _ROWS = 2, 4, 6, 7, 8, 9, 10
+
+
+def access_arguments(function, level: int, inst, symbols) -> list[int] | None:
+    """The arguments for an instruction whose `data` is an ops.tcgen05.Access."""
+    access = inst.data
+    address = nat.operand_code(access.address, symbols)
+    if address is None:
+        return None
+    rows = [register.slot for register in access.registers]
+    shape = [len(rows), access.columns, access.height, int(access.packed)]
+    return [function.number, level, *address, *nat.address_words(access.by_lane), *shape, *rows]
+
+
+@njit(**OPTIONS)
+def allocated(p_columns, column, columns):
+    """Whether all of `columns` from `column` are allocated."""
+    if column + columns > TMEM_COLUMNS:
+        return False
+    flags = cell_u8(p_columns + column)
+    missing = np.int64(0)
+    for i in range(columns):
+        missing |= np.int64(flags[i] == 0)
+    return missing == 0
+
+
+@njit(**OPTIONS)
+def _first_cell(p_head, p_warp, p_arguments, lanes):
+    """Host address of the cell at the instruction's address, 0 if an access there is not allowed."""
+    arguments, warp = int32s(p_arguments), int64s(p_warp)
+    cta = nat.cta_row(p_head, warp[st.W_CTA])
+    address = nat.operand_value(p_warp, p_arguments + 4 * _ADDRESS, nat.leader(lanes))
+    for lane in range(32):
+        if lanes >> lane & 1 and nat.operand_value(p_warp, p_arguments + 4 * _ADDRESS, lane) != address:
+            return np.int64(0)
+    lane, column = address >> 16, address & 0xFFFF
+    quarter = 32 * (warp[st.W_INDEX] % 4)
+    if lane != quarter and not (arguments[_HEIGHT] == 16 and lane == quarter + 16):
+        return np.int64(0)
+    if cta[nat.C_TMEM] == 0 or not allocated(cta[nat.C_COLUMNS], column, np.int64(arguments[_COLUMNS])):
+        return np.int64(0)
+    return cta[nat.C_TMEM] + 4 * (lane * TMEM_COLUMNS + column)
+
+
+@nat.native
+def load(p_head, p_warp, p_arguments, lanes):
+    first = _first_cell(p_head, p_warp, p_arguments, lanes)
+    if first == 0:
+        return 0
+    arguments = int32s(p_arguments)
+    cells, words = int32s(nat.address_of(p_arguments + 4 * _CELLS)), cell_u32(first)
+    registers = rows_u32(int64s(p_warp)[st.W_R32])
+    count, packed = np.int64(arguments[_REGISTERS]), arguments[_PACKED] != 0
+    for lane in range(32):
+        for i in range(count):
+            cell = cells[lane * count + i]
+            value = words[cell]
+            if packed:
+                value = value & np.uint32(0xFFFF) | words[cell + 1] << np.uint32(16)
+            registers[np.uint64(arguments[_ROWS + i])][lane] = value
+    return 1
+
+
+@nat.native
+def store(p_head, p_warp, p_arguments, lanes):
+    first = _first_cell(p_head, p_warp, p_arguments, lanes)
+    if first == 0:
+        return 0
+    arguments = int32s(p_arguments)
+    cells, words = int32s(nat.address_of(p_arguments + 4 * _CELLS)), cell_u32(first)
+    registers = rows_u32(int64s(p_warp)[st.W_R32])
+    count, packed = np.int64(arguments[_REGISTERS]), arguments[_PACKED] != 0
+    for lane in range(32):
+        for i in range(count):
+            cell = cells[lane * count + i]
+            value = registers[np.uint64(arguments[_ROWS + i])][lane]
+            if packed:
+                words[cell + 1] = value >> np.uint32(16)
+                value &= np.uint32(0xFFFF)
+            words[cell] = value
+    return 1

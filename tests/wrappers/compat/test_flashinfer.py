@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.wrappers.compat.peers import LENGTHS, REQUIRED, hostile_problem, in_base, parameters
+from wrappers.compat import use_backend
+from wrappers.compat.flashinfer import cute_dsl_mla_decode, peer_lse_base, trtllm_batch_decode_with_kv_cache_mla
+from wrappers.decode import workspace_bytes
+from wrappers.testing import assert_matches
+
+
+def arguments(problem, **changes):
+    query, kv_cache, block_tables, seq_lens = problem.tensors
+    return {
+        "query": query, "kv_cache": kv_cache, "workspace_buffer": torch.zeros(0, dtype=torch.uint8),
+        "kv_lora_rank": 512, "qk_rope_head_dim": 64, "block_tables": block_tables, "seq_lens": seq_lens,
+        "max_seq_len": max(LENGTHS), **changes,
+    }  # fmt: skip
+
+
+def call(problem, **changes):
+    return trtllm_batch_decode_with_kv_cache_mla(
+        **arguments(problem, **{"qk_nope_head_dim": 128, "bmm1_scale": problem.softmax_scale, **changes})
+    )
+
+
+def test_parameters_are_the_peers():
+    assert parameters(trtllm_batch_decode_with_kv_cache_mla) == [
+        ("query", REQUIRED), ("kv_cache", REQUIRED), ("workspace_buffer", REQUIRED), ("qk_nope_head_dim", REQUIRED),
+        ("kv_lora_rank", REQUIRED), ("qk_rope_head_dim", REQUIRED), ("block_tables", REQUIRED), ("seq_lens", REQUIRED),
+        ("max_seq_len", REQUIRED), ("sparse_mla_top_k", 0), ("out", None), ("bmm1_scale", 1.0), ("bmm2_scale", 1.0),
+        ("sinks", None), ("skip_softmax_threshold_scale_factor", None), ("enable_pdl", None), ("backend", "auto"),
+        ("is_var_seq", True), ("uses_shared_paged_kv_idx", True), ("lse", None), ("return_lse", False),
+        ("cute_dsl_impl", "auto"), ("kv_scale_format", "auto"), ("cum_seq_lens_q", None), ("max_q_len", None),
+        ("multi_ctas_kv_counter_buffer", None), ("sparse_mla_top_k_lens", None), ("enable_dcp", False), ("cp_world", 1),
+        ("cp_rank", 0), ("causal_seqlens_kv_global", None), ("use_fp16_softmax", None),
+    ]  # fmt: skip
+    assert parameters(cute_dsl_mla_decode) == [
+        ("query", REQUIRED), ("kv_cache", REQUIRED), ("workspace_buffer", REQUIRED), ("kv_lora_rank", REQUIRED),
+        ("qk_rope_head_dim", REQUIRED), ("block_tables", REQUIRED), ("seq_lens", REQUIRED), ("max_seq_len", REQUIRED),
+        ("softmax_scale", REQUIRED), ("output_scale", 1.0), ("out", None), ("out_dtype", None), ("is_var_seq", True),
+        ("enable_pdl", None), ("lse", None), ("return_lse", False), ("cum_seq_lens_q", None), ("max_q_len", None),
+        ("enable_dcp", False), ("cp_world", 1), ("cp_rank", 0), ("causal_seqlens_kv_global", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("backend, base", [("trtllm-gen", "2"), ("cute-dsl", "e"), ("auto", "2")])
+def test_output_and_lse(dtype, backend, base):
+    """The log-sum-exp is [batch * tokens, heads], in the base of the kernel that the peer would run."""
+    problem = hostile_problem(dtype)
+    out, lse = call(problem, backend=backend, return_lse=True)
+    assert out.dtype == torch.bfloat16 and lse.shape == (6, 3)
+    assert_matches(problem, out, lse.view(3, 2, 3) / in_base(torch.ones(()), base))
+    assert torch.equal(call(problem, backend=backend), out)
+
+
+@pytest.mark.parametrize(
+    "backend, heads, page_size, needs_cute_dsl, base",
+    [
+        ("auto", 64, 32, False, "2"), ("auto", 65, 32, False, "e"), ("auto", 127, 64, False, "e"),
+        ("auto", 128, 64, False, "2"), ("auto", 16, 128, False, "e"), ("auto", 16, 64, True, "e"),
+        ("trtllm-gen", 96, 128, True, "2"), ("cute-dsl", 16, 64, False, "e"),
+    ],
+)  # fmt: skip
+def test_the_base_follows_the_peers_choice_of_kernel(backend, heads, page_size, needs_cute_dsl, base):
+    cache = torch.empty(1, 1, page_size, 576, dtype=torch.bfloat16)
+    assert peer_lse_base(backend, heads, cache, needs_cute_dsl) == base
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (3, 2, 3)])
+def test_the_callers_memory(shape):
+    problem = hostile_problem(cache_rank=4)
+    out, lse = torch.empty(problem.out_shape, dtype=torch.bfloat16), torch.empty(shape)
+    workspace = torch.zeros(workspace_bytes(), dtype=torch.uint8)
+    with use_backend("emulator"):
+        result = call(
+            problem, out=out, lse=lse, return_lse=True, backend="cute-dsl", workspace_buffer=workspace,
+            enable_pdl=True, cute_dsl_impl="monolithic", is_var_seq=False,
+            multi_ctas_kv_counter_buffer=torch.zeros(8, dtype=torch.uint8), use_fp16_softmax=False,
+        )  # fmt: skip
+    assert result[0] is out and result[1] is lse
+    assert_matches(problem, out, lse.view(3, 2, 3))
+
+
+def test_lse_memory_without_return_lse_is_left_alone():
+    lse = torch.full((6, 3), 7.0)
+    assert isinstance(call(hostile_problem(), lse=lse), torch.Tensor)
+    assert (lse == 7).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_cute_dsl_mla_decode(dtype):
+    problem = hostile_problem(dtype)
+    given = arguments(problem, softmax_scale=problem.softmax_scale, return_lse=True)
+    out, lse = cute_dsl_mla_decode(**given)
+    assert out.dtype == problem.out_dtype and lse.shape == (3, 2, 3)
+    assert_matches(problem, out, lse)
+    assert torch.equal(cute_dsl_mla_decode(**given, out_dtype=problem.out_dtype)[0], out)
+    with pytest.raises(ValueError, match="out_dtype=torch.float32: must be None or"):
+        cute_dsl_mla_decode(**given, out_dtype=torch.float32)
+
+
+def test_scales():
+    problem = hostile_problem()
+    torch.testing.assert_close(call(problem, bmm2_scale=0.5), 0.5 * call(problem))
+
+
+A_TENSOR = torch.zeros(3, dtype=torch.int32)
+REFUSED = {
+    "fp16 query": ({"query": torch.zeros(3, 2, 3, 576).half()}, TypeError, "query has dtype torch.float16"),
+    "sparse_mla_top_k": ({"sparse_mla_top_k": 64}, ValueError, "sparse_mla_top_k=64: must be 0"),
+    "sinks": ({"sinks": [torch.zeros(3)]}, ValueError, "sinks=a list: must be None"),
+    "skip_softmax_threshold_scale_factor": (
+        {"skip_softmax_threshold_scale_factor": 1e-30}, ValueError, "skip_softmax_threshold_scale_factor=1e-30",
+    ),
+    "backend xqa": ({"backend": "xqa"}, ValueError, "backend='xqa': must be one of 'auto', 'trtllm-gen', 'cute-dsl'"),
+    "backend sparse": ({"backend": "sparse"}, ValueError, "backend='sparse'"),
+    "uses_shared_paged_kv_idx": (
+        {"uses_shared_paged_kv_idx": False}, ValueError, "uses_shared_paged_kv_idx=False: must be True",
+    ),
+    "cute_dsl_impl": ({"cute_dsl_impl": "fast"}, ValueError, "cute_dsl_impl='fast': must be one of"),
+    "sparse_mla_top_k_lens": ({"sparse_mla_top_k_lens": A_TENSOR}, ValueError, "sparse_mla_top_k_lens=a Tensor"),
+    "use_fp16_softmax": ({"use_fp16_softmax": True}, ValueError, "use_fp16_softmax=True: must be None"),
+    "seq_lens": ({"seq_lens": None}, TypeError, "seq_lens is a NoneType"),
+    "kv_lora_rank": ({"kv_lora_rank": 256}, ValueError, "kv_lora_rank=256: must be 512"),
+    "max_seq_len": ({"max_seq_len": 0}, ValueError, "max_seq_len=0: must be at least 1"),
+    "lse of FlashMLA's layout": (
+        {"lse": torch.zeros(3, 3, 2), "return_lse": True}, ValueError, r"lse has shape \[3, 3, 2\]: must be \[3, 2, 3\]",
+    ),
+    "lse with gaps": (
+        {"lse": torch.zeros(6, 6)[:, :3], "return_lse": True}, ValueError, r"lse has strides \[6, 1\]: must be",
+    ),
+    "workspace_buffer": ({"workspace_buffer": torch.zeros(8)}, TypeError, "workspace_buffer has dtype torch.float32"),
+    "cp_rank": ({"cp_rank": 1}, ValueError, "cp_rank=1"),
+    "cp_world": ({"cp_world": 2}, ValueError, "cp_world=2"),
+    "causal_seqlens_kv_global": (
+        {"causal_seqlens_kv_global": A_TENSOR}, ValueError, "causal_seqlens_kv_global=a Tensor",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name):
+    changes, error, message = REFUSED[name]
+    out = torch.full((3, 2, 3, 512), 7.0, dtype=torch.bfloat16)
+    with pytest.raises(error, match=message):
+        call(hostile_problem(), out=out, **changes)
+    assert (out == 7).all()

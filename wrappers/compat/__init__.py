@@ -1,0 +1,80 @@
+"""The decode calls of other MLA libraries, argument by argument, computed by `wrappers.decode.mla_decode`.
+
+Each module has the functions of one library under their own names: their parameters, defaults, log-sum-exp base and
+layout, and what they return. Two things are kept from `mla_decode` wherever a library leaves them undefined: rows that
+see no key give 0 (and a log-sum-exp of -inf, unless the library defines another), and table entries that are not in use
+may hold anything. An argument that asks for something else than dense MLA decoding is refused by name.
+
+The libraries' signatures do not say which of our backends computes; `use_backend` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+
+from wrappers import validate
+from wrappers.decode import workspace_bytes
+from wrappers.validate import LATENT_DIM, ROPE_DIM
+
+_backend: ContextVar[str] = ContextVar("backend", default="auto")
+
+
+@contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Calls inside are computed by this backend of `mla_decode`, "auto" by default."""
+    validate.check_backend(backend)
+    token = _backend.set(backend)
+    try:
+        yield
+    finally:
+        _backend.reset(token)
+
+
+def current_backend() -> str:
+    return _backend.get()
+
+
+def refuse_unless(allowed: object, **given: object) -> None:
+    """ValueError for each named argument that is not `allowed`: it asks for what this project does not do."""
+    for name, value in given.items():
+        # By identity and type first: a tensor does not compare to a truth value.
+        if value is allowed or (type(value) is type(allowed) and value == allowed):
+            continue
+        text = f"a {type(value).__name__}" if isinstance(value, (torch.Tensor, list, tuple)) else repr(value)
+        raise ValueError(f"{name}={text}: must be {allowed!r} here, the rest is not supported")
+
+
+def check_dims(kv_lora_rank: object, qk_rope_head_dim: object) -> None:
+    refuse_unless(LATENT_DIM, kv_lora_rank=kv_lora_rank)
+    refuse_unless(ROPE_DIM, qk_rope_head_dim=qk_rope_head_dim)
+
+
+def check_positive(**given: object) -> None:
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} is a {type(value).__name__}: must be an int")
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+
+
+def usable_workspace(buffer: object, query: torch.Tensor) -> torch.Tensor | None:
+    """The caller's buffer where the kernels can use it, else None, and they allocate their own.
+
+    The libraries ask for sizes that depend on the call, down to none at all; ours is one size, `workspace_bytes`.
+    """
+    validate.check_tensor("workspace_buffer", buffer, (torch.uint8, torch.int8))
+    if current_backend() == "torch" or (current_backend() == "auto" and query.device.type != "cuda"):
+        return None
+    fits = buffer.dim() == 1 and buffer.numel() >= workspace_bytes(query.device)
+    aligned = buffer.is_contiguous() and buffer.data_ptr() % validate.WORKSPACE_ALIGN_BYTES == 0
+    return buffer if fits and aligned else None
+
+
+def int32_lengths(seq_lens: object) -> torch.Tensor:
+    """Lengths as the libraries take them, of any integer dtype."""
+    validate.check_tensor("seq_lens", seq_lens, (torch.int32, torch.int64))
+    return seq_lens.to(torch.int32)

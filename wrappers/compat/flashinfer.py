@@ -1,0 +1,162 @@
+"""`flashinfer.mla.trtllm_batch_decode_with_kv_cache_mla` and the CuTe DSL entry under it, `cute_dsl_mla_decode`
+(FlashInfer fb28d72: flashinfer/mla/_core.py, flashinfer/cute_dsl/attention/mla_dispatch.py)."""
+
+from __future__ import annotations
+
+import torch
+
+from wrappers import validate
+from wrappers.compat import check_dims, check_positive, current_backend, int32_lengths, refuse_unless, usable_workspace
+from wrappers.decode import mla_decode
+
+BACKENDS = ("auto", "trtllm-gen", "cute-dsl")
+IMPLEMENTATIONS = ("auto", "modular", "monolithic")
+# What the peer's trtllm-gen kernels take; anything else goes to its CuTe DSL kernels.
+TRTLLM_GEN_PAGE_SIZES = (32, 64)
+
+
+def cute_dsl_mla_decode(
+    query: torch.Tensor,
+    kv_cache: torch.Tensor,
+    workspace_buffer: torch.Tensor,
+    kv_lora_rank: int,
+    qk_rope_head_dim: int,
+    block_tables: torch.Tensor,
+    seq_lens: torch.Tensor,
+    max_seq_len: int,
+    softmax_scale: float | torch.Tensor,
+    output_scale: float | torch.Tensor = 1.0,
+    out: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    is_var_seq: bool = True,
+    enable_pdl: bool | None = None,
+    lse: torch.Tensor | None = None,
+    return_lse: bool = False,
+    cum_seq_lens_q: torch.Tensor | None = None,
+    max_q_len: int | None = None,
+    enable_dcp: bool = False,
+    cp_world: int = 1,
+    cp_rank: int = 0,
+    causal_seqlens_kv_global: torch.Tensor | None = None,
+    *,
+    cute_dsl_impl: str = "auto",
+    lse_base: str = "e",
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Returns `out` or `(out, lse)`: the log-sum-exp in base e, [B, q_len, H] or in the shape of the caller's `lse`,
+    which may also be [B * q_len, H]. Causal, as the peer's monolithic kernel.
+
+    `lse_base` is not the peer's. `max_seq_len`, `is_var_seq` and `enable_pdl` are hints that are not needed; a
+    `workspace_buffer` that is too small is replaced; a table of any width will do.
+    """
+    check_dims(kv_lora_rank, qk_rope_head_dim)
+    check_positive(max_seq_len=max_seq_len, cp_world=cp_world)
+    validate.check_choice("cute_dsl_impl", cute_dsl_impl, IMPLEMENTATIONS)
+    validate.check_bool("enable_dcp", enable_dcp)
+    validate.check_bool("return_lse", return_lse)
+    refuse_unless(False, enable_dcp=enable_dcp)
+    refuse_unless(1, cp_world=cp_world)
+    refuse_unless(0, cp_rank=cp_rank)
+    refuse_unless(
+        None, causal_seqlens_kv_global=causal_seqlens_kv_global, cum_seq_lens_q=cum_seq_lens_q, max_q_len=max_q_len
+    )
+    validate.check_query(query)
+    output_dtype = validate.OUTPUT_DTYPES[query.dtype]
+    if out_dtype not in (None, output_dtype):
+        raise ValueError(f"out_dtype={out_dtype}: must be None or {output_dtype} for a query of {query.dtype}")
+    rows = query.shape[:-1]
+    if return_lse and lse is None:
+        lse = torch.empty(rows, dtype=torch.float32, device=query.device)
+    result = mla_decode(
+        query, kv_cache, block_tables, int32_lengths(seq_lens), softmax_scale=softmax_scale, output_scale=output_scale,
+        out=out, return_lse=return_lse, lse=rows_of(lse, rows) if return_lse else None, lse_base=lse_base,
+        workspace=usable_workspace(workspace_buffer, query), backend=current_backend(),
+    )  # fmt: skip
+    return (result[0], lse) if return_lse else result
+
+
+def rows_of(lse: torch.Tensor, rows: torch.Size) -> torch.Tensor:
+    """The caller's log-sum-exp memory as `[B, q_len, H]`."""
+    validate.check_tensor("lse", lse, (torch.float32,))
+    flat = (rows[:-1].numel(), rows[-1])
+    if tuple(lse.shape) not in (flat, tuple(rows)):
+        raise ValueError(f"lse has shape {list(lse.shape)}: must be {list(rows)} or {list(flat)}")
+    if not lse.is_contiguous():
+        raise ValueError(f"lse has strides {list(lse.stride())}: must be contiguous")
+    return lse.view(rows)
+
+
+def trtllm_batch_decode_with_kv_cache_mla(
+    query: torch.Tensor,
+    kv_cache: torch.Tensor,
+    workspace_buffer: torch.Tensor,
+    qk_nope_head_dim: int,
+    kv_lora_rank: int,
+    qk_rope_head_dim: int,
+    block_tables: torch.Tensor,
+    seq_lens: torch.Tensor | None,
+    max_seq_len: int,
+    sparse_mla_top_k: int = 0,
+    out: torch.Tensor | None = None,
+    bmm1_scale: float | torch.Tensor = 1.0,
+    bmm2_scale: float | torch.Tensor = 1.0,
+    sinks: list[torch.Tensor] | None = None,
+    skip_softmax_threshold_scale_factor: float | None = None,
+    enable_pdl: bool | None = None,
+    backend: str = "auto",
+    is_var_seq: bool = True,
+    uses_shared_paged_kv_idx: bool = True,
+    lse: torch.Tensor | None = None,
+    return_lse: bool = False,
+    cute_dsl_impl: str = "auto",
+    kv_scale_format: str = "auto",
+    cum_seq_lens_q: torch.Tensor | None = None,
+    max_q_len: int | None = None,
+    multi_ctas_kv_counter_buffer: torch.Tensor | None = None,
+    sparse_mla_top_k_lens: torch.Tensor | None = None,
+    enable_dcp: bool = False,
+    cp_world: int = 1,
+    cp_rank: int = 0,
+    causal_seqlens_kv_global: torch.Tensor | None = None,
+    use_fp16_softmax: bool | None = None,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Returns `out` (bfloat16) or `(out, lse)`: the log-sum-exp [B * q_len, H], or in the shape of the caller's `lse`.
+
+    Causal. The base of the log-sum-exp is that of the kernel the peer would run for these arguments (`peer_lse_base`).
+    The peer's resources and hints (`backend`, `cute_dsl_impl`, `multi_ctas_kv_counter_buffer`, `kv_scale_format`,
+    `qk_nope_head_dim`) are accepted and not needed. Sparse MLA, sinks, skipped softmax blocks, separate K and V tables
+    and fp16 softmax are refused.
+    """
+    validate.check_choice("backend", backend, BACKENDS)
+    refuse_unless(0, sparse_mla_top_k=sparse_mla_top_k)
+    refuse_unless(True, uses_shared_paged_kv_idx=uses_shared_paged_kv_idx)
+    refuse_unless(
+        None, sinks=sinks, skip_softmax_threshold_scale_factor=skip_softmax_threshold_scale_factor,
+        sparse_mla_top_k_lens=sparse_mla_top_k_lens, use_fp16_softmax=use_fp16_softmax or None,
+    )  # fmt: skip
+    # The peer's output is bfloat16 whatever the query is.
+    validate.check_tensor("query", query, (torch.bfloat16, torch.float8_e4m3fn))
+    validate.check_bool("return_lse", return_lse)
+    if return_lse and lse is None:
+        rows = query.shape[:-1]
+        lse = torch.empty(rows[:-1].numel(), rows[-1], dtype=torch.float32, device=query.device)
+    return cute_dsl_mla_decode(
+        query, kv_cache, workspace_buffer, kv_lora_rank, qk_rope_head_dim, block_tables, seq_lens, max_seq_len,
+        bmm1_scale, bmm2_scale, out=out, is_var_seq=is_var_seq, enable_pdl=enable_pdl, lse=lse, return_lse=return_lse,
+        cum_seq_lens_q=cum_seq_lens_q, max_q_len=max_q_len, enable_dcp=enable_dcp, cp_world=cp_world, cp_rank=cp_rank,
+        causal_seqlens_kv_global=causal_seqlens_kv_global, cute_dsl_impl=cute_dsl_impl,
+        lse_base=peer_lse_base(backend, query.shape[-2], kv_cache, cum_seq_lens_q is not None or enable_dcp),
+    )  # fmt: skip
+
+
+def peer_lse_base(backend: str, num_heads: int, kv_cache: torch.Tensor, needs_cute_dsl: bool) -> str:
+    """Base 2 where the peer runs trtllm-gen and base e where it runs CuTe DSL.
+
+    "auto" is taken to be trtllm-gen wherever that can run the call, which is the peer's choice without autotuning
+    (with it, the base of the peer's result depends on which kernel was faster).
+    """
+    if backend != "auto":
+        return "2" if backend == "trtllm-gen" else "e"
+    validate.check_tensor("kv_cache", kv_cache, tuple(validate.OUTPUT_DTYPES))
+    page_size = kv_cache.shape[-2] if kv_cache.dim() >= 2 else None
+    takes = page_size in TRTLLM_GEN_PAGE_SIZES and not 64 < num_heads < 128 and not needs_cute_dsl
+    return "2" if takes else "e"

@@ -1,0 +1,47 @@
+"""`tokenspeed_mla.tokenspeed_mla_decode` (tokenspeed-mla 0.2.5, python/tokenspeed_mla/mla_decode.py)."""
+
+from __future__ import annotations
+
+import torch
+
+from wrappers import validate
+from wrappers.compat import check_dims, check_positive, current_backend, int32_lengths, refuse_unless, usable_workspace
+from wrappers.decode import mla_decode
+
+
+def tokenspeed_mla_decode(
+    query: torch.Tensor,
+    kv_cache: torch.Tensor,
+    workspace_buffer: torch.Tensor,
+    kv_lora_rank: int,
+    qk_rope_head_dim: int,
+    block_tables: torch.Tensor,
+    seq_lens: torch.Tensor,
+    max_seq_len: int,
+    softmax_scale: float,
+    output_scale: float = 1.0,
+    out: torch.Tensor | None = None,
+    is_var_seq: bool = True,
+    causal_mask: bool = True,
+    enable_pdl: bool = False,
+    return_lse: bool = False,
+    causal_seqs: torch.Tensor | None = None,
+    cp_world: int = 1,
+    cp_rank: int = 0,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Returns `out` or `(out, lse)`, the log-sum-exp [B, q_len, H] float32 in base 2.
+
+    `causal_mask` holds in every dtype. `max_seq_len`, `is_var_seq` and `enable_pdl` are hints that are not needed; a
+    `workspace_buffer` that is too small is replaced.
+    """
+    check_dims(kv_lora_rank, qk_rope_head_dim)
+    check_positive(max_seq_len=max_seq_len, cp_world=cp_world)
+    refuse_unless(1, cp_world=cp_world)
+    refuse_unless(0, cp_rank=cp_rank)
+    refuse_unless(None, causal_seqs=causal_seqs)
+    validate.check_query(query)
+    return mla_decode(
+        query, kv_cache, block_tables, int32_lengths(seq_lens), softmax_scale=softmax_scale, output_scale=output_scale,
+        is_causal=causal_mask, out=out, return_lse=return_lse, lse_base="2",
+        workspace=usable_workspace(workspace_buffer, query), backend=current_backend(),
+    )  # fmt: skip
