@@ -131,6 +131,8 @@ def launch(
     shared_bytes          dynamic shared memory per CTA
     params                the bytes of each `.param`, in order, of exactly the declared sizes
     buffers               numpy arrays (contiguous) or CPU tensors whose memory the kernel may read and write
+    checks                True, or a hazards.Checker: follow memory accesses and report what is not ordered (hazards of
+                          the Report)
     order                 when asynchronous work is done and which warp runs: "in_order", "late" or "random" (`seed`)
 
     Raises ValueError for arguments that do not fit the kernel, EmulationError for what goes wrong in it.

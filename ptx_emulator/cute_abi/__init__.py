@@ -179,11 +179,15 @@ def launch(ir_text: str, ptx_text: str, host_args: Sequence[Any], **options: Any
     """Runs the host function's launches in the emulator; returns one report per launch.
 
     `host_args` as for `plan`; the arrays among them are the memory that the kernels may access. `options` go to
-    `ptx_emulator.launch` (`order`, `seed`, ...).
+    `ptx_emulator.launch` (`order`, `seed`, `checks`, ...); the launches share one checker.
     """
     from .. import launch as run_kernel
 
     buffers = buffers_of(flatten_arguments(host_args))
+    if options.get("checks") is True:
+        from ..hazards import Checker  # compiled code that launches without checks do not load
+
+        options["checks"] = Checker()
     reports = []
     for item in plan(ir_text, host_args):
         reports.append(
