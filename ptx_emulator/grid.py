@@ -37,6 +37,7 @@ class Grid:
     waiting   the clusters that have not started, as (x, y, z)
     observer  the hazard checker of a launch with checks (hazards/observer.py), or None
     prerequisite_done  False while the grid that this one depends on has not ended
+    dependent  it may start early; overlaps: and the grid before it lets it
     """
 
     def __init__(
@@ -59,6 +60,9 @@ class Grid:
         self.checker = None
         self.observer = None
         self.prerequisite_done = True
+        self.dependent = self.overlaps = False
+        self._cluster: Cluster | None = None
+        self._suspended = False
 
     def place(self, variable: Variable, data: np.ndarray, offset: int = 0) -> None:
         self.addresses[variable.name] = data.ctypes.data + offset
@@ -79,13 +83,28 @@ class Grid:
                 self.buffers.add(data, writable=variable.space == "global", name=variable.name)
                 self.place(variable, data)
 
-    def run(self) -> Report:
-        started = time.perf_counter()
-        cluster = Cluster(self)
+    def begin(self) -> None:
+        """Makes the cluster that runs the grid, and its observer."""
+        self._cluster = Cluster(self)
         if self.checker is not None:
-            self.observer = self.checker.observer(self, cluster)
+            self.observer = self.checker.observer(self, self._cluster)
+            self.observer.overlapped = self.overlaps
         nx, ny, nz = (g // c for g, c in zip(self.dim, self.cluster_dim, strict=True))
         self.waiting.extend((x, y, z) for z in range(nz) for y in range(ny) for x in range(nx))
+
+    def run_early(self) -> None:
+        """Runs the first cluster as far as it gets before the grid that this one depends on has done anything."""
+        self.prerequisite_done = False
+        self._cluster.start(self.waiting.popleft())
+        self._suspended = not self._cluster.run()
+        self.prerequisite_done = True
+
+    def run(self) -> Report:
+        """Runs the grid, or what run_early has left of it."""
+        started = time.perf_counter()
+        cluster = self._cluster
+        if self._suspended:
+            cluster.run()
         while self.waiting:
             cluster.start(self.waiting.popleft())
             cluster.run()
@@ -133,10 +152,34 @@ def launch(
     buffers               numpy arrays (contiguous) or CPU tensors whose memory the kernel may read and write
     checks                True, or a hazards.Checker: follow memory accesses and report what is not ordered (hazards of
                           the Report)
-    order                 when asynchronous work is done and which warp runs: "in_order", "late" or "random" (`seed`)
+    order                 when asynchronous work is done and which warp runs: "in_order", "late", "random" or
+                          "adversarial" (asyncs.py); the last two choose by `seed`
 
     Raises ValueError for arguments that do not fit the kernel, EmulationError for what goes wrong in it.
     """
+    options = {"params": params, "buffers": buffers, "order": order, "seed": seed, "checks": checks}
+    prepared = prepare_launch(
+        ptx, kernel, grid=grid, block=block, cluster=cluster, shared_bytes=shared_bytes, **options
+    )
+    return run_grids([prepared])[0]
+
+
+def prepare_launch(
+    ptx: str | Program,
+    kernel: str | None,
+    *,
+    grid: Sequence[int],
+    block: Sequence[int],
+    cluster: Sequence[int],
+    shared_bytes: int,
+    params: Sequence[bytes],
+    buffers: Sequence,
+    order: str = "in_order",
+    seed: int = 0,
+    checks: bool | Checker = False,
+    dependent: bool = False,
+) -> Grid:
+    """A launch that has not run; arguments as `launch`. `dependent`: a programmatic dependent launch."""
     program = ptx if isinstance(ptx, Program) else Program.parse(ptx)
     decoded = program.kernel(kernel)
     dims = [_dim3(name, value) for name, value in (("grid", grid), ("block", block), ("cluster", cluster))]
@@ -151,7 +194,25 @@ def launch(
         from .hazards import Checker  # compiled code that launches without checks do not load
 
         launched.checker = checks if isinstance(checks, Checker) else Checker()
-    return launched.run()
+    launched.dependent = dependent
+    return launched
+
+
+def run_grids(grids: list[Grid]) -> list[Report]:
+    """Runs launches one after the other. A dependent one starts before its predecessor if the order is adversarial:
+    what it does before griddepcontrol.wait may see none of the predecessor's effects."""
+    for before, after in zip(grids, grids[1:], strict=False):
+        after.overlaps = after.dependent and any(
+            inst.name == "griddepcontrol" and "launch_dependents" in inst.mods for inst in before.kernel.instructions
+        )
+    for grid in grids:
+        grid.begin()
+    reports = []
+    for number, grid in enumerate(grids):
+        if number + 1 < len(grids) and grids[number + 1].overlaps and grid.order == "adversarial":
+            grids[number + 1].run_early()
+        reports.append(grid.run())
+    return reports
 
 
 def _dim3(name: str, value: Sequence[int]) -> Dim3:

@@ -7,6 +7,7 @@ or bulk group) follows in the same step. Cache hints and prefetches have no effe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -262,16 +263,40 @@ def _tensor_load(warp, inst, lane: int) -> None:
     )
     grid = cta.grid
 
-    def run():
-        for target, offset, holder, barrier in targets:
-            _run_boxes(grid, tensor, boxes, target.shared, offset, inst, store=False)
+    def fetch(shared, offset):
+        _run_boxes(grid, tensor, boxes, shared, offset, inst, store=False)
+
+    def signal():
+        for _, _, holder, barrier in targets:
             barriers.complete_tx(holder, barrier, nbytes, inst)
 
     if grid.observer is not None:
-        run = grid.observer.load(warp, inst, targets, nbytes, run, boxes=(tensor, boxes))
+        signal = grid.observer.load(warp, inst, targets, nbytes, signal, boxes=(tensor, boxes))
     grid.counters["tma_load_bytes"] += nbytes
     grid.counters["tma_loads"] += 1
-    grid.asyncs.submit(cta, object(), run, f"TMA load, line {inst.line}")
+    grid.asyncs.submit(
+        cta, object(), [*_load_steps(grid, targets, nbytes, fetch), signal], f"TMA load, line {inst.line}"
+    )
+
+
+def _load_steps(grid, targets, nbytes: int, fetch) -> list:
+    """The steps that move a box into shared memory. `fetch(shared, offset)` writes it at an offset of an array, which
+    its swizzle only knows modulo 1024."""
+    if grid.order != "adversarial":
+
+        def move():
+            for target, offset, _, _ in targets:
+                fetch(target.shared, offset)
+
+        return [move]
+    first = targets[0][1] % 1024
+    stage = np.empty(first + nbytes, np.uint8)
+
+    def write(target, offset):
+        target.shared[offset : offset + nbytes] = stage[first:]
+
+    writes = [partial(write, target, offset) for target, offset, _, _ in targets]
+    return [partial(fetch, stage, first), *writes]
 
 
 def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
@@ -279,13 +304,13 @@ def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
     written once. Reductions are not idempotent and are done for every lane."""
     cta, copy = warp.cta, inst.data
     tensor, coordinates = _tensor_map(warp, inst.operands[0], lane, inst, copy)
-    source = lane_address(warp, inst.operands[1], lane)
-    key = (tensor, *coordinates, source)
+    place = lane_address(warp, inst.operands[1], lane)
+    key = (tensor, *coordinates, place)
     if key in stored and not copy.reduction:
         _groups(warp, lane).open.append(stored[key])
         return
     boxes = _boxes(tensor, coordinates, False, inst)
-    _, start = memory.shared_target(cta, source, tensor.box_bytes, inst, align=_TENSOR_ALIGN, cluster=False)
+    _, start = memory.shared_target(cta, place, tensor.box_bytes, inst, align=_TENSOR_ALIGN, cluster=False)
     if copy.reduction:
         try:
             check_type(copy.reduction, tensor.element_type)
@@ -294,14 +319,20 @@ def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
     grid = cta.grid
     transfer = stored[key] = Transfer()
 
+    source = cta.shared
+
+    def read():
+        nonlocal source
+        source = cta.shared.copy()
+
     def run():
-        values = cta.shared
+        values = source
         if copy.reduction:
             # The old values take the box's place in a copy of shared memory, so both sides have one layout.
-            values = cta.shared.copy()
+            values = source.copy()
             _run_boxes(grid, tensor, boxes, values, start, inst, store=False)
             part = slice(start & ~1023, start + tensor.box_bytes + 1023 & ~1023)
-            values[part] = reduce(values[part], cta.shared[part], copy.reduction, tensor.element_type)
+            values[part] = reduce(values[part], source[part], copy.reduction, tensor.element_type)
         _run_boxes(grid, tensor, boxes, values, start, inst, store=True)
         transfer.done = True
 
@@ -309,7 +340,8 @@ def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
         grid.observer.store(warp, inst, start, tensor.box_bytes, boxes=(tensor, boxes))
     grid.counters["tma_store_bytes"] += tensor.box_bytes
     _groups(warp, lane).open.append(transfer)
-    grid.asyncs.submit(cta, object(), run, f"TMA store, line {inst.line}")
+    steps = [read, run] if grid.order == "adversarial" else run
+    grid.asyncs.submit(cta, object(), steps, f"TMA store, line {inst.line}")
 
 
 @op("cp.async.bulk", "cp.reduce.async.bulk", prepare=_prepare, writes=0)
@@ -353,14 +385,17 @@ def _bulk_copy(warp, inst, lane: int) -> None:
     targets = _targets(cta, copy, warp, lane, destination, mbar, nbytes, _BULK_ALIGN, inst)
 
     def load():
-        for target, offset, holder, barrier in targets:
+        for target, offset, _, _ in targets:
             target.shared[offset : offset + nbytes] = view
+
+    def signal():
+        for _, _, holder, barrier in targets:
             barriers.complete_tx(holder, barrier, nbytes, inst)
 
     if grid.observer is not None:
-        load = grid.observer.load(warp, inst, targets, nbytes, load, **origin)
+        signal = grid.observer.load(warp, inst, targets, nbytes, signal, **origin)
     grid.counters["bulk_load_bytes"] += nbytes
-    grid.asyncs.submit(cta, object(), load, f"bulk copy, line {inst.line}")
+    grid.asyncs.submit(cta, object(), [load, signal], f"bulk copy, line {inst.line}")
 
 
 @op("cp.async.bulk.commit_group", modifiers=set(), writes=0)
