@@ -17,6 +17,7 @@ from . import (
 from .asyncs import ORDERS, AsyncQueue
 from .cluster import Cluster
 from .decode import Kernel, Program
+from .errors import EmulationError
 from .memory import Buffers
 from .observers import Report
 from .parser import Variable
@@ -193,7 +194,9 @@ def prepare_launch(
     if checks:
         from .hazards import Checker  # compiled code that launches without checks do not load
 
-        launched.checker = checks if isinstance(checks, Checker) else Checker()
+        if not isinstance(checks, bool | Checker):
+            raise TypeError(f"checks={checks!r}: must be a bool or a hazards.Checker")
+        launched.checker = Checker() if checks is True else checks
     launched.dependent = dependent
     return launched
 
@@ -211,7 +214,12 @@ def run_grids(grids: list[Grid]) -> list[Report]:
     for number, grid in enumerate(grids):
         if number + 1 < len(grids) and grids[number + 1].overlaps and grid.order == "adversarial":
             grids[number + 1].run_early()
-        reports.append(grid.run())
+        try:
+            reports.append(grid.run())
+        except EmulationError as error:
+            if grid.checker is not None:
+                error.hazards = tuple(grid.checker.hazards)
+            raise
     return reports
 
 

@@ -85,11 +85,10 @@ def _changes(line: str, opcode: str) -> Iterator[tuple[str, str]]:
     if match := _WAIT.match(text):
         yield "wait passes", f"{before}setp.eq.u32 {match.group(1)}, 0, 0;{after}"
     elif opcode.startswith("mbarrier.init"):
-        match = _INIT.match(text)
-        for step in (1, -1):
-            if match and match.group(2).isdigit() and int(match.group(2)) + step > 0:
-                count = int(match.group(2)) + step
-                yield f"count {step:+}", before + match.group(1) + str(count) + match.group(3) + after
+        if match := _INIT.match(text):
+            yield from _operand_changed("count", before, match, 1, after)
+            if match.group(2) != "1":
+                yield from _operand_changed("count", before, match, -1, after)
     elif opcode.startswith(_DROPPED):
         yield "dropped", without + after
         if match := _NAMED.match(text):
@@ -97,16 +96,17 @@ def _changes(line: str, opcode: str) -> Iterator[tuple[str, str]]:
             yield f"barrier {other}", f"{before}{match.group(1)}{other}{text[match.end():]}{after}"
         if match := _EXPECT.match(text):
             for step in (16, -16):
-                yield from _expect_changed(before, match, step, after)
+                yield from _operand_changed("bytes", before, match, step, after)
 
 
-def _expect_changed(before: str, match: re.Match, step: int, after: str) -> Iterator[tuple[str, str]]:
+def _operand_changed(what: str, before: str, match: re.Match, step: int, after: str) -> Iterator[tuple[str, str]]:
+    """The instruction with `step` added to its last operand, a number or a register."""
     value = match.group(2)
     if value.isdigit():
-        yield f"bytes {step:+}", before + match.group(1) + str(int(value) + step) + match.group(3) + after
+        yield f"{what} {step:+}", before + match.group(1) + str(int(value) + step) + match.group(3) + after
     elif not before.strip().startswith("@"):
         scratch = f"{{ .reg .b32 changed_; add.s32 changed_, {value}, {step}; "
-        yield f"bytes {step:+}", f"{before}{scratch}{match.group(1)}changed_; }}{after}"
+        yield f"{what} {step:+}", f"{before}{scratch}{match.group(1)}changed_; }}{after}"
 
 
 def _attempt(run: Callable, ptx: str, queue) -> None:

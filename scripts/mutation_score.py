@@ -29,7 +29,7 @@ from wrappers.testing import MlaProblem, assert_matches, make_problem
 from wrappers.validate import check_decode_call
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
-NUM_CTAS = 3
+NUM_CTAS = 2  # several work items for each
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,9 +75,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def small_problem(options: argparse.Namespace) -> MlaProblem:
-    """Two requests on three CTAs: one of them is split; tiles that are full, masked and partly absent."""
+    """Three requests on two CTAs, one of them split: several work items each, with full, masked and partial tiles."""
     return make_problem(
-        2, options.num_heads, options.seq_len_q, (330, 65), page_size=64, dtype=TORCH_DTYPES[options.dtype]
+        3, options.num_heads, options.seq_len_q, (330, 65, 200), page_size=64, dtype=TORCH_DTYPES[options.dtype]
     )
 
 
