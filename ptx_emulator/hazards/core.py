@@ -45,7 +45,7 @@ def report(s, code, prior, inst, w, dim, write, space, rank, cell):
 def new_record(s, dim, clock, inst, w, mode, write, flags):
     """The record of an access by agent `dim`, on behalf of warp `w`."""
     p = int64s(s)
-    last = sh.recent(s, w)
+    last, issue = sh.recent(s, w), sh.clock(s)[w]
     known = np.int64(last[2 * inst + write])
     if known > 0:
         r = sh.record(s, known)
@@ -55,6 +55,7 @@ def new_record(s, dim, clock, inst, w, mode, write, flags):
             and r[sh.R_WRITE] == write
             and r[sh.R_FLAGS] == flags
             and r[sh.R_MODE] == mode
+            and r[sh.R_ISSUE] == issue
         ):
             return known
     n = p[sh.P_RECORDS]
@@ -64,7 +65,7 @@ def new_record(s, dim, clock, inst, w, mode, write, flags):
     r = sh.record(s, n)
     r[sh.R_DIM], r[sh.R_CLOCK], r[sh.R_INST], r[sh.R_WARP] = dim, clock, inst, w
     r[sh.R_CLUSTER], r[sh.R_LAUNCH] = p[sh.P_CLUSTER], p[sh.P_LAUNCH]
-    r[sh.R_MODE], r[sh.R_WRITE], r[sh.R_FLAGS] = mode, write, flags
+    r[sh.R_MODE], r[sh.R_WRITE], r[sh.R_FLAGS], r[sh.R_ISSUE] = mode, write, flags, issue
     p[sh.P_RECORDS] = n + 1
     last[2 * inst + write] = n
     return n
@@ -97,9 +98,10 @@ def _judge(s, w, dim, mode, flags, prior):
     if d == dim and d // warps == sh.A_PIPE:
         return 0
     if hb[d] < c:
-        if d % warps == w and d // warps == sh.A_LD and dim // warps == sh.A_ST:
-            return sh.OWN_TENSOR
-        return sh.RACE
+        issuer = r[sh.R_WARP]
+        if issuer != w and hb[issuer] < r[sh.R_ISSUE]:
+            return sh.RACE
+        return sh.WAIT_LD if d // warps == sh.A_LD else sh.INCOMPLETE
     if mode == sh.TENSOR and r[sh.R_MODE] == sh.TENSOR and sh.knowledge(s, sh.TC, w)[d] < c:
         return sh.TENSOR_FENCE
     return 0
@@ -236,7 +238,7 @@ def release(s, w, barrier, whole):
     n = p[sh.P_DIMS]
     join(sh.joined(s, 0, sh.HB, barrier), hb, n)
     join(sh.joined(s, 0, sh.PX, barrier), sh.knowledge(s, sh.PX, w), n)
-    join(sh.joined(s, 0, sh.TC, barrier), sh.knowledge(s, sh.TO, w), n)
+    join(sh.joined(s, 0, sh.TC, barrier), sh.knowledge(s, sh.TO if whole else sh.TS, w), n)
     clock[w] += 1
 
 
@@ -312,6 +314,7 @@ def warp_sync(s, w):
     clock = sh.clock(s)
     clock[w] += 1
     sh.synced(s)[w] = clock[w]
+    join(sh.knowledge(s, sh.TS, w), sh.knowledge(s, sh.TO, w), int64s(s)[sh.P_DIMS])
 
 
 @njit(**OPTIONS)

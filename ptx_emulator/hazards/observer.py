@@ -314,10 +314,12 @@ class Observer:
         self.views[sh.HB, w, dim] = self.views[sh.TC, w, dim] = self.clock[dim]
         self.clock[dim] += 1
 
-    def tensor_fence(self, warp, *, before: bool) -> None:
+    def tensor_fence(self, warp, mask: int, *, before: bool) -> None:
         w = self._at(warp)
         target, source = (sh.TO, sh.TC) if before else (sh.TC, sh.TI)
         np.maximum(self.views[target, w], self.views[source, w], out=self.views[target, w])
+        if before and mask & mask - 1 == 0:
+            np.maximum(self.views[sh.TS, w], self.views[sh.TO, w], out=self.views[sh.TS, w])
 
     def allocated(self, warp, inst, cta, offset: int) -> None:
         """tcgen05.alloc has stored an address."""

@@ -8,14 +8,14 @@ from ..tcgen05_layout import TMEM_COLUMNS
 from . import shadow as sh
 
 WARNINGS = {
-    sh.PROXY_READ, sh.TENSOR_FENCE, sh.LANES, sh.ELECTED, sh.INIT_FENCE, sh.OVERRUN, sh.OWN_TENSOR,
+    sh.PROXY_READ, sh.TENSOR_FENCE, sh.LANES, sh.ELECTED, sh.INIT_FENCE, sh.OVERRUN, sh.WAIT_LD,
 }  # fmt: skip
 
 KINDS = {
-    sh.RACE: "race", sh.PROXY: "proxy", sh.PROXY_READ: "proxy-read", sh.TENSOR_FENCE: "tcgen05-fence",
+    sh.RACE: "race", sh.INCOMPLETE: "race", sh.PROXY: "proxy", sh.PROXY_READ: "proxy-read", sh.TENSOR_FENCE: "tcgen05-fence",
     sh.LANES: "lanes", sh.ELECTED: "elected-arrive", sh.UNWRITTEN: "uninitialised", sh.PHASE: "mbarrier-phase",
     sh.INIT: "mbarrier-init", sh.INIT_FENCE: "mbarrier-init-fence", sh.OVERRUN: "mbarrier-overrun",
-    sh.EXITED: "exited-peer", sh.OWN_TENSOR: "tcgen05-wait", sh.CROSS_CTA: "grid-race",
+    sh.EXITED: "exited-peer", sh.WAIT_LD: "tcgen05-wait", sh.CROSS_CTA: "grid-race",
     sh.PREREQUISITE: "grid-dependency", sh.TX_LEFT: "mbarrier-tx", sh.NAMED_LEFT: "named-barrier",
 }  # fmt: skip
 
@@ -109,25 +109,22 @@ def _explain(code: int, row: list[int], record: list[int] | None) -> str:
 
 
 def _missing(kind: int) -> str:
-    """The edge that a race lacks, by the kind of the earlier access's agent."""
-    if kind == sh.A_LD:
-        return "no tcgen05.wait::ld, then barrier, between"
+    """What the completion of asynchronous work lacks, by the kind of its agent; its issue is ordered."""
     if kind == sh.A_ST:
-        return "no tcgen05.wait::st, then barrier, between"
+        return "no tcgen05.wait::st before the barrier between"
     if kind == sh.A_PIPE:
         return "no tcgen05.commit to an mbarrier whose phase was waited for between"
     if kind == sh.A_BULK_READ:
-        return "no cp.async.bulk.wait_group(.read), then barrier, between"
+        return "no cp.async.bulk.wait_group(.read) before the barrier between"
     if kind == sh.A_BULK_WRITE:
-        return "no cp.async.bulk.wait_group, then barrier, between"
+        return "no cp.async.bulk.wait_group before the barrier between"
     if kind == sh.A_CP:
         return "no cp.async.wait_group or mbarrier arrival, then wait, between"
-    if kind == sh.A_THREADS:
-        return "no barrier (arrive, then wait) between"
     return "the mbarrier phase that the copy completes was not waited for"
 
 
 _TEXTS = {
+    sh.RACE: "no barrier (arrive, then wait) between",
     sh.PROXY: "no fence.proxy.async between the ordinary write and the async proxy",
     sh.PROXY_READ: "no fence.proxy.async between the ordinary read and the async proxy's write",
     sh.TENSOR_FENCE: "no tcgen05.fence::before_thread_sync before the arrival, or ::after_thread_sync after the wait",
@@ -139,7 +136,7 @@ _TEXTS = {
     sh.INIT_FENCE: "remote or asynchronous use of an mbarrier without fence.mbarrier_init after its initialisation",
     sh.OVERRUN: "a phase ended before anybody had waited for the one before it",
     sh.EXITED: "the CTA may exit before this access by another CTA of the cluster",
-    sh.OWN_TENSOR: "overwrites what the warp's own tcgen05.ld reads, no tcgen05.wait::ld between",
+    sh.WAIT_LD: "no tcgen05.wait::ld between (right only if registers that it loads were used before)",
     sh.CROSS_CTA: "different clusters of the grid, without atomics that order them",
     sh.PREREQUISITE: "the grid that this one depends on, no griddepcontrol.wait before",
     sh.TX_LEFT: "bytes are outstanding (tx-count is not 0) when the cluster ends",

@@ -78,7 +78,8 @@ TI = 3  # received, but no tcgen05.fence::after_thread_sync yet
 TO = 4  # given away: what was known at the last tcgen05.fence::before_thread_sync
 FE = 5  # what was known at the last fence.acq_rel: what a relaxed store gives away
 AQ = 6  # what relaxed loads have seen: known after the next fence.acq_rel
-VIEWS = 7
+TS = 7  # TO as of the last time that the warp's lanes synchronised: what one lane's arrival gives away
+VIEWS = 8
 PLANES = 3  # what a barrier hands on: HB, PX, TC
 
 # First dimension of each kind of agent, in units of the number of warps. After them one dimension per barrier for the
@@ -86,8 +87,8 @@ PLANES = 3  # what a barrier hands on: HB, PX, TC
 A_THREADS, A_LD, A_ST, A_PIPE, A_BULK_READ, A_BULK_WRITE, A_CP, A_STRICT, A_KINDS = range(9)
 MBARRIERS_PER_CTA = 64
 
-# Records.
-R_DIM, R_CLOCK, R_INST, R_CLUSTER, R_LAUNCH, R_WARP, R_MODE, R_WRITE, R_FLAGS, R_SIZE = range(10)
+# Records. R_ISSUE: the clock of the warp that issued it.
+R_DIM, R_CLOCK, R_INST, R_CLUSTER, R_LAUNCH, R_WARP, R_MODE, R_WRITE, R_FLAGS, R_ISSUE, R_SIZE = range(11)
 STRONG, EARLY, SOLO = 1, 2, 4  # atomic or volatile; before griddepcontrol.wait; by one lane
 RECORDS = 1 << 20
 FORGOTTEN = 1
@@ -101,8 +102,8 @@ SHARED, TMEM, GLOBAL, BARRIER = range(4)
 # Findings.
 (
     RACE, PROXY, PROXY_READ, TENSOR_FENCE, LANES, ELECTED, UNWRITTEN, PHASE, INIT, INIT_FENCE, OVERRUN, EXITED,
-    OWN_TENSOR, CROSS_CTA, PREREQUISITE, TX_LEFT, NAMED_LEFT,
-) = range(1, 18)  # fmt: skip
+    WAIT_LD, CROSS_CTA, PREREQUISITE, TX_LEFT, NAMED_LEFT, INCOMPLETE,
+) = range(1, 19)  # fmt: skip
 (
     F_CODE, F_PRIOR, F_INST, F_WARP, F_DIM, F_WRITE, F_SPACE, F_RANK, F_CELL, F_CLUSTER, F_LAUNCH, F_COUNT, F_WARPS,
     F_SIZE,

@@ -320,4 +320,4 @@ def wait_store(warp, inst, mask: int):
 def fence(warp, inst, mask: int):
     """Orders tcgen05 operations with thread synchronisation; the emulator's threads are sequentially consistent."""
     if warp.cta.grid.observer is not None:
-        warp.cta.grid.observer.tensor_fence(warp, before=inst.name.endswith("before_thread_sync"))
+        warp.cta.grid.observer.tensor_fence(warp, mask, before=inst.name.endswith("before_thread_sync"))

@@ -74,7 +74,7 @@ def test_tensor_memory_edges_are_named(edge, words):
 
 def test_severities():
     """What hardware is known to be laxer about is a warning."""
-    warnings = {"tcgen05-fence", "lanes", "elected-arrive", "mbarrier-init-fence"}
+    warnings = {"tcgen05-fence", "tcgen05-wait", "lanes", "elected-arrive", "mbarrier-init-fence"}
     for name, edge in MISSING:
         for hazard in hazards_of(name, edge):
             assert (hazard.severity == "warning") == (hazard.kind in warnings), str(hazard)
