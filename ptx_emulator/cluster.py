@@ -150,6 +150,7 @@ class Cluster:
         h[st.H_NATIVE] = 0 if grid.checker is not None else native.LEVELS.get(grid.order, 0)
         h[st.H_NATIVE_TABLE] = self._natives.ctypes.data
         h[st.H_CTA_TABLE] = self._cta_table.ctypes.data
+        h[st.H_TENSOR_MAPS] = grid.tensor_maps.rows.ctypes.data
         h[st.H_PLANS] = native_mma.PLANS.rows.ctypes.data
         h[st.H_COUNTERS] = grid.native_counters.ctypes.data
         if grid.order in asyncs.SEEDED:

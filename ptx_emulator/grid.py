@@ -19,6 +19,7 @@ from .cluster import Cluster
 from .decode import Kernel, Program
 from .errors import EmulationError
 from .memory import Buffers
+from .native_tma import TensorMaps
 from .observers import Report
 from .parser import Variable
 
@@ -34,6 +35,7 @@ class Grid:
     buffers   the host memory that the kernel may touch
     asyncs    its asynchronous work
     counters  totals for the report; those of native forms are added at the end
+    tensor_maps  the tensor maps it has used, for native forms
     rng       random.Random(seed)
     waiting   the clusters that have not started, as (x, y, z)
     observer  the hazard checker of a launch with checks (hazards/observer.py), or None
@@ -55,6 +57,7 @@ class Grid:
         self.asyncs = AsyncQueue(order, self.rng)
         self.buffers = Buffers()
         self.counters: Counter = Counter()
+        self.tensor_maps = TensorMaps()
         self.native_counters = np.zeros(len(native.COUNTERS), np.int64)
         self.addresses: dict[str, int] = {}  # of param, global and const symbols
         self.waiting: deque[Dim3] = deque()
@@ -73,6 +76,7 @@ class Grid:
         memory = aligned_bytes(max(len(params), 1), 128)
         memory[: len(params)] = np.frombuffer(params, np.uint8)
         self.buffers.add(memory, writable=False, name="kernel parameters")
+        self.tensor_maps.add_all(memory)
         for variable in self.kernel.symbols.values():
             if variable.space == "param":
                 self.place(variable, memory, variable.offset)

@@ -28,8 +28,10 @@ from .ir import Address, Imm, Reg, Symbol
 IMMEDIATE, IN_ORDER = 1, 2
 LEVELS = {"in_order": IN_ORDER, "late": IMMEDIATE, "random": IMMEDIATE}  # by order; 0 for others
 
+TX_LIMIT = (1 << 20) - 1  # of an mbarrier's tx-count
+
 # The counters of a launch's report that native forms add to, as int64 in this order.
-COUNTERS = ("tcgen05_mma", "tcgen05_macs", "tma_load_bytes", "tma_loads")
+COUNTERS = ("tcgen05_mma", "tcgen05_macs", "tcgen05_shared_bytes", "tma_load_bytes", "tma_loads")
 
 # What native forms know of a CTA: a row of host addresses.
 C_TMEM = 0  # Tensor Memory, uint32 [128, 512]; 0: the CTA has none

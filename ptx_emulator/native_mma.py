@@ -26,6 +26,9 @@ from .native_tmem import allocated
 from .numerics import FORMATS, decode_into, layout, multiply
 from .tcgen05_layout import TMEM_COLUMNS, TMEM_LANES
 
+_MMA_COUNT, _MACS, _SHARED_BYTES = (
+    nat.COUNTERS.index(name) for name in ("tcgen05_mma", "tcgen05_macs", "tcgen05_shared_bytes")
+)
 _tmem_rows = _view(np.uint32, TMEM_COLUMNS)
 _member_rows = _view(np.int64, 4)
 
@@ -47,8 +50,9 @@ P_SEGMENT_COUNT = 13
 P_LANE_STEP = 14  # the lane of D's or A's address is 0 or this
 P_HALF = 15  # D is F16
 P_MACS = 16
-P_FORMAT_A = 17  # numerics.layout, 6 numbers
-P_FORMAT_B = 23
+P_SHARED_BYTES = 17  # that the operands take in shared memory
+P_FORMAT_A = 18  # numerics.layout, 6 numbers
+P_FORMAT_B = 24
 P_SIZE = 32
 
 # The hash table of plans: rows of (form << 32 | instruction descriptor, A's descriptor, B's descriptor, plan).
@@ -196,7 +200,12 @@ def plan_row(shape, group: int, a, b, path, segments: np.ndarray) -> np.ndarray:
         row[P_A_INDEX : P_A_END + 1] = [a.index.ctypes.data, a.start, a.start + a.extent]
     row[P_B_INDEX : P_B_END + 1] = [b.index.ctypes.data, b.start, b.start + b.extent]
     row[P_SEGMENTS : P_LANE_STEP + 1] = [segments.ctypes.data, len(segments), path.lane_step]
-    row[P_HALF : P_MACS + 1] = [shape.d_type == "f16", shape.m * shape.n * shape.k]
+    shared_rows = shape.n if a is None else shape.n + shape.m
+    row[P_HALF : P_SHARED_BYTES + 1] = [
+        shape.d_type == "f16",
+        shape.m * shape.n * shape.k,
+        shared_rows * shape.k * shape.element_bytes,
+    ]
     row[P_FORMAT_A : P_FORMAT_A + 6] = layout(FORMATS[shape.a_type], shape.a_negate)
     row[P_FORMAT_B : P_FORMAT_B + 6] = layout(FORMATS[shape.b_type], shape.b_negate)
     return row
@@ -258,8 +267,9 @@ def mma(p_head, p_warp, p_arguments, lanes):
         rows[member, 2] = plan[P_SEGMENTS]
         rows[member, 3] = plan[P_SEGMENT_COUNT]
     _execute(row, place, a_address, keep, 0, rows.ctypes.data)
-    nat.count(p_head, 0, 1)
-    nat.count(p_head, 1, plan[P_MACS])
+    nat.count(p_head, _MMA_COUNT, 1)
+    nat.count(p_head, _MACS, plan[P_MACS])
+    nat.count(p_head, _SHARED_BYTES, plan[P_SHARED_BYTES])
     return 1
 
 

@@ -179,15 +179,18 @@ def pack(spec: KernelSpec, values: Sequence[Any] | Mapping[int, Any], ptx_text: 
     return [blob.data for _, blob in packed]
 
 
-def launch(ir_text: str, ptx_text: str, host_args: Sequence[Any], **options: Any) -> list[Any]:
+def launch(
+    ir_text: str, ptx_text: str, host_args: Sequence[Any], *, buffers: Sequence[Any] = (), **options: Any
+) -> list[Any]:
     """Runs the host function's launches in the emulator; returns one report per launch.
 
-    `host_args` as for `plan`; the arrays among them are the memory that the kernels may access. `options` go to
-    `ptx_emulator.launch` (`order`, `seed`, `checks`, ...); the launches share one checker.
+    `host_args` as for `plan`; the arrays among them, and `buffers`, are the memory that the kernels may access (a
+    kernel that finds addresses in its arguments needs the arrays there named). `options` go to `ptx_emulator.launch`
+    (`order`, `seed`, `checks`, ...); the launches share one checker.
     """
     from ..grid import prepare_launch, run_grids
 
-    buffers = buffers_of(flatten_arguments(host_args))
+    buffers = buffers_of([*flatten_arguments(host_args), *buffers])
     if options.get("checks") is True:
         from ..hazards import Checker  # compiled code that launches without checks do not load
 

@@ -19,7 +19,6 @@ from ..tcgen05_layout import (
     K_BYTES,
     TMEM_COLUMNS,
     DataPath,
-    InstructionDescriptor,
     data_path,
     decode_instruction_descriptor,
     decode_shared_descriptor,
@@ -123,14 +122,12 @@ def _mma(warp, inst, lane: int) -> None:
     def run():
         native_mma.execute(plan, segments, place, a_address, keep, form.scale_log2, members)
 
-    shape = plan.shape
     if grid.observer is not None:
         parts = [(m, *_touched(plan, place, a_address)) for m in members]
         grid.observer.mma(warp, inst, parts, accumulate=bool(keep))
     grid.counters["tcgen05_mma"] += 1
-    grid.counters["tcgen05_macs"] += shape.m * shape.n * shape.k
-    shared_rows = shape.n if plan.a is None else shape.n + shape.m
-    grid.counters["tcgen05_shared_bytes"] += shared_rows * shape.k * shape.element_bytes
+    grid.counters["tcgen05_macs"] += int(plan.row[native_mma.P_MACS])
+    grid.counters["tcgen05_shared_bytes"] += int(plan.row[native_mma.P_SHARED_BYTES])
     grid.asyncs.submit(cta, unit(cta, form.group), run, f"{inst.name}, line {inst.line}")
 
 
@@ -148,7 +145,6 @@ class Plan:
     """What descriptors say: the operands (`a` None in Tensor Memory), where D lies, and all of it as a `row` for
     native_mma. A segment's row of A in Tensor Memory is the segment itself: each reads the A of its own lane."""
 
-    shape: InstructionDescriptor
     a: SharedOperand | None
     b: SharedOperand
     path: DataPath
@@ -158,7 +154,7 @@ class Plan:
 
 def _touched(plan: Plan, place: int, a_address: int) -> tuple:
     """What an MMA touches in one CTA, as Observer.mma takes it."""
-    operands = [chunks(operand, plan.shape.element_bytes) for operand in (plan.a, plan.b) if operand is not None]
+    operands = [chunks(operand, int(plan.row[native_mma.P_BYTES])) for operand in (plan.a, plan.b) if operand is not None]
     lane, column = split_address(place)
     d = ((plan.path.segments[:, 1] + lane) * TMEM_COLUMNS + column, plan.path.width)
     if plan.a is not None:
@@ -198,7 +194,7 @@ def _plan(form: Mma, a_in_tmem: bool, bits: int, a_bits: int, b_bits: int) -> Pl
     if a_in_tmem:
         segments[:, 0] = np.arange(len(segments))
     row = native_mma.plan_row(shape, form.group, a, b, path, segments)
-    plan = Plan(shape, a, b, path, segments, row)
+    plan = Plan(a, b, path, segments, row)
     native_mma.PLANS.add(key, plan)
     return plan
 

@@ -11,12 +11,12 @@ from functools import partial
 
 import numpy as np
 
-from .. import barriers, memory
+from .. import barriers, memory, native_tma
 from ..errors import EmulationError, OutOfBounds, UnsupportedInstruction
 from ..ir import Address, Vector
 from ..reduction import REDUCTION_TYPES, REDUCTIONS, check_type, reduce
 from ..registry import Blocked, cta_exit, cta_state, op, unsupported
-from ..tensormap import SWIZZLES, TENSOR_MAP_BYTES, TensorMap, box_extent, copy_box, padded
+from ..tensormap import SWIZZLES, TENSOR_MAP_BYTES, TensorMap, box_extent, copy_box, padded, round_tf32
 from ..warp import lane_list, require
 from .per_thread import lane_address, lane_word
 
@@ -164,11 +164,13 @@ def _check_coordinates(inst, operand, count: int) -> None:
 
 
 def _tensor_map(warp, operand: Address, lane: int, inst, copy: Copy) -> tuple[TensorMap, list[int]]:
-    record = warp.cta.grid.buffers.view(lane_address(warp, operand, lane), TENSOR_MAP_BYTES, inst, align=64)
+    grid, address = warp.cta.grid, lane_address(warp, operand, lane)
+    record = grid.buffers.view(address, TENSOR_MAP_BYTES, inst, align=64).tobytes()
     try:
-        tensor = TensorMap.from_bytes(record.tobytes())
+        tensor = TensorMap.from_bytes(record)
     except ValueError as error:
         raise EmulationError(str(error), **_at(inst)) from None
+    grid.tensor_maps.add(address, record, tensor)
     if tensor.rank != copy.rank:
         raise EmulationError(f"a .{copy.rank}d copy with a tensor map of rank {tensor.rank}", **_at(inst))
     words = (lane_word(warp, element, lane) for element in operand.extra[0].elements)
@@ -196,6 +198,8 @@ def _run_boxes(grid, tensor: TensorMap, boxes, shared, start: int, inst, store: 
     swizzle = SWIZZLES[tensor.swizzle]
     for i, box in enumerate(boxes):
         window, origin = _global_window(grid, tensor, box, inst, store)
+        if tensor.element_type == "tf32" and not store:
+            window = round_tf32(window.view(np.uint32)).view(np.uint8)
         copy_box(
             window,
             origin,
@@ -233,7 +237,13 @@ def _targets(cta, copy: Copy, warp, lane: int, destination: int, mbar: int, nbyt
     return [(cta.cluster[r], offset, cta.cluster[h], barrier) for r, h in zip(ranks, holders, strict=True)]
 
 
-@op("cp.async.bulk.tensor", "cp.reduce.async.bulk.tensor", prepare=_prepare, writes=0)
+@op(
+    "cp.async.bulk.tensor",
+    "cp.reduce.async.bulk.tensor",
+    prepare=_prepare,
+    writes=0,
+    native=native_tma.load_arguments,
+)
 def tensor_copy(warp, inst, mask: int):
     """Per thread: one box (or four rows) between global and shared memory."""
     stored: dict[tuple, Transfer] = {}
@@ -282,8 +292,8 @@ def _tensor_load(warp, inst, lane: int) -> None:
 def _load_steps(grid, targets, nbytes: int, fetch) -> list:
     """The steps that move a box into shared memory. `fetch(shared, offset)` writes it at an offset of an array, which
     its swizzle only knows modulo 1024."""
-    if grid.order != "adversarial":
-
+    if grid.order != "adversarial" or nbytes % _TENSOR_ALIGN:
+        # A swizzle moves a part of a row anywhere within the row.
         def move():
             for target, offset, _, _ in targets:
                 fetch(target.shared, offset)

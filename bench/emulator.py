@@ -1,0 +1,141 @@
+"""How fast the emulator executes a decode call: warp instructions per CPU second. Runs anywhere.
+
+    python -m bench.emulator --batch 10 --num-heads 16 --seq-len-q 8 --kv-len 2048 --dtype bf16 [--order in_order]
+
+        [--page-size 64] [--repeats 3] [--json FILE]
+
+A warp instruction is a PTX instruction executed by one warp (or by a group of its lanes that diverged). CPU seconds
+are the process's, user and system, from the launch's arguments to its results; compiling and decoding the kernel, and
+the emulator's own compiled code, are warmed up by a call before. The smallest of `--repeats` runs is reported: other
+work on the machine only adds. Not a timing of the kernel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from bench.counts import ARCH, DTYPES
+from bench.roofline import Workload, add_workload_arguments, workload_of
+from ptx_emulator.asyncs import ORDERS
+from wrappers import emulated, kernel, validate
+from wrappers.testing import make_problem
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One row: the call, what it executed, and the seconds that took."""
+
+    dtype: str
+    batch: int
+    num_heads: int
+    seq_len_q: int
+    kv_len: int
+    order: str
+    warp_instructions: int
+    tcgen05_macs: int
+    cpu_seconds: float
+    wall_seconds: float
+
+    @property
+    def instructions_per_second(self) -> float:
+        """Warp instructions per CPU second."""
+        return self.warp_instructions / self.cpu_seconds
+
+
+def measure(workload: Workload, page_size: int, order: str, repeats: int) -> Speed:
+    """Emulates the call `repeats` times after one that warms up, and keeps the run of least CPU time."""
+    problem = make_problem(
+        workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=page_size,
+        dtype=DTYPES[workload.dtype],
+    )  # fmt: skip
+    call = validate.check_decode_call(
+        *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=None
+    )
+    out = torch.empty(problem.out_shape, dtype=problem.out_dtype)
+    lse = torch.empty(problem.out_shape[:3])
+    compiled = kernel.compiled(call, ARCH)
+    emulated.launch(compiled, call, out, lse, order=order)
+    runs = []
+    for _ in range(repeats):
+        cpu, wall = time.process_time(), time.perf_counter()
+        reports = emulated.launch(compiled, call, out, lse, order=order)
+        runs.append((time.process_time() - cpu, time.perf_counter() - wall))
+    return Speed(
+        workload.dtype, workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, order,
+        sum(report.warp_instructions for report in reports),
+        sum(report.counters["tcgen05_macs"] for report in reports),
+        *min(runs),
+    )  # fmt: skip
+
+
+def table(rows: Sequence[Speed]) -> str:
+    """Aligned text, one line per row under a header."""
+    lines = [("dtype", "B", "H", "Q", "K", "order", "warp instr", "GMAC", "CPU s", "wall s", "warp instr/CPU s")]
+    for row in rows:
+        lines.append((
+            row.dtype, str(row.batch), str(row.num_heads), str(row.seq_len_q), str(row.kv_len), row.order,
+            str(row.warp_instructions), f"{row.tcgen05_macs / 1e9:.2f}", f"{row.cpu_seconds:.2f}",
+            f"{row.wall_seconds:.2f}", f"{row.instructions_per_second:.3g}",
+        ))  # fmt: skip
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
+
+
+def machine() -> str:
+    """The processor's name, where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.machine()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.emulator", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_workload_arguments(parser)
+    parser.set_defaults(batch=10)
+    parser.add_argument("--dtype", default="bf16", help=f"list of {','.join(DTYPES)}")
+    parser.add_argument("--order", default="in_order", help=f"list of {','.join(ORDERS)}")
+    parser.add_argument("--page-size", type=int, choices=validate.PAGE_SIZES, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", metavar="FILE", help="write the rows there too; - is stdout (then no table)")
+    options = parser.parse_args(arguments)
+    dtypes, orders = options.dtype.split(","), options.order.split(",")
+    try:
+        for name, values, allowed in (("--dtype", dtypes, DTYPES), ("--order", orders, ORDERS)):
+            for value in values:
+                if value not in allowed:
+                    raise ValueError(f"{name} {value}: must be one of {', '.join(allowed)}")
+        if options.repeats < 1:
+            raise ValueError(f"--repeats {options.repeats}: must be at least 1")
+        workload = workload_of(options)
+    except ValueError as error:
+        parser.error(str(error))
+    rows = [
+        measure(Workload(**{**asdict(workload), "dtype": dtype}), options.page_size, order, options.repeats)
+        for dtype in dtypes
+        for order in orders
+    ]
+    if options.json != "-":
+        print(f"{machine()}\n{table(rows)}")
+    if options.json:
+        found = [asdict(row) | {"instructions_per_second": row.instructions_per_second} for row in rows]
+        text = json.dumps({"machine": machine(), "rows": found}, indent=2)
+        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
