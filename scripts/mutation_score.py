@@ -3,8 +3,7 @@
 python -m scripts.mutation_score [--dtype bf16|fp16|fp8] [--path narrow|wide] [--kernel decode|merge] [--seeds N]
                                  [--only TEXT] [--json FILE]
 
-Every mutant runs with the happens-before checker, then under adversarial schedules, on a small problem with partial
-tiles and split requests. Prints a line per mutant that is not detected and a table; exit status 1 if one survives.
+Every mutant runs with the happens-before checker on a small and a larger batch, then under adversarial schedules. Prints a line per mutant that is not detected and a table; exit status 1 if one survives.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,20 +29,21 @@ from wrappers.testing import MlaProblem, assert_matches, make_problem
 from wrappers.validate import check_decode_call
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
-NUM_CTAS = 2  # several work items for each
+# Key lengths of the requests: on two CTAs several work items for each, with full, masked and partial tiles, some split.
+SMALL = (330, 65, 200)
+LARGE = (330, 65, 200, 64, 130, 1, 700, 96, 0, 257)
+NUM_CTAS = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     torch.set_num_threads(1)
-    problem = small_problem(options)
-    execute, ptx, reached = prepare(problem)
+    (small, ptx, reached), (large, _, reached_too) = (prepare(problem(options, lens)) for lens in (SMALL, LARGE))
     candidates = mutation.mutants(ptx, entry(ptx, options.kernel))
     if options.only:
         candidates = [m for m in candidates if options.only in m.text]
-    runs = [lambda text: execute(text, order="in_order")]
-    for seed in range(options.seeds):
-        runs.append(lambda text, seed=seed: execute(text, order="adversarial", seed=seed))
+    runs = [partial(small, order="in_order"), partial(large, order="in_order")]
+    runs += [partial(large if seed % 2 else small, order="adversarial", seed=seed) for seed in range(options.seeds)]
     started = time.monotonic()
 
     def progress(verdict: mutation.Verdict) -> None:
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr, flush=True,
         )  # fmt: skip
 
-    verdicts = mutation.score(candidates, runs, reached=reached, limit=options.limit, progress=progress)
+    verdicts = mutation.score(candidates, runs, reached=reached | reached_too, limit=options.limit, progress=progress)
     report(verdicts, options.json)
     return int(any(verdict.outcome == mutation.SURVIVED for verdict in verdicts))
 
@@ -74,10 +75,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def small_problem(options: argparse.Namespace) -> MlaProblem:
-    """Three requests on two CTAs, one of them split: several work items each, with full, masked and partial tiles."""
+def problem(options: argparse.Namespace, lens: tuple[int, ...]) -> MlaProblem:
     return make_problem(
-        3, options.num_heads, options.seq_len_q, (330, 65, 200), page_size=64, dtype=TORCH_DTYPES[options.dtype]
+        len(lens), options.num_heads, options.seq_len_q, lens, page_size=64, dtype=TORCH_DTYPES[options.dtype]
     )
 
 

@@ -13,8 +13,7 @@ from . import shadow as sh
 def join(a, b, n):
     """The least clock that knows what both know, in place of `a`."""
     for i in range(n):
-        if b[i] > a[i]:
-            a[i] = b[i]
+        a[i] = max(a[i], b[i])
 
 
 @njit("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)", **ENTRY_OPTIONS)
@@ -372,16 +371,17 @@ def touch_shared(s, rank, p_starts, n, count, r):
     row = sh.record(s, r)
     if sh.cta_of(s)[row[sh.R_WARP]] != rank:
         touch_remote(s, rank, r)
-    if unwritten and not row[sh.R_WRITE]:
+    # An operand or a copy's source may be partly unwritten: what comes of that part may be masked or out of bounds.
+    if not row[sh.R_WRITE] and unwritten >= (1 if row[sh.R_MODE] == sh.GENERIC else n * count):
         _unwritten(s, r, sh.SHARED, rank, int64s(p_starts)[0])
     return unwritten
 
 
 @njit("void(int64, int64, int64, int64, int64, int64, int64)", **ENTRY_OPTIONS)
 def touch_tmem(s, rank, p_starts, n, count, r, reads):
-    """`touch` of a CTA's Tensor Memory. `reads`: a write reads what was there, too."""
+    """`touch` of a CTA's Tensor Memory. `reads`: how many unwritten cells are a hazard (an accumulator's are)."""
     cells = sh.tmem_cells(s, 0, rank), sh.tmem_cells(s, 1, rank)
-    if touch(s, cells[0], cells[1], p_starts, n, count, r, sh.TMEM, rank) and reads:
+    if touch(s, cells[0], cells[1], p_starts, n, count, r, sh.TMEM, rank) >= reads:
         _unwritten(s, r, sh.TMEM, rank, int64s(p_starts)[0])
 
 

@@ -17,6 +17,9 @@ from . import shadow as sh
 from .marks import instruction_marks
 from .trace import consume
 
+NEVER = 1 << 40
+
+
 class Operation:
     """Asynchronous work that completes on mbarriers: `view` [PLANES, D] is what the issuing warp knew, `copies` are
     (barrier row, sequence number) of writes that the barrier's phase publishes."""
@@ -300,12 +303,13 @@ class Observer:
     def tensor_store(self, warp, inst, cells: np.ndarray) -> None:
         self._fragment(warp, inst, cells, sh.A_ST, True)
 
-    def _tmem(self, cta, starts: np.ndarray, count: int, r: int, *, reads: bool) -> None:
-        core.touch_tmem(self.s, cta.rank, starts.ctypes.data, len(starts), count, r, int(reads))
+    def _tmem(self, cta, starts: np.ndarray, count: int, r: int, *, unwritten: int = NEVER) -> None:
+        """`unwritten`: how many cells that nobody has written are a hazard."""
+        core.touch_tmem(self.s, cta.rank, starts.ctypes.data, len(starts), count, r, unwritten)
 
     def _fragment(self, warp, inst, cells: np.ndarray, kind: int, write: bool) -> None:
         r = self._record(warp, inst, kind * self.warps + self._at(warp), sh.TENSOR, write)
-        self._tmem(warp.cta, np.ascontiguousarray(np.ravel(cells), np.int64), 1, r, reads=not write)
+        self._tmem(warp.cta, np.ascontiguousarray(np.ravel(cells), np.int64), 1, r)
 
     def tensor_wait(self, warp, *, loads: bool) -> None:
         """tcgen05.wait: the warp's loads or stores are complete."""
@@ -330,7 +334,7 @@ class Observer:
         """Whatever still uses the columns races with their deallocation; they are unwritten again."""
         r = self._record(warp, inst, self._at(warp), sh.TENSOR, True)
         starts = np.arange(TMEM_LANES) * TMEM_COLUMNS + column
-        self._tmem(warp.cta, starts, columns, r, reads=False)
+        self._tmem(warp.cta, starts, columns, r)
         rows = self.tmem[:, warp.cta.rank].reshape(2, TMEM_LANES, TMEM_COLUMNS)
         rows[:, :, column : column + columns] = 0
 
@@ -349,8 +353,8 @@ class Observer:
             for starts, nbytes in operands:
                 core.touch_shared(self.s, cta.rank, starts.ctypes.data, len(starts), nbytes, read)
             if a is not None:
-                self._tmem(cta, *a, read_tensor, reads=True)
-            self._tmem(cta, *d, write, reads=accumulate)
+                self._tmem(cta, *a, read_tensor, unwritten=len(a[0]) * a[1])
+            self._tmem(cta, *d, write, unwritten=1 if accumulate else NEVER)
 
     def tensor_copy(self, warp, inst, members, source, destination) -> None:
         """tcgen05.cp: `source` (chunk starts, bytes), `destination` (starts, words), in each of `members`."""
@@ -360,7 +364,7 @@ class Observer:
         for cta in members:
             starts, nbytes = source
             core.touch_shared(self.s, cta.rank, starts.ctypes.data, len(starts), nbytes, read)
-            self._tmem(cta, *destination, write, reads=False)
+            self._tmem(cta, *destination, write)
 
     def commit(self, warp, inst, targets, offset: int, run):
         """tcgen05.commit: the arrival follows the completion of what the warp issued before."""

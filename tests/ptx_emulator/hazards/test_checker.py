@@ -200,8 +200,8 @@ LOOP:
 
 def test_checks_cost_nothing_when_off():
     """No trace is kept, and the native forms of instructions are in use."""
-    from ptx_emulator.cluster import Cluster
     from ptx_emulator import state as st
+    from ptx_emulator.cluster import Cluster
 
     headers = []
     original = Cluster.run
