@@ -41,7 +41,10 @@ class TensorMaps:
                 continue  # not a tensor map
 
     def add(self, address: int, record: bytes, tensor: TensorMap) -> None:
-        """Notes that the map at host address `address` has the bytes `record` and says `tensor`."""
+        """Notes that the map at host address `address` has the bytes `record` and says `tensor`. Maps whose loads
+        change the elements are left to the handler."""
+        if tensor.element_type == "tf32":
+            return
         place = self._places.get(address)
         if place is None:
             if len(self._places) == _CAPACITY:

@@ -289,8 +289,10 @@ def fragment_map(shape: str, repeat: int, split: int = 0) -> tuple[np.ndarray, n
     return cells
 
 
-# Shapes of tcgen05.cp: (rows and bytes of the source, lane offsets at which each 32-row block of it lands).
+# Shapes of tcgen05.cp: (rows and bytes of the source, lane offsets at which each block of its rows lands). 4x256b has a
+# row for every quarter of the lanes (CUTLASS' SM100_UTCCP_4dp256bit).
 COPY_SHAPES = {
+    ("4x256b", ""): (4, 32, ((0,), (32,), (64,), (96,))),
     ("128x256b", ""): (128, 32, ((0,), (32,), (64,), (96,))),
     ("128x128b", ""): (128, 16, ((0,), (32,), (64,), (96,))),
     ("64x128b", "warpx2::02_13"): (64, 16, ((0, 64), (32, 96))),

@@ -7,6 +7,7 @@ import numpy as np
 from .errors import TmemError
 from .tcgen05_layout import TMEM_COLUMNS, TMEM_LANES
 
+SHIFT_COLUMNS = 8  # 32 bytes
 POISON = 0xFFFFFFFF  # a NaN as f32, and as two f16 or bf16
 
 
@@ -57,6 +58,12 @@ class TensorMemory:
         del self.allocations[first]
         self.columns[first : first + columns] = 0
         self.words[:, first : first + columns] = POISON
+
+    def shift_rows(self, first: int, column: int) -> None:
+        """Each of the lanes first .. first + 30 takes the next lane's 32 bytes from `column`; lane first + 31 keeps its
+        own (9.7.16.9.3). `first` is a multiple of 32."""
+        cells = self.words[first : first + 32, column : column + SHIFT_COLUMNS]
+        cells[:-1] = cells[1:].copy()
 
     def check_columns(self, column: int, columns: int, where: dict) -> None:
         """Raises TmemError unless all of `columns` from `column` are allocated."""

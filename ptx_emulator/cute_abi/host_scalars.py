@@ -73,7 +73,6 @@ _SIGNED: dict[str, Callable[[int, int], int]] = {
     "andi": operator.and_,
     "ori": operator.or_,
     "xori": operator.xor,
-    "shli": operator.lshift,
     "shrsi": operator.rshift,
 }
 _UNSIGNED: dict[str, Callable[[int, int], int]] = {
@@ -99,11 +98,13 @@ def _scalar_type(op: Op, types: list[Type] | None) -> ScalarType:
     return types[0]
 
 
-@host_op(*(f"arith.{name}" for name in (*_SIGNED, *_UNSIGNED)))
+@host_op(*(f"arith.{name}" for name in (*_SIGNED, *_UNSIGNED, "shli")))
 def _integer(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
     """Signed overflow is an error (`check` finds it): the compiled function would wrap, which nobody means."""
     a, b = host.operand_values(op)
     bits, name = _scalar_type(op, types).bits, op.name.removeprefix("arith.")
+    if name == "shli":
+        return (_signed(a << b, bits),)  # a mask, not a number: 1 << 31 is meant
     if name in _SIGNED:
         return (_SIGNED[name](a, b),)
     mask = (1 << bits) - 1

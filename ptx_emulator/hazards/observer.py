@@ -208,6 +208,11 @@ class Observer:
 
         return completed
 
+    def matrix(self, warp, inst, offsets: np.ndarray, *, write: bool) -> None:
+        """ldmatrix and stmatrix: rows of 16 bytes of the CTA's shared memory."""
+        r = self._record(warp, inst, self._at(warp), sh.GENERIC, write)
+        core.touch_shared(self.s, warp.cta.rank, offsets.ctypes.data, len(offsets), 16, r)
+
     # Copies.
 
     def load(self, warp, inst, targets, nbytes: int, run, *, boxes=None, memory=None, shared=None):
@@ -365,6 +370,11 @@ class Observer:
             starts, nbytes = source
             core.touch_shared(self.s, cta.rank, starts.ctypes.data, len(starts), nbytes, read)
             self._tmem(cta, *destination, write)
+
+    def tensor_shift(self, warp, inst, members, rows: np.ndarray, columns: int) -> None:
+        r = self._record(warp, inst, self.pipe(warp), sh.TENSOR, True)
+        for cta in members:
+            self._tmem(cta, rows, columns, r)
 
     def commit(self, warp, inst, targets, offset: int, run):
         """tcgen05.commit: the arrival follows the completion of what the warp issued before."""

@@ -14,6 +14,7 @@ from . import (
     sync,
     tcgen05,
     tcgen05_mma,
+    tcgen05_reduce,
     tensormaps,
     tma,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "sync",
     "tcgen05",
     "tcgen05_mma",
+    "tcgen05_reduce",
     "tensormaps",
     "tma",
 ]

@@ -9,8 +9,8 @@ import numpy as np
 from .. import barriers, memory
 from .. import state as st
 from ..errors import BarrierMisuse
-from ..ir import Address, Imm, Reg, Vector, type_bytes
-from ..registry import Blocked, cta_state, op, unsupported
+from ..ir import Address, Imm, Not, Reg, Vector, type_bytes
+from ..registry import Blocked, cta_state, op
 from ..warp import lane_list, require
 
 HINTS = {"L2::cache_hint", "L2::64B", "L2::128B", "L2::256B"}
@@ -79,17 +79,18 @@ def _prepare_copy(inst):
     size = operands[2].value
     require(inst, size in ((4, 8, 16) if mods[0] == "ca" else (16,)), f"cp.async.{mods[0]}: size {size}")
     fourth = operands[3] if len(operands) == 4 else None
-    if fourth is not None and type(fourth) is Reg and fourth.type == "pred":
-        raise unsupported(inst, "cp.async with an ignore-src predicate is not implemented")
-    return size, fourth
+    ignore = fourth is not None and (type(fourth) is Not or (type(fourth) is Reg and fourth.type == "pred"))
+    return size, fourth, ignore
 
 
 @op("cp.async", prepare=_prepare_copy, writes=0)
 def cp_async(warp, inst, mask):
-    size, source_size = inst.data
+    size, fourth, ignore = inst.data
     cta, grid = warp.cta, warp.cta.grid
     targets, sources = warp.address(inst.operands[0]), warp.address(inst.operands[1])
-    sizes = warp.read_u32(source_size) if source_size is not None else None
+    sizes = warp.read_u32(fourth) if fourth is not None else None
+    if ignore:  # a predicate: nothing is read and everything is zero where it is true
+        sizes = np.where(sizes != 0, 0, size)
     moves, places = [], []
     for lane in lane_list(mask):
         n = size if sizes is None else int(sizes[lane])
@@ -211,6 +212,16 @@ def _arrive_after(copies: list[Copy], cta, offset: int, inst) -> None:
         copy.then.append(one_done)
 
 
+_REDUCTIONS = {
+    "add": np.add,
+    "min": np.minimum,
+    "max": np.maximum,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class AsyncStore:
     """A decoded st.async or red.async. `reduce` is "" for a store."""
@@ -238,7 +249,7 @@ def _prepare_store(inst):
     )
     require(
         inst,
-        inst.name == "st.async" or reduce in ("add", "min", "max", "and", "or", "xor"),
+        inst.name == "st.async" or reduce in _REDUCTIONS or (reduce in ("inc", "dec") and kind == "u32"),
         f"{inst.opcode} is not implemented",
     )
     require(
@@ -289,13 +300,10 @@ def _reduce(view: np.ndarray, value: np.ndarray, store: AsyncStore) -> None:
         "f32": np.float32,
         "f64": np.float64,
     }[store.kind]
-    function = {
-        "add": np.add,
-        "min": np.minimum,
-        "max": np.maximum,
-        "and": np.bitwise_and,
-        "or": np.bitwise_or,
-        "xor": np.bitwise_xor,
-    }[store.reduce]
-    old = view.view(dtype)
-    old[:] = function(old, value.view(dtype))
+    old, new = view.view(dtype), value.view(dtype)
+    if store.reduce == "inc":
+        old[:] = np.where(old >= new, 0, old + 1)
+    elif store.reduce == "dec":
+        old[:] = np.where((old == 0) | (old > new), new, old - 1)
+    else:
+        old[:] = _REDUCTIONS[store.reduce](old, new)

@@ -211,7 +211,7 @@ def _prepare_access(inst) -> Access:
     )
 
 
-def _first_cell(warp, inst, access: Access, mask: int) -> int:
+def first_cell(warp, inst, access: Access, mask: int) -> int:
     """Flat index of the address, after the checks of 9.7.16.8.1.
 
     A warp reaches its own quarter of the lanes only, so hardware does not need the quarter in the address: kernels that
@@ -249,7 +249,7 @@ def _native_store(inst, symbols):
 def load(warp, inst, mask: int):
     """Tensor Memory to registers."""
     access = inst.data
-    cells = access.cells + _first_cell(warp, inst, access, mask)
+    cells = access.cells + first_cell(warp, inst, access, mask)
     if warp.cta.grid.observer is not None:
         warp.cta.grid.observer.tensor_load(warp, inst, cells)
     words = warp.cta.tmem.words.reshape(-1)
@@ -263,7 +263,7 @@ def load(warp, inst, mask: int):
 def store(warp, inst, mask: int):
     """Registers to Tensor Memory."""
     access, tmem, index = inst.data, warp.cta.tmem, warp.index
-    cells = access.cells + _first_cell(warp, inst, access, mask)
+    cells = access.cells + first_cell(warp, inst, access, mask)
     values = warp.r32[_slots(access)]
     if warp.cta.grid.observer is not None:
         warp.cta.grid.observer.tensor_store(warp, inst, cells)

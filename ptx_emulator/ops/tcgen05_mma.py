@@ -1,4 +1,4 @@
-"""Tensor core instructions of single threads: tcgen05.mma, .mma.ws, .cp, .commit (PTX ISA 9.7.16.9, .10, .12).
+"""Tensor core instructions of single threads: tcgen05.mma, .mma.ws, .cp, .shift, .commit (PTX ISA 9.7.16.9, .10, .12).
 
 All of a CTA's (or CTA pair's) operations run in the order of issue; when, the launch's order policy chooses.
 """
@@ -18,13 +18,14 @@ from ..tcgen05_layout import (
     COPY_SHAPES,
     K_BYTES,
     TMEM_COLUMNS,
+    TMEM_LANES,
     DataPath,
     data_path,
     decode_instruction_descriptor,
     decode_shared_descriptor,
     operand_map,
 )
-from ..tmem import split_address
+from ..tmem import SHIFT_COLUMNS, split_address
 from ..warp import lane_list, require
 from .per_thread import lane_address, lane_long, lane_word
 from .tcgen05 import at, cta_group, peer, shared_address
@@ -35,7 +36,8 @@ _COLLECTOR_OPS = ("fill", "use", "lastuse", "discard")
 
 @dataclass(frozen=True, slots=True)
 class Mma:
-    """A decoded tcgen05.mma. Fields after `group` are operands, or None where the instruction has none."""
+    """A decoded tcgen05.mma. Fields after `group` are operands, or None where the instruction has none. `shift_a`:
+    afterwards the rows of A move down."""
 
     kind: str
     ws: bool
@@ -45,6 +47,7 @@ class Mma:
     enable_input: object
     scale_log2: int
     zero_columns: object
+    shift_a: bool
 
 
 def _prepare_mma(inst) -> Mma:
@@ -55,8 +58,13 @@ def _prepare_mma(inst) -> Mma:
     kinds = [m for m in inst.mods if m in _KINDS]
     require(inst, len(kinds) == 1, f"{inst.name} needs one of .{', .'.join(_KINDS)}")
     # Which buffer a matrix is read from does not change the result (9.7.16.10): collector qualifiers are hints.
-    wrong = [m for m in inst.mods if m not in collectors and m not in _KINDS and not m.startswith("cta_group::")]
+    shift = not ws and "ashift" in inst.mods
+    known = {*collectors, *_KINDS, "cta_group::1", "cta_group::2"} | ({"ashift"} if shift else set())
+    wrong = [m for m in inst.mods if m not in known]
     require(inst, not wrong, f"modifier .{'.'.join(wrong)} of {inst.name} is not implemented")
+    kept = {"collector::a::fill", "collector::a::use"} & set(inst.mods)
+    from_tmem = isinstance(inst.operands[1], Address)
+    require(inst, not shift or (from_tmem and not kept), ".ashift needs A in Tensor Memory, and no .fill or .use")
     left = list(inst.operands[4:])
     lanes = left.pop(0) if left and isinstance(left[0], Vector) else None
     require(
@@ -72,12 +80,13 @@ def _prepare_mma(inst) -> Mma:
         good = isinstance(left[1], Imm) and 0 <= left[1].value <= 15 and kinds[0] != "kind::f8f6f4"
         require(inst, good, "scale-input-d must be an immediate from 0 to 15, with kind::f16 or kind::tf32")
         scale = left[1].value
-    return Mma(kinds[0][6:], ws, group, inst.operands[1], lanes, enable, scale, zero_columns)
+    return Mma(kinds[0][6:], ws, group, inst.operands[1], lanes, enable, scale, zero_columns, shift)
 
 
 def _native_mma(inst, symbols):
     form = inst.data
-    if form.disabled_lanes is not None or form.scale_log2 or form.zero_columns not in (None, Imm(0)):
+    rare = form.disabled_lanes is not None or form.scale_log2 or form.shift_a
+    if rare or form.zero_columns not in (None, Imm(0)):
         return None
     a_in_tmem = isinstance(form.a, Address)
     return native_mma.mma_arguments(inst, symbols, _form_number(form, a_in_tmem), a_in_tmem)
@@ -103,6 +112,8 @@ def _mma(warp, inst, lane: int) -> None:
         raise unsupported(inst, str(error)) from None
     if form.zero_columns is not None and lane_long(warp, form.zero_columns, lane):
         raise unsupported(inst, "a zero-column mask descriptor other than 0 is not implemented")
+    if form.shift_a and len(plan.segments) != TMEM_LANES:
+        raise unsupported(inst, ".ashift is for M = 128 with one CTA and M = 256 with a pair")
     members = (cta,) if form.group == 1 else tuple(sorted((cta, peer(cta, inst)), key=lambda c: c.rank))
     place = lane_address(warp, d_operand, lane)
     for member in members:
@@ -121,6 +132,11 @@ def _mma(warp, inst, lane: int) -> None:
 
     def run():
         native_mma.execute(plan, segments, place, a_address, keep, form.scale_log2, members)
+        if form.shift_a:
+            # Every quarter of the lanes by itself, as CUTLASS' 1cta_mma_a_from_tmem.py observed on B200.
+            for member in members:
+                for first in range(0, TMEM_LANES, 32):
+                    member.tmem.shift_rows(first, split_address(a_address)[1])
 
     if grid.observer is not None:
         parts = [(m, *_touched(plan, place, a_address)) for m in members]
@@ -310,24 +326,26 @@ def copy(warp, inst, mask: int):
             raise unsupported(inst, str(error)) from None
         members = (cta,) if form.group == 1 else (cta, peer(cta, inst))
         first_lane, column = split_address(address)
-        if first_lane:
-            raise TmemError(f"tcgen05.cp to lane {first_lane}: implemented for lane 0", **at(inst))
+        height = form.rows // len(form.blocks)
+        if first_lane + height > 32:
+            raise TmemError(f"tcgen05.cp of {height} rows a quarter to lane {first_lane} of each", **at(inst))
         for member in members:
             _check_shared(member, source, inst)
             member.tmem.check_columns(column, form.row_bytes // 4, at(inst))
 
-        def run(members=members, source=source, column=column):
+        def run(members=members, source=source, column=column, first_lane=first_lane, height=height):
             for member in members:
                 data = member.shared.view(np.uint32)[source.start + source.index >> 2]
                 for block, lanes in enumerate(form.blocks):
                     for first in lanes:
-                        member.tmem.words[first : first + 32, column : column + form.row_bytes // 4] = data[
-                            32 * block : 32 * block + 32
+                        rows = slice(first_lane + first, first_lane + first + height)
+                        member.tmem.words[rows, column : column + form.row_bytes // 4] = data[
+                            height * block : height * (block + 1)
                         ]
 
         if cta.grid.observer is not None:
-            lanes = np.concatenate([np.arange(first, first + 32) for block in form.blocks for first in block])
-            place = (lanes * TMEM_COLUMNS + column, form.row_bytes // 4)
+            lanes = [np.arange(first, first + height) for block in form.blocks for first in block]
+            place = ((np.concatenate(lanes) + first_lane) * TMEM_COLUMNS + column, form.row_bytes // 4)
             cta.grid.observer.tensor_copy(warp, inst, members, chunks(source, 4), place)
         cta.grid.asyncs.submit(cta, unit(cta, form.group), run, f"tcgen05.cp, line {inst.line}")
 
@@ -337,3 +355,31 @@ def _copy_operand(bits: int, rows: int, row_bytes: int) -> SharedOperand:
     descriptor = decode_shared_descriptor(bits)
     index, extent = operand_map(descriptor, rows, row_bytes // 4, 4, False)
     return SharedOperand(index, descriptor.start, extent)
+
+
+def _prepare_shift(inst) -> int:
+    rest = [m for m in inst.mods if not m.startswith("cta_group::")]
+    require(inst, rest == ["down"], f"{inst.opcode} is not implemented")
+    return cta_group(inst)
+
+
+@op("tcgen05.shift", prepare=_prepare_shift, writes=0)
+def shift(warp, inst, mask: int):
+    """Per thread: move the rows of a quarter's 32 lanes down by one, in this CTA or in both of the pair."""
+    cta, group = warp.cta, inst.data
+    for lane in lane_list(mask):
+        first, column = split_address(lane_address(warp, inst.operands[0], lane))
+        if first % 32:
+            raise TmemError(f"tcgen05.shift at lane {first}: must be a multiple of 32", **at(inst))
+        members = (cta,) if group == 1 else (cta, peer(cta, inst))
+        for member in members:
+            member.tmem.check_columns(column, SHIFT_COLUMNS, at(inst))
+
+        def run(members=members, first=first, column=column):
+            for member in members:
+                member.tmem.shift_rows(first, column)
+
+        if cta.grid.observer is not None:
+            rows = (first + np.arange(32)) * TMEM_COLUMNS + column
+            cta.grid.observer.tensor_shift(warp, inst, members, rows, SHIFT_COLUMNS)
+        cta.grid.asyncs.submit(cta, unit(cta, group), run, f"tcgen05.shift, line {inst.line}")

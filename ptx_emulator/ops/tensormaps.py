@@ -88,9 +88,7 @@ def _record(warp, address: int, space: str, inst):
     """uint8 [128] view of a tensor map."""
     if space == "shared::cta" or (space == "" and memory.is_shared_window(address)):
         shared = address - (0 if space else st.SHARED_WINDOW)
-        target, offset = memory.shared_target(
-            warp.cta, shared, TENSOR_MAP_BYTES, inst, align=_MAP_ALIGN, cluster=False
-        )
+        target, offset = memory.shared_target(warp.cta, shared, TENSOR_MAP_BYTES, inst, align=_MAP_ALIGN, cluster=False)
         return target.shared[offset : offset + TENSOR_MAP_BYTES]
     return warp.cta.grid.buffers.view(address, TENSOR_MAP_BYTES, inst, align=_MAP_ALIGN, write=True)
 

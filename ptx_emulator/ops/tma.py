@@ -75,7 +75,7 @@ def _at(inst) -> dict:
 @dataclass(frozen=True, slots=True)
 class Copy:
     """A decoded instruction. `source`/`destination`: "global", "shared::cta" or "shared::cluster". `rank` is 0 for a
-    copy without tensor map. `mask`: the ctaMask operand of a multicast."""
+    copy without tensor map. `gather`: four rows (gather4, scatter4). `mask`: the ctaMask operand of a multicast."""
 
     source: str
     destination: str
@@ -110,7 +110,7 @@ def _prepare(inst) -> Copy:
     if not rank:
         allowed += (("shared::cluster", "shared::cta"),)
     require(inst, (destination, source) in allowed, f"direction .{destination}.{source} does not exist")
-    mode = take("tile", "tile::gather4")
+    mode = take("tile::gather4", "tile::scatter4", "tile")
     multicast, group = bool(take("multicast::cluster")), take("cta_group::1", "cta_group::2")
     hint = bool(take("L2::cache_hint"))
     reduction = take(*REDUCTIONS) if "reduce" in inst.name else ""
@@ -127,13 +127,14 @@ def _prepare(inst) -> Copy:
         f"copies to .{destination} need .{'bulk_group' if to_global else _COMPLETE_TX}",
     )
     require(inst, not left, f"modifier .{'.'.join(left)} of {inst.name} is not implemented")
-    require(inst, not (reduction and not to_global), "reductions into shared memory are not implemented")
+    exact = reduction and not rank and "f" not in type_ and (destination, source) == allowed[-1]
+    require(inst, not reduction or to_global or exact, "reductions into shared memory take integers from .shared::cta")
     require(inst, ("reduce" in inst.name) == bool(reduction), f"{inst.name} needs one of .{', .'.join(REDUCTIONS)}")
     require(inst, not (multicast or group) or not to_global, "copies to .global take no .multicast or .cta_group")
     require(inst, not multicast or destination == "shared::cluster", ".multicast::cluster needs .shared::cluster")
-    require(
-        inst, mode != "tile::gather4" or (rank == 2 and not to_global), ".tile::gather4 is for two-dimensional loads"
-    )
+    four_rows = mode in ("tile::gather4", "tile::scatter4")
+    right_way = rank == 2 and not reduction and to_global == (mode == "tile::scatter4")
+    require(inst, not four_rows or right_way, f".{mode} is for two-dimensional {'stores' if 'sc' in mode else 'loads'}")
     common = (2 if to_global else 3) + (0 if rank else 1)
     expected = common + multicast + hint
     require(inst, len(inst.operands) == expected, f"{len(inst.operands)} operands, expected {expected}")
@@ -141,7 +142,7 @@ def _prepare(inst) -> Copy:
         source,
         destination,
         rank,
-        mode == "tile::gather4",
+        four_rows,
         multicast,
         group == "cta_group::2",
         reduction,
@@ -182,7 +183,7 @@ def _boxes(tensor: TensorMap, coordinates: list[int], gather: bool, inst) -> lis
     if not gather:
         return [padded(coordinates)]
     if tensor.box[1] != 1:
-        raise EmulationError(f".tile::gather4 needs a box of one row, the map has box={tensor.box}", **_at(inst))
+        raise EmulationError(f"four rows need a box of one row, the map has box={tensor.box}", **_at(inst))
     return [padded((coordinates[0], row)) for row in coordinates[1:]]
 
 
@@ -319,8 +320,9 @@ def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
     if key in stored and not copy.reduction:
         _groups(warp, lane).open.append(stored[key])
         return
-    boxes = _boxes(tensor, coordinates, False, inst)
-    _, start = memory.shared_target(cta, place, tensor.box_bytes, inst, align=_TENSOR_ALIGN, cluster=False)
+    boxes = _boxes(tensor, coordinates, copy.gather, inst)
+    nbytes = tensor.box_bytes * len(boxes)
+    _, start = memory.shared_target(cta, place, nbytes, inst, align=_TENSOR_ALIGN, cluster=False)
     if copy.reduction:
         try:
             check_type(copy.reduction, tensor.element_type)
@@ -347,8 +349,8 @@ def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
         transfer.done = True
 
     if grid.observer is not None:
-        grid.observer.store(warp, inst, start, tensor.box_bytes, boxes=(tensor, boxes))
-    grid.counters["tma_store_bytes"] += tensor.box_bytes
+        grid.observer.store(warp, inst, start, nbytes, boxes=(tensor, boxes))
+    grid.counters["tma_store_bytes"] += nbytes
     _groups(warp, lane).open.append(transfer)
     steps = [read, run] if grid.order == "adversarial" else run
     grid.asyncs.submit(cta, object(), steps, f"TMA store, line {inst.line}")
@@ -396,7 +398,8 @@ def _bulk_copy(warp, inst, lane: int) -> None:
 
     def load():
         for target, offset, _, _ in targets:
-            target.shared[offset : offset + nbytes] = view
+            there = target.shared[offset : offset + nbytes]
+            there[:] = reduce(there, view, copy.reduction, copy.type) if copy.reduction else view
 
     def signal():
         for _, _, holder, barrier in targets:

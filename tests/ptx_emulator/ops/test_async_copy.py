@@ -69,6 +69,18 @@ def test_source_size_fills_the_rest_with_zeros():
     np.testing.assert_array_equal(y.reshape(32, 4), expected)
 
 
+@pytest.mark.parametrize("predicate,ignored", [("%p3", LANES % 2 == 1), ("!%p3", LANES % 2 == 0)])
+def test_an_ignored_source_gives_zeros_and_is_not_read(predicate, ignored):
+    """Where the predicate is true the source may be anything."""
+    x, y = source_and_target()
+    run(
+        copy_kernel(f"""and.b32 %r2, %thread, 1; setp.ne.u32 %p3, %r2, 0; mov.u64 %rd5, %rd1;
+        @{predicate} mov.u64 %rd5, 16; cp.async.cg.shared.global [%r1], [%rd5], 16, {predicate}; cp.async.wait_all;"""),
+        [x, y],
+    )
+    np.testing.assert_array_equal(y.reshape(32, 4), np.where(ignored[:, None], 0, x.reshape(32, 4)))
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("noinc, count", [(".noinc", 32), ("", 1)])
 def test_barrier_arrival_follows_each_threads_copies(order, noinc, count):
@@ -149,6 +161,25 @@ def test_red_async_adds_every_lane(order):
         order=order,
     )
     assert y[0] == 5 + 496
+
+
+@pytest.mark.parametrize("operation,start,bound,expected", [("inc", 3, 10, 2), ("dec", 3, 10, 4)])
+def test_red_async_wraps(operation, start, bound, expected):
+    """32 lanes: inc starts again at 0 past the bound, dec at the bound past 0 (periods of 11)."""
+    y = np.zeros(1, np.uint32)
+    run(
+        program(
+            f"""{BUFFER} setp.eq.u32 %p1, %lane_base, 0; @%p1 mbarrier.init.shared.b64 [bar], 1;
+        @%p1 st.shared.u32 [buf], {start}; @%p1 mbarrier.arrive.expect_tx.shared.b64 _, [bar], 128; bar.sync 0;
+        mov.u32 %r1, buf; mov.u32 %r2, bar;
+        red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.{operation}.u32 [%r1], {bound}, [%r2];
+        W: mbarrier.try_wait.parity.shared.b64 %p2, [bar], 0; @!%p2 bra W;
+        @%p1 ld.shared.u32 %r3, [buf]; @%p1 st.global.u32 [%ptr0], %r3;""",
+            1,
+        ),
+        [y],
+    )
+    assert y[0] == expected
 
 
 def test_too_few_bytes_is_a_deadlock_that_names_the_barrier():

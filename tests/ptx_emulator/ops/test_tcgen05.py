@@ -174,6 +174,7 @@ LOAD_ONE = "tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r16}, [%r8];"
         ("xor.b32 %r8, %r5, 0x400000;" + LOAD_ONE, TmemError, r"lane \d+ in the address: warp \d may use"),
         ("add.u32 %r8, %r5, 0x100000;" + LOAD_ONE, TmemError, "lane (16|48|80|112) in"),
         (LOAD_ONE.replace("%r8", "%r5").replace("ld.", "ld.red."), UnsupportedInstruction, "red"),
+        (LOAD_ONE.replace("%r8", "%r5").replace("32x32b", "64x32b"), UnsupportedInstruction, "64x32b"),
         (LOAD_ONE.replace("%r8", "%r5").replace(".x1", ".x3"), UnsupportedInstruction, "x3"),
         (LOAD_ONE.replace("%r8", "%r5").replace(".x1", ".x2"), UnsupportedInstruction, "1 registers"),
     ],

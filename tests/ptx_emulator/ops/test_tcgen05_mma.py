@@ -446,7 +446,7 @@ def simple(**options):
         (dict(descriptor=idesc(64, 64, "bf16") | 4), UnsupportedInstruction, "sparsity"),
         (dict(descriptor=idesc(64, 72, "bf16")), UnsupportedInstruction, "N=72"),
         (dict(kind="i8"), UnsupportedInstruction, "kind::i8"),
-        (dict(extra=".ashift"), UnsupportedInstruction, "ashift"),
+        (dict(extra=".ashift"), UnsupportedInstruction, "ashift"),  # .ws has none
         (dict(extra=".collector::a::fill"), UnsupportedInstruction, "collector::a::fill"),
         (dict(tail=", {%r22, %r23, %r24, %r25}"), UnsupportedInstruction, "disable-output-lane"),
         (dict(scale=", 1"), UnsupportedInstruction, "zero-column mask"),
@@ -478,6 +478,49 @@ def test_errors_name_the_instruction(options, error, named):
     assert "tcgen05.mma" in caught.value.text
 
 
+@pytest.mark.parametrize("m,group", [(128, 1), (256, 2)])
+@pytest.mark.parametrize("order", ORDERS)
+def test_shift_of_a(m, group, order):
+    """A in Tensor Memory multiplies as it is, then moves: a second product without .ashift, which overwrites D, sees
+    row r + 1 in row r of every 32, and the last row again."""
+    rng = np.random.default_rng(13)
+    a_values, b_values = integers(rng, (m, 16)), integers(rng, (64, 16))
+    parts = np.split(b_values, group)
+    b = [place(np.tile(to_bits(x, "bf16"), 4), "bf16", B_BASE, False, "128B") for x in parts]
+    words = to_bits(a_values, "bf16").view(np.uint32)
+    for shifts in (0, 1, 2):
+        ptx = program(None, b[0], idesc(m, 64, "bf16"), "f16", group=group, a_words=8)
+        lines = [line for line in ptx.splitlines() if line.startswith("tcgen05.mma")]
+        shifting = lines[0].replace("kind::f16", "kind::f16.ashift")
+        before, *rest = ptx.split(lines[0])
+        ptx = before + (shifting + "\n") * shifts + lines[0] + "".join(rest)
+        actual = execute(ptx, [None] * group, b, a_tmem=words, order=order)
+        moved = a_values.reshape(-1, 32, 16)
+        for _ in range(shifts):
+            moved = np.concatenate([moved[:, 1:], moved[:, -1:]], axis=1)
+        product = moved.reshape(m, 16) @ b_values.T
+        for cta, rows in enumerate(np.split(product, group)):
+            np.testing.assert_array_equal(actual[cta], expected_tmem(rows, m, 64, False))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_shift(order):
+    """Rows 64 to 94 of eight columns take the next row's; the rest stays."""
+    rng = np.random.default_rng(14)
+    words = rng.integers(0, 1 << 32, (128, 12), dtype=np.uint32)
+    b = place(to_bits(integers(rng, (64, K)), "bf16"), "bf16", B_BASE, False, "128B")
+    ptx = program(None, b, idesc(128, 64, "bf16"), "f16", a_words=12, columns=12)
+    lines = [line for line in ptx.splitlines() if line.startswith("tcgen05.mma")]
+    for line in lines:
+        ptx = ptx.replace(line, "", 1)
+    ptx = ptx.replace("setp.ne.u32 %p3", "add.u32 %r20, %r3, 0x400101;\ntcgen05.shift.cta_group::1.down [%r20];\nsetp.ne.u32 %p3", 1)
+    ptx = ptx.replace("add.u32 %r31, %r5, 12;", "add.u32 %r5, %r5, 256;\nadd.u32 %r31, %r5, 12;")
+    actual = execute(ptx, [None], [b], a_tmem=words, columns=12, order=order)[0]
+    expected = words.copy()
+    expected[64:95, 1:9] = words[65:96, 1:9]
+    np.testing.assert_array_equal(actual, expected)
+
+
 COPIES = [
     ("128x256b", "", 128, 32),
     ("128x128b", "", 128, 16),
@@ -502,4 +545,19 @@ def test_copy(shape, multicast, rows, row_bytes):
     expected = np.full((128, 16), 0xFFFFFFFF, np.uint32)
     for quarter, block in enumerate(order):
         expected[32 * quarter : 32 * quarter + 32, : row_bytes // 4] = blocks[block]
+    np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("lane", [0, 31])
+def test_copy_of_a_row_for_every_quarter(lane):
+    """tcgen05.cp.4x256b: source row i lands in the address' lane of quarter i."""
+    rng = np.random.default_rng(15)
+    words = rng.integers(0, 1 << 32, (8, 8), dtype=np.uint32)
+    source = place(words, "tf32", B_BASE, False, "none")
+    ptx = program(None, source, 0, "f16", columns=16)
+    line = next(line for line in ptx.splitlines() if line.startswith("tcgen05.mma"))
+    ptx = ptx.replace(line, f"add.u32 %r20, %r3, {lane << 16};\ntcgen05.cp.cta_group::1.4x256b [%r20], %rd10;")
+    actual = execute(ptx, [None], [source], columns=16)[0]
+    expected = np.full((128, 16), 0xFFFFFFFF, np.uint32)
+    expected[lane::32, :8] = words[:4]
     np.testing.assert_array_equal(actual, expected)

@@ -129,6 +129,104 @@ def test_gather4():
 
 
 @pytest.mark.parametrize("order", ORDERS)
+def test_scatter4(order):
+    """Four rows that lie one after the other in shared memory go to four rows of the tensor; one is out of bounds."""
+    data, given = random_bytes(4096, 14), random_bytes(1024, 15)
+    before = data.copy()
+    tensor = TensorMap(data.ctypes.data, "f32", (40, 20), (160,), (32, 1))
+    rows = (7, 0, 19, 25)
+    ptx = kernel(
+        ".param .align 64 .b8 map[128], .param .u64 given",
+        f"""
+    mov.u32 %r0, %tid.x;
+    mov.u32 %r1, smem;
+    ld.param.u64 %rd1, [given];
+    mul.wide.u32 %rd2, %r0, 4;
+    add.u64 %rd1, %rd1, %rd2;
+    ld.global.b32 %r2, [%rd1];
+    mad.lo.u32 %r3, %r0, 4, %r1;
+    st.shared.b32 [%r3], %r2;
+    fence.proxy.async.shared::cta;
+    bar.sync 0;
+    setp.ne.u32 %p0, %r0, 0;
+    @%p0 bra DONE;
+    mov.b64 %rd0, map;
+    cp.async.bulk.tensor.2d.global.shared::cta.tile::scatter4.bulk_group [%rd0, {{4, {", ".join(map(str, rows))}}}], [%r1];
+    cp.async.bulk.commit_group;
+    cp.async.bulk.wait_group 0;
+DONE:""",
+    )
+    run(ptx, [tensor.to_bytes(), pointer(given)], [data, given], order=order)
+    expected = before[: 20 * 160].reshape(20, 160).copy()
+    for i, row in enumerate(rows):
+        if row < 20:
+            expected[row, 16:144] = given[128 * i : 128 * i + 128]
+    np.testing.assert_array_equal(data[: 20 * 160].reshape(20, 160), expected)
+    np.testing.assert_array_equal(data[20 * 160 :], before[20 * 160 :])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_tf32_elements_are_rounded(order):
+    """To nearest even in the 13 bits that tf32 lacks; a float32 map copies the same words as they are."""
+    words = np.array([0x3F801000, 0x3F803000, 0x3F801001, 0x3F800FFF, 0xBF801001, 0x7F800000, 0x7FFFFFFF, 0x7F7FFFFF])
+    rounded = np.array([0x3F800000, 0x3F804000, 0x3F802000, 0x3F800000, 0xBF802000, 0x7F800000, 0x7FFFFFFF, 0x7F800000])
+    data = aligned(4096)
+    data[:32] = words.astype(np.uint32).view(np.uint8)
+    for kind, expected in (("tf32", rounded), ("f32", words)):
+        tensor = TensorMap(data.ctypes.data, kind, (8,), (), (8,))
+        out, _ = load(tensor, (0,), order, buffers=[data])
+        np.testing.assert_array_equal(out[:32].view(np.uint32), expected)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_reduction_into_shared_memory(order):
+    """CTA 0 adds its words to those of CTA 1, whose mbarrier counts the bytes."""
+    out = aligned(2 * 128, np.uint32)
+    ptx = kernel(
+        ".param .u64 out",
+        f"""
+    mov.u32 %r0, %tid.x;
+    mov.u32 %r1, smem;
+    mov.u32 %r5, %cluster_ctarank;
+    mad.lo.u32 %r2, %r0, 4, %r1;
+    mad.lo.u32 %r6, %r5, 1000, %r0;
+    st.shared.b32 [%r2+1024], %r6;
+    setp.ne.u32 %p0, %r0, 0;
+    @%p0 bra READY;
+    mbarrier.init.shared.b64 [%r1], 1;
+    fence.mbarrier_init.release.cluster;
+    mbarrier.arrive.expect_tx.shared.b64 _, [%r1], 128;
+READY:
+    fence.proxy.async.shared::cta;
+    barrier.cluster.arrive.aligned;
+    barrier.cluster.wait.aligned;
+    or.b32 %r7, %r0, %r5;
+    setp.ne.u32 %p1, %r7, 0;
+    @%p1 bra SENT;
+    mapa.shared::cluster.u32 %r8, %r1, 1;
+    add.u32 %r9, %r8, 1024;
+    add.u32 %r10, %r1, 1024;
+    cp.reduce.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes.add.u32 [%r9], [%r10], 128, [%r8];
+SENT:
+    setp.eq.u32 %p2, %r5, 0;
+    @%p2 bra READ;
+    {wait("%r1")}
+READ:
+    ld.shared.b32 %r11, [%r2+1024];
+    ld.param.u64 %rd1, [out];
+    mad.lo.u32 %r12, %r5, 32, %r0;
+    mul.wide.u32 %rd2, %r12, 4;
+    add.u64 %rd1, %rd1, %rd2;
+    st.global.b32 [%rd1], %r11;
+    barrier.cluster.arrive.aligned;
+    barrier.cluster.wait.aligned;""",
+    )
+    run(ptx, [pointer(out)], [out], grid=(2, 1, 1), cluster=(2, 1, 1), block=(32, 1, 1), order=order)
+    lane = np.arange(32)
+    np.testing.assert_array_equal(out, np.concatenate([lane, 1000 + 2 * lane]))
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_multicast_and_pair_barrier(order):
     """CTA 0 sends a box to both CTAs. With .cta_group::2 the barrier of CTA 0 counts both copies; without, each
     CTA's own barrier counts its own."""
