@@ -78,13 +78,11 @@ def lane_request(requests: cutlass.Constexpr, count: Int32, first: Int32):
 def request_cost(requests: cutlass.Constexpr, request: cutlass.Constexpr):
     """Positions of all row tiles of a request."""
     scheduler = requests.scheduler.of_request(request.seq_len_q)
-    total = Int32(0)
     if cutlass.const_expr(requests.cu_seqlens_q is None):
-        for row_tile in cutlass.range_constexpr(scheduler.row_tiles):
-            total = total + scheduler.cost(row_tile, request.seq_len_k)
-    else:
-        for row_tile in cutlass.range(scheduler.row_tiles, unroll=1):
-            total = total + scheduler.cost(row_tile, request.seq_len_k)
+        return scheduler.request_cost(request.seq_len_k)
+    total = Int32(0)
+    for row_tile in cutlass.range(scheduler.row_tiles, unroll=1):
+        total = total + scheduler.cost(row_tile, request.seq_len_k)
     return total
 
 

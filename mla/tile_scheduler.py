@@ -48,6 +48,13 @@ class TileScheduler:
         first_row = row_tile * self.tile_rows
         return split_kv.item_cost(self.mask.num_tiles(first_row, self.tile_rows, self.tile_tokens, seq_len_k))
 
+    def request_cost(self, seq_len_k: Any) -> Any:
+        """Positions of all row tiles of a request, whose number of query tokens must be a Python integer."""
+        total = self.cost(0, seq_len_k)
+        for row_tile in range(1, self.row_tiles):
+            total = total + self.cost(row_tile, seq_len_k)
+        return total
+
     def phases(self, row_tile: Any, seq_len_k: Any, begin: Any, end: Any) -> TilePhases:
         """Key tiles [begin, end) of a row tile; an empty row tile, whose one position is no tile, has none."""
         first_row = row_tile * self.tile_rows

@@ -55,10 +55,10 @@ def page(rows: list[Row]) -> str:
     lines = [
         "# Accuracy",
         "",
-        "Signal-to-noise ratio (dB) of `mla_decode` against the fp64 reference, over all rows that see a key, "
-        f"{how[rows[0]['backend']]}; beside it what torch reaches with the kernel's roundings and no others "
-        "(scores and sums in fp32, probabilities rounded to the input's dtype, one rounding of the output).",
-        "A row passes within 0.5 dB of that.",
+        "Signal-to-noise ratio (dB) of `mla_decode` against the fp64 reference, over all rows that see a key,",
+        f"{how[rows[0]['backend']]}; beside it what torch reaches with the kernel's roundings and no others (scores",
+        "and sums in fp32, probabilities rounded to the input's dtype, one rounding of the output). A row passes within",
+        "0.5 dB of that.",
         "",
         "Made by the two commands at the top of [scripts/accuracy.py](../scripts/accuracy.py).",
         "",
@@ -109,7 +109,7 @@ def plot(rows: list[Row], file: Path) -> None:
         panel.set_xscale("log", base=2)
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("SNR, dB (dashed: torch)")
-    panels[0][0].legend()
+    panels[0][0].legend(loc="center right")
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})
     pyplot.close(figure)

@@ -5,7 +5,9 @@
 
 With any option that describes a problem there is one row per combination of the lists given; what is left out is
 16 heads, 1, 4 and 8 tokens, 10 requests of 2048 keys, pages of 64, causal, scores of standard deviation 1, values of
-mean 0, and the operand path that the kernel's own rule chooses.
+mean 0, the operand path that the kernel's own rule chooses, and none of --mode's: ragged gives every request a number
+of query tokens of its own, tree a tree mask, dcp is one rank of decode context parallelism, scales reads the scales
+from memory.
 
 A row passes when its SNR is within 0.5 dB of torch doing the kernel's roundings, its log-sum-exp is right, and rows
 that see no key are (0, -inf). Exit status: 0 all rows passed, 1 some did not, 2 wrong arguments.
@@ -28,10 +30,13 @@ import torch
 
 from scripts.progress import Progress
 from wrappers import decode, validate
-from wrappers.testing import DEFAULT_SCALE, MlaProblem, compare, make_problem
+from wrappers.testing import DEFAULT_SCALE, MlaProblem, compare, make_problem, shard
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 PATHS = ("auto", "narrow", "wide")
+MODES = ("plain", "ragged", "tree", "dcp", "scales")
+# world, rank, interleave
+DCP = (2, 1, 16)
 BACKENDS = ("auto", "cute", "emulator", "torch")
 ORDERS = ("in_order", "late", "random")
 SNR_MARGIN_DB = 0.5
@@ -55,9 +60,10 @@ class Case:
     logit_sigma: float = 1.0
     value_mean: float = 0.0
     path: str = "auto"
+    mode: str = "plain"
 
     def __str__(self) -> str:
-        mask = "causal" if self.is_causal else "dense"
+        mask = mask_name(self)
         keys = f"K=0..{self.kv_len}" if self.is_ragged else f"K={self.kv_len}"
         return f"{self.dtype} {self.path} B={self.batch} H={self.num_heads} Q={self.seq_len_q} {keys} {mask}"
 
@@ -67,6 +73,32 @@ class Case:
             return [self.kv_len] * self.batch
         return [self.kv_len * (self.batch - 1 - index) // (self.batch - 1) for index in range(self.batch)]
 
+    @property
+    def query_lens(self) -> list[int] | None:
+        """Query tokens per request, from `seq_len_q` down to 0 and again, where the query is ragged."""
+        if self.mode != "ragged":
+            return None
+        return [self.seq_len_q - index % (self.seq_len_q + 1) for index in range(self.batch)]
+
+    def problem(self, seed: int) -> MlaProblem:
+        problem = make_problem(
+            self.batch, self.num_heads, self.seq_len_q, self.kv_lens, page_size=self.page_size,
+            dtype=DTYPES[self.dtype], is_causal=self.is_causal, seed=seed,
+            softmax_scale=self.logit_sigma * DEFAULT_SCALE, value_mean=self.value_mean,
+            query_lens=self.query_lens, tree=self.mode == "tree",
+        )  # fmt: skip
+        if self.mode == "dcp":
+            return shard(problem, *DCP, page_size=self.page_size)
+        if self.mode == "scales":
+            scale = torch.tensor([problem.softmax_scale])
+            return replace(problem, softmax_scale=scale, output_scale=torch.tensor([0.5]))
+        return problem
+
+
+def mask_name(case: Case | Row) -> str:
+    mask = "causal" if case.is_causal else "dense"
+    return {"plain": mask, "tree": "tree"}.get(case.mode, f"{mask} {case.mode}")
+
 
 def default_cases(dtype: str) -> list[Case]:
     """The fixed set, on both operand paths: B=10, H=16, K=2048, then one shape per further property."""
@@ -74,6 +106,7 @@ def default_cases(dtype: str) -> list[Case]:
         Case(dtype),
         Case(dtype, num_heads=40, seq_len_q=5, kv_len=777, batch=3, page_size=16, is_ragged=True),
         Case(dtype, seq_len_q=4, kv_len=600, batch=4, page_size=128, is_causal=False),
+        *(Case(dtype, seq_len_q=6, kv_len=300, batch=4, mode=mode) for mode in MODES[1:]),
     ]
     narrow = [
         *either,
@@ -107,6 +140,7 @@ class Row:
     logit_sigma: float
     value_mean: float
     path: str
+    mode: str
     backend: str
     arch: str
     snr_db: float
@@ -133,7 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(rows), file=sys.stderr if to_stdout else sys.stdout)
     for row in rows:
         for fault in row.faults:
-            print(f"{row.dtype} {row.path} H={row.num_heads} Q={row.seq_len_q} K={row.kv_len}: {fault}", file=sys.stderr)
+            case = f"{row.dtype} {row.path} H={row.num_heads} Q={row.seq_len_q} K={row.kv_len}"
+            print(f"{case}: {fault}", file=sys.stderr)
     if options.json:
         text = json.dumps([json_row(row) for row in rows], indent=2, allow_nan=False)
         if to_stdout:
@@ -160,6 +195,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="lengths from 0 to --kv-len over the batch")  # fmt: skip
     parser.add_argument("--logit-sigma", type=list_of(number), help="standard deviation of the scores")
     parser.add_argument("--value-mean", type=list_of(number))
+    parser.add_argument("--mode", type=list_of(choice(dict.fromkeys(MODES))), help=", ".join(MODES))
     parser.add_argument("--path", type=list_of(choice(PATHS)), help=",".join(PATHS))
     parser.add_argument(
         "--backend", choices=BACKENDS, default="auto", help="auto: cute on an SM100/SM103 GPU, else emulator"
@@ -216,6 +252,7 @@ def cases_of(options: argparse.Namespace) -> list[Case]:
         "num_heads": options.num_heads, "seq_len_q": options.seq_len_q, "kv_len": options.kv_len,
         "batch": options.batch, "page_size": options.page_size, "is_causal": causal, "is_ragged": ragged,
         "logit_sigma": options.logit_sigma, "value_mean": options.value_mean, "path": options.path,
+        "mode": options.mode,
     }  # fmt: skip
     given = {name: values for name, values in lists.items() if values is not None}
     if not given:
@@ -229,13 +266,9 @@ def cases_of(options: argparse.Namespace) -> list[Case]:
 
 def run_case(case: Case, options: argparse.Namespace, progress: Progress) -> Row:
     progress.begin(f"{case}: inputs")
-    problem = make_problem(
-        case.batch, case.num_heads, case.seq_len_q, case.kv_lens, page_size=case.page_size,
-        dtype=DTYPES[case.dtype], is_causal=case.is_causal, seed=options.seed,
-        softmax_scale=case.logit_sigma * DEFAULT_SCALE, value_mean=case.value_mean,
-    )  # fmt: skip
+    problem = case.problem(options.seed)
     out = torch.full(problem.out_shape, math.nan, dtype=problem.out_dtype)
-    lse = torch.full(problem.out_shape[:3], math.nan)
+    lse = torch.full(problem.out_shape[:-1], math.nan)
     arch, path, faults, seconds = run_backend(
         problem, case.path, out, lse, options, lambda text: progress.begin(f"{case}: {text}")
     )
@@ -260,8 +293,8 @@ def run_backend(
     options: argparse.Namespace,
     say: Callable[[str], None],
 ) -> tuple[str, str, tuple[str, ...], tuple[float, float]]:
-    """Fills `out` and `lse`. Returns the architecture, the operand path, faults (an emulation that stopped), and seconds
-    of (compile, run).
+    """Fills `out` and `lse`. Returns the architecture, the operand path, faults (an emulation that stopped), and
+    seconds of (compile, run).
     """
     if options.backend == "torch":
         say("torch")
@@ -330,7 +363,7 @@ def table(rows: list[Row]) -> str:
         lines.append((
             row.dtype, str(row.batch), str(row.num_heads), str(row.seq_len_q),
             f"0..{row.kv_len}" if row.is_ragged else str(row.kv_len), str(row.page_size),
-            "causal" if row.is_causal else "dense", f"{row.logit_sigma:g}", f"{row.value_mean:g}", row.path, row.backend,
+            mask_name(row), f"{row.logit_sigma:g}", f"{row.value_mean:g}", row.path, row.backend,
             row.arch, f"{row.snr_db:.2f}",
             f"{row.baseline_snr_db:.2f}", f"{row.max_abs_err:.2e}", f"{row.lse_max_abs_err:.1e}",
             f"{row.compile_seconds:.1f}", f"{row.run_seconds:.1f}", "passed" if row.passed else "FAILED",

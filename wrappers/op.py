@@ -31,26 +31,41 @@ def decode(
     is_causal: bool,
     lse_base: str,
     backend: str,
+    softmax_scale_tensor: Optional[Tensor] = None,  # noqa: UP045
+    output_scale_tensor: Optional[Tensor] = None,  # noqa: UP045
+    cu_seqlens_q: Optional[Tensor] = None,  # noqa: UP045
+    max_seq_len_q: Optional[int] = None,  # noqa: UP045
+    tree_mask: Optional[Tensor] = None,  # noqa: UP045
+    dcp_world: int = 1,
+    dcp_rank: int = 0,
+    dcp_interleave: int = 1,
 ) -> None:
-    """Arguments are `mla_decode`'s; `lse` None is without `return_lse`."""
+    """Arguments are `mla_decode`'s; `lse` None is without `return_lse`. A scale's tensor, where given, replaces it."""
     mla_decode(
-        query, kv_cache, block_tables, seq_lens, softmax_scale=softmax_scale, output_scale=output_scale,
+        query, kv_cache, block_tables, seq_lens,
+        softmax_scale=softmax_scale if softmax_scale_tensor is None else softmax_scale_tensor,
+        output_scale=output_scale if output_scale_tensor is None else output_scale_tensor,
         is_causal=is_causal, out=out, return_lse=lse is not None, lse=lse, lse_base=lse_base, workspace=workspace,
-        backend=backend,
+        backend=backend, cu_seqlens_q=cu_seqlens_q, max_seq_len_q=max_seq_len_q, tree_mask=tree_mask,
+        dcp_world=dcp_world, dcp_rank=dcp_rank, dcp_interleave=dcp_interleave,
     )  # fmt: skip
 
 
 @decode.register_fake
 def decode_fake(
     query, kv_cache, block_tables, seq_lens, out, lse, workspace, softmax_scale, output_scale, is_causal, lse_base,
-    backend,
+    backend, softmax_scale_tensor=None, output_scale_tensor=None, cu_seqlens_q=None, max_seq_len_q=None,
+    tree_mask=None, dcp_world=1, dcp_rank=0, dcp_interleave=1,
 ):  # fmt: skip
     """Checks everything but values."""
     validate.check_backend(backend)
     validate.check_decode_call(
-        query, kv_cache, block_tables, seq_lens, softmax_scale=softmax_scale, output_scale=output_scale,
+        query, kv_cache, block_tables, seq_lens,
+        softmax_scale=softmax_scale if softmax_scale_tensor is None else softmax_scale_tensor,
+        output_scale=output_scale if output_scale_tensor is None else output_scale_tensor,
         is_causal=is_causal, out=out, return_lse=lse is not None, lse=lse, lse_base=lse_base, workspace=workspace,
-        check_values=False,
+        check_values=False, cu_seqlens_q=cu_seqlens_q, max_seq_len_q=max_seq_len_q, tree_mask=tree_mask,
+        dcp_world=dcp_world, dcp_rank=dcp_rank, dcp_interleave=dcp_interleave,
     )  # fmt: skip
 
 
@@ -60,8 +75,8 @@ def traced_decode(
     block_tables: Tensor,
     seq_lens: Tensor,
     *,
-    softmax_scale: float,
-    output_scale: float,
+    softmax_scale: float | Tensor,
+    output_scale: float | Tensor,
     is_causal: bool,
     out: Tensor | None,
     return_lse: bool,
@@ -69,17 +84,26 @@ def traced_decode(
     lse_base: str,
     workspace: Tensor | None,
     backend: str,
+    cu_seqlens_q: Tensor | None,
+    max_seq_len_q: int | None,
+    tree_mask: Tensor | None,
+    dcp_world: int,
+    dcp_rank: int,
+    dcp_interleave: int,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`mla_decode` through the operator: new outputs are allocated by the graph around it."""
     if lse is not None:
         validate.check_lse(lse, query, return_lse)
-    validate.check_query(query)
+    validate.check_query(query, is_ragged=cu_seqlens_q is not None)
     if out is None:
         out = query.new_empty(*query.shape[:-1], validate.LATENT_DIM, dtype=validate.OUTPUT_DTYPES[query.dtype])
     if return_lse and lse is None:
         lse = query.new_empty(query.shape[:-1], dtype=torch.float32)
+    scales = (softmax_scale, output_scale)
     decode(
-        query, kv_cache, block_tables, seq_lens, out, lse, workspace, softmax_scale, output_scale, is_causal, lse_base,
-        backend,
+        query, kv_cache, block_tables, seq_lens, out, lse, workspace,
+        *(1.0 if isinstance(scale, Tensor) else scale for scale in scales), is_causal, lse_base, backend,
+        *(scale if isinstance(scale, Tensor) else None for scale in scales), cu_seqlens_q, max_seq_len_q, tree_mask,
+        dcp_world, dcp_rank, dcp_interleave,
     )  # fmt: skip
     return (out, lse) if return_lse else out

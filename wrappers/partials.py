@@ -27,8 +27,8 @@ def merge_partials(
         [W, ...], float32: log-sum-exps to the base `lse_base`, -inf where a part has no visible key.
 
     Returns `(out [..., 512] in the parts' dtype, lse [...] float32)`, computed in float32, added in the order of the
-    parts; 0 and -inf where no part has a visible key. A single part comes back bit for bit. Only enqueues work, so it can
-    be captured in a CUDA graph. Raises TypeError or ValueError naming the argument.
+    parts; 0 and -inf where no part has a visible key. A single part comes back bit for bit. Only enqueues work, so it
+    can be captured in a CUDA graph. Raises TypeError or ValueError naming the argument.
     """
     check_choice("lse_base", lse_base, LSE_BASES)
     outs, lses = checked_parts("outs", outs, PARTIAL_DTYPES), checked_parts("lses", lses, (torch.float32,))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +13,7 @@ ROPE_DIM = 64
 HEAD_DIM = LATENT_DIM + ROPE_DIM
 MAX_HEADS = 128
 PAGE_SIZES = (16, 32, 64, 128)
-# Dtype of query and cache -> dtype of the output.
+# Dtype of query and cache -> dtype of a new output; a caller's may also be e4m3 where query and cache are.
 OUTPUT_DTYPES = {
     torch.bfloat16: torch.bfloat16,
     torch.float16: torch.float16,
@@ -23,6 +22,11 @@ OUTPUT_DTYPES = {
 DTYPES = tuple(OUTPUT_DTYPES)
 BACKENDS = ("auto", "cute", "emulator", "torch")
 LSE_BASES = ("e", "2")
+# The kernels count key tiles of the whole batch, and CTAs of the merge of split row tiles (8 per row tile), in int32.
+COUNTED_TILE_TOKENS, COUNTED_TILE_ROWS, MERGE_CTAS = 64, 64, 8
+MAX_COUNT = 2**31 - 2**16
+# A page id is int32, and so is the coordinate that TMA takes.
+MAX_PAGES = 2**31 - 1
 # Query tokens of a request under a tree mask. The kernel's mask has no limit of its own; tests go this far.
 MAX_TREE_TOKENS = 256
 TREE_WORD_BITS = 32
@@ -81,7 +85,7 @@ class DecodeCall:
 
     @property
     def output_dtype(self) -> torch.dtype:
-        return OUTPUT_DTYPES[self.query.dtype]
+        return OUTPUT_DTYPES[self.query.dtype] if self.out is None else self.out.dtype
 
     @property
     def seq_len_q(self) -> int:
@@ -266,6 +270,8 @@ def check_kv_cache(kv_cache: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"kv_cache has page_size={page_size}: must be one of {list_text(PAGE_SIZES)}")
     if num_pages < 1:
         raise ValueError(f"kv_cache has shape {shape_text(kv_cache)}: must hold at least one page")
+    if num_pages > MAX_PAGES:
+        raise ValueError(f"kv_cache has shape {shape_text(kv_cache)}: must hold at most {MAX_PAGES} pages")
     check_last_dim_contiguous("kv_cache", cache)
     return cache
 
@@ -283,7 +289,7 @@ def check_index_tensor(name: str, value: torch.Tensor, rank: int, query: torch.T
 
 
 def check_out(out: torch.Tensor, query: torch.Tensor) -> None:
-    check_tensor("out", out, (OUTPUT_DTYPES[query.dtype],))
+    check_tensor("out", out, tuple(dict.fromkeys((OUTPUT_DTYPES[query.dtype], query.dtype))))
     check_device("out", out, query)
     expected = [*query.shape[:-1], LATENT_DIM]
     if list(out.shape) != expected:
@@ -379,7 +385,17 @@ def check_backend(backend: str) -> None:
 
 
 def check_kernel_operands(call: DecodeCall) -> None:
-    """What the Blackwell kernel asks beyond the contract: memory that TMA and 16-byte stores can address."""
+    """What the Blackwell kernel asks beyond the contract: memory that TMA and 16-byte stores can address, and a batch
+    whose tiles it can count.
+    """
+    row_tiles = call.batch * -(-call.seq_len_q * call.num_heads // COUNTED_TILE_ROWS)
+    key_tiles = max(1, -(-call.block_tables.shape[1] * call.page_size // COUNTED_TILE_TOKENS))
+    if max(row_tiles * MERGE_CTAS, row_tiles * key_tiles) > MAX_COUNT:
+        raise ValueError(
+            f"query and block_tables, {shape_text(call.query)} and {shape_text(call.block_tables)}: {row_tiles} row "
+            f"tiles of up to {key_tiles} key tiles; {MERGE_CTAS} times the former, and their product, must be at most "
+            f"{MAX_COUNT} for this backend (backend='torch' takes any)"
+        )
     for name, tensor in (("query", call.query), ("kv_cache", call.kv_cache), ("out", call.out)):
         if tensor is None:
             continue
@@ -426,8 +442,9 @@ def checked_scale(name: str, value: object, query: torch.Tensor) -> float | torc
         return value.reshape(1)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} is a {type(value).__name__}: must be a float or a one-element float32 tensor")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}={value}: must be finite")
+    # Every backend computes with the number in float32.
+    if not abs(value) <= torch.finfo(torch.float32).max:
+        raise ValueError(f"{name}={value}: must be finite in float32")
     return float(value)
 
 

@@ -22,12 +22,15 @@ Report = Callable[[int, int, str], None]
 class ServerShapes:
     """What the kernels of a server depend on; no length, batch size or number of pages is among it.
 
-    One kernel is made for each element of `seq_lens_q` x `is_causal` x `lse_bases` x `packed`.
+    One kernel is made for each element of `seq_lens_q` x `is_causal` x `lse_bases` x `packed` x `ragged`.
 
     dtype, num_heads, page_size: of query and cache, as `mla_decode` takes them; the heads of one rank.
     seq_lens_q: query tokens per request, e.g. (1, 4) for plain decoding and for verifying three drafts.
     lse_bases: None for calls without `return_lse`, else "e" or "2".
     packed: False for queries whose token stride is not num_heads times the head stride.
+    ragged: True for calls with `cu_seqlens_q`, of which `seq_lens_q` is the `max_seq_len_q`.
+    has_tree_mask, scales_on_device: what the calls are given: a tree mask, tensors for the two scales.
+    dcp_world, dcp_interleave: of decode context parallelism.
     """
 
     dtype: torch.dtype
@@ -37,25 +40,42 @@ class ServerShapes:
     is_causal: tuple[bool, ...] = (True,)
     lse_bases: tuple[str | None, ...] = (None,)
     packed: tuple[bool, ...] = (True,)
+    ragged: tuple[bool, ...] = (False,)
+    has_tree_mask: bool = False
+    scales_on_device: bool = False
+    dcp_world: int = 1
+    dcp_interleave: int = 1
 
     def empty_calls(self, device: torch.device | str) -> Iterator[tuple[str, dict[str, Any]]]:
         """A name and `mla_decode`'s arguments for each kernel: one request without keys."""
-        for tokens, causal, lse_base, packed in itertools.product(
-            self.seq_lens_q, self.is_causal, self.lse_bases, self.packed
+        for tokens, causal, lse_base, packed, ragged in itertools.product(
+            self.seq_lens_q, self.is_causal, self.lse_bases, self.packed, self.ragged
         ):
             name = f"{tokens} tokens, {'causal' if causal else 'dense'}"
             name += f", lse base {lse_base}" if lse_base else ""
-            room = torch.zeros(1, tokens, self.num_heads + (not packed), HEAD_DIM, dtype=self.dtype, device=device)
-            yield name, {
-                "query": room[:, :, : self.num_heads],
+            name += ", ragged" if ragged else ""
+            shape = (tokens,) if ragged else (1, tokens)
+            room = torch.zeros(*shape, self.num_heads + (not packed), HEAD_DIM, dtype=self.dtype, device=device)
+            scale = torch.ones(1, dtype=torch.float32, device=device) if self.scales_on_device else 1.0
+            call = {
+                "query": room[..., : self.num_heads, :],
                 "kv_cache": torch.zeros(1, self.page_size, HEAD_DIM, dtype=self.dtype, device=device),
                 "block_tables": torch.zeros(1, 1, dtype=torch.int32, device=device),
                 "seq_lens": torch.zeros(1, dtype=torch.int32, device=device),
-                "softmax_scale": 1.0,
+                "softmax_scale": scale,
+                "output_scale": scale,
                 "is_causal": causal,
                 "return_lse": lse_base is not None,
                 "lse_base": lse_base or "e",
+                "dcp_world": self.dcp_world,
+                "dcp_interleave": self.dcp_interleave,
             }
+            if ragged:
+                call["cu_seqlens_q"] = torch.zeros(2, dtype=torch.int32, device=device)
+                call["max_seq_len_q"] = tokens
+            if self.has_tree_mask:
+                call["tree_mask"] = torch.zeros(*shape, tokens, dtype=torch.bool, device=device)
+            yield name, call
 
 
 def warm_up(shapes: ServerShapes, device: torch.device | str = "cpu", report: Report | None = None) -> int:
@@ -118,7 +138,7 @@ def for_each_kernel(
     calls = list(shapes.empty_calls(device))
     for done, (name, call) in enumerate(calls):
         report(done, len(calls), name)
-        checked = validate.check_decode_call(**call, output_scale=1.0, out=None, workspace=None)
+        checked = validate.check_decode_call(**call, out=None, workspace=None)
         use(kernel.decode_config(checked, arch), call)
     report(len(calls), len(calls), "")
     return len(calls)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -153,3 +154,19 @@ def test_peaked_inputs_reach_the_problem(capsys):
     flat, peaked = json.loads(capsys.readouterr().out)
     assert (flat["logit_sigma"], peaked["logit_sigma"], peaked["value_mean"]) == (1.0, 3.0, 1.0)
     assert peaked["baseline_snr_db"] < flat["baseline_snr_db"] - 3
+
+
+@pytest.mark.parametrize("mode", validate.MODES)
+def test_modes(mode, capsys):
+    arguments = [*SMALL, "--batch", "3", "--seq-len-q", "3", "--mode", mode, "--backend", "torch", "--json", "-"]
+    assert validate.main(arguments) == 0
+    assert [row["mode"] for row in json.loads(capsys.readouterr().out)] == [mode]
+
+
+def test_a_mode_reaches_the_problem():
+    case = validate.Case("bf16", kv_len=40, batch=4, seq_len_q=2)
+    problems = {mode: replace(case, mode=mode).problem(0) for mode in validate.MODES}
+    assert problems["ragged"].cu_seqlens_q.tolist() == [0, 2, 3, 3, 5]
+    assert problems["tree"].tree_mask.shape == (4, 2, 2)
+    assert (problems["dcp"].dcp_world, problems["dcp"].dcp_rank, problems["dcp"].dcp_interleave) == (2, 1, 16)
+    assert problems["scales"].softmax_scale.shape == (1,)

@@ -55,15 +55,15 @@ def gpu(monkeypatch):
     return launches
 
 
-def arguments():
+def arguments(**options):
     """A call whose memory is all the caller's."""
-    problem = make_problem(2, 4, 3, [5, 40]).to("meta")
+    problem = make_problem(2, 4, 3, [5, 40], **options).to("meta")
     return {
         **dict(zip(("query", "kv_cache", "block_tables", "seq_lens"), problem.tensors)),
         **problem.options,
         "out": torch.empty(problem.out_shape, dtype=problem.out_dtype, device="meta"),
         "return_lse": True,
-        "lse": torch.empty(problem.out_shape[:3], device="meta"),
+        "lse": torch.empty(problem.out_shape[:-1], device="meta"),
         "workspace": torch.empty(kernel.workspace_bytes(CTAS), dtype=torch.uint8, device="meta"),
         "backend": "cute",
     }
@@ -74,6 +74,23 @@ def test_a_captured_call_launches_and_neither_allocates_nor_waits(gpu):
     with Recorder() as recorder:
         out, lse = mla_decode(**call)
     assert len(gpu) == 1 and out is call["out"] and lse is call["lse"]
+    assert set(recorder.names) <= VIEWS
+
+
+FEATURES = {
+    "ragged": lambda: arguments(query_lens=[3, 1]),
+    "tree": lambda: {**arguments(), "tree_mask": torch.zeros(2, 3, 1, dtype=torch.int32, device="meta")},
+    "context parallel": lambda: {**arguments(), "dcp_world": 2, "dcp_rank": 1, "dcp_interleave": 4},
+    "scales": lambda: {**arguments(), "softmax_scale": torch.ones(1, device="meta")},
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_feature_can_be_captured(name, gpu):
+    call = FEATURES[name]()
+    with Recorder() as recorder:
+        mla_decode(**call)
+    assert len(gpu) == 1
     assert set(recorder.names) <= VIEWS
 
 

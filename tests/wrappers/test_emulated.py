@@ -146,6 +146,29 @@ def test_a_cache_beyond_2_to_the_31_elements(backend):
     assert_matches(far, *run(far, backend))
 
 
+def test_the_highest_page_ids(tmp_path, backend):
+    """2^31 - 1 pages, of which only the request's own are in memory: they start 16 bytes apart and overlap, and the
+    memory is a file of 32 GiB with holes.
+    """
+    if backend == "cute":
+        pytest.skip("would copy 32 GiB to the GPU: the emulated run covers the addressing")
+    problem = make_problem(1, 2, 2, [40], page_size=16)
+    pages, step = 2**31 - 1, 8
+    elements = pages * step + 16 * 576
+    path = tmp_path / "cache"
+    with path.open("wb") as file:
+        file.truncate(2 * elements)
+    pool = torch.from_file(str(path), shared=True, size=elements, dtype=torch.bfloat16)
+    cache = pool.as_strided((pages, 16, 576), (step, 576, 1))
+    ids = [pages - 1, 3, pages - 1 - 2000]
+    table = problem.block_tables.clone()
+    for place, page in enumerate(ids):
+        cache[page] = problem.kv_cache[table[0, place]]
+        table[0, place] = page
+    far = MlaProblem(problem.query, cache, table, problem.seq_lens)
+    assert_matches(far, *run(far, backend))
+
+
 def test_a_table_of_width_zero(backend):
     problem = make_problem(2, 2, 2, [0, 0])
     narrow = MlaProblem(problem.query, problem.kv_cache, problem.block_tables[:, :0], problem.seq_lens)
@@ -227,3 +250,21 @@ def test_a_launch_checks_the_workspace_for_its_own_number_of_ctas(split):
     assert_matches(split[0], *launch(split[0], workspace=one, num_ctas=1))
     with pytest.raises(ValueError, match=f"must have at least {kernel.workspace_bytes(2)}"):
         launch(split[0], workspace=one, num_ctas=2)
+
+
+@pytest.mark.parametrize("any_backend", ["torch", "emulator", pytest.param("cute", marks=pytest.mark.device)])
+def test_e4m3_output(any_backend):
+    """A caller's e4m3 `out`: one more rounding of the same numbers, which saturates instead of giving NaN."""
+    problem = make_problem(3, 16, 8, (300, 65, 0), dtype=FP8, output_scale=16.0)
+    device = "cuda" if any_backend == "cute" else "cpu"
+    out = torch.zeros(problem.out_shape, dtype=FP8, device=device)
+    returned, lse = mla_decode(
+        *problem.to(device).tensors, **problem.options, out=out, return_lse=True, backend=any_backend
+    )
+    assert returned is out
+    assert_matches(problem, out, lse)
+    assert 25 < compare(problem, out, lse).snr_db < 33
+    large = {**problem.options, "output_scale": 1e6}
+    mla_decode(*problem.to(device).tensors, **large, out=out, backend=any_backend)
+    values = out.cpu().float()[problem.active_rows()]
+    assert torch.isfinite(values).all() and values.abs().max() == 448 and (values.abs() == 448).float().mean() > 0.9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 from tests.wrappers.probe import visible_mask
 from wrappers import fallback
 from wrappers.decode import mla_decode
-from wrappers.testing import assert_matches, compare, make_problem
+from wrappers.partials import merge_partials
+from wrappers.testing import assert_matches, compare, make_problem, shard
 
 
 def decode(problem, **options):
@@ -207,3 +209,39 @@ def test_large_scores_do_not_overflow():
 def test_any_finite_scale_hides_masked_keys(softmax_scale):
     problem = make_problem(1, 2, 5, [30], softmax_scale=softmax_scale)
     assert_matches(problem, *decode(problem))
+
+
+MODES = {
+    "ragged": {"query_lens": (5, 0, 2, 1)},
+    "tree": {"tree": True},
+    "ragged tree": {"query_lens": (5, 0, 2, 1), "tree": True},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_modes(mode, dtype, monkeypatch):
+    """With chunks of 32 keys, so that drafts straddle chunks."""
+    monkeypatch.setattr(fallback, "CHUNK_KEYS", 32)
+    problem = make_problem(4, 3, 5, [66, 20, 2, 0], page_size=16, dtype=dtype, **MODES[mode])
+    assert_matches(problem, *decode(problem))
+
+
+@pytest.mark.parametrize("world, interleave", [(2, 1), (3, 4), (4, 32)])
+def test_context_parallelism(world, interleave):
+    problem = make_problem(4, 3, 5, [66, 20, 2, 0], page_size=16)
+    parts = []
+    for rank in range(world):
+        part = shard(problem, world, rank, interleave)
+        parts.append(decode(part))
+        assert_matches(part, *parts[-1])
+    assert_matches(problem, *merge_partials(*zip(*parts)))
+
+
+def test_a_wrong_tree_or_rank_is_rejected(monkeypatch):
+    tree = make_problem(2, 3, 40, [66, 30], page_size=16, tree=True)
+    chain = torch.ones(40, 40, dtype=torch.bool).tril().expand(2, -1, -1)
+    assert compare(tree, *decode(replace(tree, tree_mask=chain))).faults
+    part = shard(make_problem(2, 3, 5, [66, 30], page_size=16), 2, 0, 3)
+    assert compare(part, *decode(replace(part, dcp_rank=1))).faults
+    assert compare(part, *decode(replace(part, dcp_interleave=1))).faults

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wrappers import op
 from wrappers.decode import mla_decode
-from wrappers.testing import make_problem
+from wrappers.testing import make_problem, shard
 
 
 def problem_of(dtype=torch.bfloat16, **options):
@@ -67,6 +69,46 @@ def test_a_compiled_call_returns_what_an_eager_one_does(dtype, options):
     if not options:
         results, expected = (results,), (expected,)
     assert same(results, expected)
+
+
+FEATURES = {
+    "ragged": lambda: make_problem(3, 3, 4, [5, 0, 40], page_size=16, query_lens=[4, 0, 2]),
+    "tree": lambda: problem_of(tree=True),
+    "ragged tree": lambda: make_problem(2, 3, 4, [5, 40], page_size=16, query_lens=[4, 2], tree=True),
+    "context parallel": lambda: shard(problem_of(), 2, 1, 3),
+    "scale tensors": lambda: replace(
+        problem_of(), softmax_scale=torch.tensor([0.05]), output_scale=torch.tensor([2.0])
+    ),
+    "one scale tensor": lambda: replace(problem_of(), output_scale=torch.tensor([2.0])),
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_a_compiled_call_has_every_feature(name):
+    problem = FEATURES[name]()
+
+    def call(*tensors):
+        return mla_decode(*tensors, **problem.options, return_lse=True)
+
+    assert same(compiled(call)(*problem.tensors), call(*problem.tensors))
+    plain = mla_decode(*problem_of().tensors, softmax_scale=problem_of().softmax_scale, return_lse=True)
+    assert plain[0].shape != call(*problem.tensors)[0].shape or not same(plain, call(*problem.tensors))
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_opcheck_of_every_feature(name):
+    problem = FEATURES[name]()
+    out = torch.zeros(problem.out_shape, dtype=problem.out_dtype)
+    options = problem.options
+    numbers = []
+    for scale in ("softmax_scale", "output_scale"):
+        value = options.pop(scale)
+        if isinstance(value, torch.Tensor):
+            options[f"{scale}_tensor"] = value
+        numbers.append(1.0 if isinstance(value, torch.Tensor) else value)
+    lse = torch.zeros(out.shape[:-1])
+    arguments = (*problem.tensors, out, lse, None, *numbers, options.pop("is_causal"), "e", "torch")
+    assert set(torch.library.opcheck(op.decode, arguments, options).values()) == {"SUCCESS"}
 
 
 def test_a_compiled_call_writes_the_callers_memory():

@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from wrappers.reference import mla_decode_reference, visible_keys
+from wrappers.reference import keys_of_rank, mla_decode_reference, visible_keys
 from wrappers.testing import make_problem
 
 
@@ -76,3 +76,22 @@ def test_computes_in_fp32_or_fp64_only():
     assert problem.reference(torch.float32)[0].dtype == torch.float32
     with pytest.raises(ValueError, match="dtype=torch.bfloat16"):
         problem.reference(torch.bfloat16)
+
+
+def test_a_tree_row_replaces_the_causal_rule_among_the_query_tokens():
+    assert visible_keys(1, 3, 5, True, [True, False, True]) == [0, 1, 2, 4]
+    assert visible_keys(0, 3, 2, True, [True, False, True]) == [1], "token 0 lies before the first key"
+
+
+def test_ranks_take_turns():
+    assert [keys_of_rank(9, 2, rank, 2) for rank in range(2)] == [[0, 1, 4, 5, 8], [2, 3, 6, 7]]
+    assert keys_of_rank(4, 3, 2, 2) == []
+
+
+def test_a_ragged_query_is_its_requests_one_by_one():
+    problem = make_problem(3, 2, 4, [20, 33, 5], page_size=16, query_lens=[4, 0, 2])
+    out, lse = problem.reference()
+    for request, (begin, end) in enumerate([(0, 4), (4, 4), (4, 6)]):
+        alone = (problem.query[None, begin:end], problem.kv_cache, *(t[request, None] for t in problem.tensors[2:]))
+        expected = mla_decode_reference(*alone, softmax_scale=problem.softmax_scale, dtype=torch.float64)
+        assert torch.equal(out[begin:end], expected[0][0]) and torch.equal(lse[begin:end], expected[1][0])

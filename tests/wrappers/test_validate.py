@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -55,6 +56,20 @@ def to_list(value):
 def padded_last(tensor):
     """Same shape, last stride 2."""
     return torch.zeros(*tensor.shape[:-1], 2 * tensor.shape[-1], dtype=tensor.dtype)[..., ::2]
+
+
+def ragged(**changes):
+    """The good call's tokens as a ragged query, with `changes`."""
+
+    def apply(call):
+        call.update(query=call["query"].flatten(0, 1), out=call["out"].flatten(0, 1), lse=None, max_seq_len_q=TOKENS)
+        call.update({"cu_seqlens_q": torch.tensor([0, 3, 6]).int(), **changes})
+
+    return apply
+
+
+def tree(dtype=torch.bool):
+    return lambda call: call.update(tree_mask=torch.ones(BATCH, TOKENS, TOKENS, dtype=dtype))
 
 
 BAD = {
@@ -234,6 +249,11 @@ BAD = {
         ValueError,
         "softmax_scale=nan: must be finite",
     ),
+    "scale_beyond_float32": (
+        replace("softmax_scale", lambda v: 1e39),
+        ValueError,
+        r"softmax_scale=1e\+39: must be finite in float32",
+    ),
     "output_scale_infinite": (replace("output_scale", lambda v: math.inf), ValueError, "output_scale=inf"),
     "output_scale_a_string": (replace("output_scale", str), TypeError, "output_scale is a str"),
     "causal_an_int": (replace("is_causal", int), TypeError, "is_causal is a int: must be a bool"),
@@ -248,6 +268,91 @@ BAD = {
         replace("backend", lambda v: "cuda"),
         ValueError,
         "backend='cuda': must be one of 'auto', 'cute', 'emulator', 'torch'",
+    ),
+    # ragged query
+    "ragged_query_rank_4": (
+        lambda call: call.update(cu_seqlens_q=torch.tensor([0, 3, 6]).int(), max_seq_len_q=3),
+        ValueError,
+        r"query has shape \[2, 3, 4, 576\]: must be \[total_q, num_heads, 576\] with cu_seqlens_q",
+    ),
+    "ragged_without_the_most": (ragged(max_seq_len_q=None), TypeError, "max_seq_len_q is a NoneType: must be an int"),
+    "ragged_of_no_tokens_at_most": (ragged(max_seq_len_q=0), ValueError, r"max_seq_len_q=0: must be 1\.\."),
+    "the_most_without_ragged": (
+        lambda call: call.update(max_seq_len_q=3),
+        ValueError,
+        "max_seq_len_q=3: must be None without cu_seqlens_q",
+    ),
+    "starts_a_list": (ragged(cu_seqlens_q=[0, 3, 6]), TypeError, "cu_seqlens_q is a list"),
+    "starts_int64": (ragged(cu_seqlens_q=torch.tensor([0, 3, 6])), TypeError, "cu_seqlens_q has dtype torch.int64"),
+    "starts_of_another_batch": (
+        ragged(cu_seqlens_q=torch.tensor([0, 6]).int()),
+        ValueError,
+        r"block_tables.shape\[0\]=2: must be the batch of cu_seqlens_q, 1",
+    ),
+    "starts_not_at_0": (
+        ragged(cu_seqlens_q=torch.tensor([1, 3, 6]).int()),
+        ValueError,
+        r"cu_seqlens_q\[0\]=1: must be 0",
+    ),
+    "starts_descend": (
+        ragged(cu_seqlens_q=torch.tensor([0, 3, 2]).int()),
+        ValueError,
+        r"cu_seqlens_q\[2\]=2, -1 more than the entry before it: must be 0 to max_seq_len_q=3 more",
+    ),
+    "more_tokens_than_declared": (
+        ragged(max_seq_len_q=2),
+        ValueError,
+        r"cu_seqlens_q\[1\]=3, 3 more than the entry before it: must be 0 to max_seq_len_q=2 more",
+    ),
+    "more_tokens_than_there_are": (
+        ragged(cu_seqlens_q=torch.tensor([0, 3, 7]).int(), max_seq_len_q=4),
+        ValueError,
+        r"cu_seqlens_q\[2\]=7: must be at most query.shape\[0\]=6",
+    ),
+    # tree mask
+    "tree_of_floats": (tree(torch.float32), TypeError, "tree_mask has dtype torch.float32: must be torch.bool"),
+    "tree_of_another_shape": (
+        lambda call: call.update(tree_mask=torch.ones(BATCH, TOKENS, 4, dtype=torch.bool)),
+        ValueError,
+        r"tree_mask has shape \[2, 3, 4\] of torch.bool: must be \[2, 3, 3\], 1 query token to an element",
+    ),
+    "tree_of_too_many_words": (
+        lambda call: call.update(tree_mask=torch.ones(BATCH, TOKENS, 2, dtype=torch.int32)),
+        ValueError,
+        r"tree_mask has shape \[2, 3, 2\] of torch.int32: must be \[2, 3, 1\], 32 query tokens to an element",
+    ),
+    "tree_and_dense": (
+        lambda call: (tree()(call), call.update(is_causal=False)),
+        ValueError,
+        "tree_mask: must be None with is_causal=False",
+    ),
+    "tree_and_context_parallelism": (
+        lambda call: (tree()(call), call.update(dcp_world=2)),
+        ValueError,
+        "tree_mask: must be None with dcp_world=2",
+    ),
+    "tree_of_too_many_tokens": (
+        lambda call: call.update(
+            query=torch.zeros(BATCH, 257, HEADS, 576, dtype=torch.bfloat16), out=None, lse=None,
+            tree_mask=torch.ones(BATCH, 257, 257, dtype=torch.bool),
+        ),
+        ValueError,
+        r"query.shape\[1\]=257: must be at most 256 with a tree_mask",
+    ),
+    # decode context parallelism
+    "world_of_none": (lambda call: call.update(dcp_world=0), ValueError, r"dcp_world=0: must be 1\.\."),
+    "world_a_float": (lambda call: call.update(dcp_world=2.0), TypeError, "dcp_world is a float: must be an int"),
+    "rank_past_the_world": (
+        lambda call: call.update(dcp_world=2, dcp_rank=2),
+        ValueError,
+        r"dcp_rank=2: must be 0\.\.1",
+    ),
+    "rank_without_a_world": (lambda call: call.update(dcp_rank=1), ValueError, r"dcp_rank=1: must be 0\.\.0"),
+    "interleave_of_none": (lambda call: call.update(dcp_interleave=0), ValueError, r"dcp_interleave=0: must be 1\.\."),
+    "table_too_narrow_for_the_rank": (
+        lambda call: call.update(dcp_world=2, seq_lens=torch.tensor([40, 500], dtype=torch.int32)),
+        ValueError,
+        r"seq_lens\[1\]=500 on rank 0 of 2 with page_size=32 needs at least 8 entries",
     ),
     # out
     "out_not_a_tensor": (
@@ -403,13 +508,17 @@ def shifted(tensor, elements):
     return view
 
 
-def test_an_e4m3_call_has_a_bfloat16_output():
+def test_an_e4m3_call_has_a_bfloat16_or_an_e4m3_output():
     problem = make_problem(2, 4, 3, [40, 70], page_size=PAGE, dtype=torch.float8_e4m3fn)
     call = {**good_call(), "query": problem.query, "kv_cache": problem.kv_cache}
     assert mla_decode(**call)[0] is call["out"]
     call["out"] = call["out"].to(torch.float8_e4m3fn)
-    with pytest.raises(TypeError, match="out has dtype torch.float8_e4m3fn: must be torch.bfloat16"):
+    assert mla_decode(**call)[0] is call["out"]
+    call["out"] = call["out"].to(torch.float16)
+    with pytest.raises(TypeError, match="out has dtype torch.float16: must be torch.bfloat16, torch.float8_e4m3fn"):
         mla_decode(**call)
+    with pytest.raises(TypeError, match="out has dtype torch.float8_e4m3fn: must be torch.bfloat16"):
+        mla_decode(**{**good_call(), "out": good_call()["out"].to(torch.float8_e4m3fn)})
 
 
 def test_e4m3_strides_must_be_multiples_of_16_elements():
@@ -434,6 +543,24 @@ def test_kernel_operands_must_be_addressable_by_tma(name):
         validate.check_kernel_operands(checked(**{name: shifted(tensor, 4)}))
     with pytest.raises(ValueError, match=rf"{name}.stride\(\d\)=\d+ elements .*multiple of 16 bytes below 2\^40"):
         validate.check_kernel_operands(checked(**{name: odd_rows(tensor)}))
+
+
+def test_a_batch_whose_tiles_the_kernel_cannot_count():
+    """More requests than a grid dimension of 65535 are no matter: the grid is one-dimensional."""
+
+    def call_of(batch, width):
+        query = torch.zeros(1, 1, 1, 576, dtype=torch.bfloat16).expand(batch, TOKENS, HEADS, -1)
+        zero = torch.zeros(1, dtype=torch.int32)
+        good = checked(out=None, lse=None)
+        tables, lengths = zero.expand(batch, width), zero.expand(batch)
+        return dataclasses.replace(good, query=query, seq_lens=lengths, block_tables=tables)
+
+    for batch, width in ((1 << 28, 1), (70000, 70000)):
+        with pytest.raises(ValueError, match=r"query and block_tables, .* must be at most 2147418112 for this backend"):
+            validate.check_kernel_operands(call_of(batch, width))
+    for batch, width in ((70000, 1), (70000, 10000)):
+        with pytest.raises(ValueError, match="query.stride"):
+            validate.check_kernel_operands(call_of(batch, width))
 
 
 def test_the_torch_backend_takes_what_tma_cannot_address():

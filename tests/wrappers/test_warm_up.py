@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -82,6 +84,20 @@ def test_every_combination_is_a_kernel(monkeypatch):
     )  # fmt: skip
     assert warm_up(shapes) == 16 == len(set(configs))
     assert {config.query_packed for config in configs} == {True, False}
+
+
+def test_features_are_kernels_of_their_own(monkeypatch):
+    configs = []
+    monkeypatch.setattr(mla_compile, "compile_decode", configs.append)
+    plain = ServerShapes(torch.bfloat16, 3, 64, seq_lens_q=(4,))
+    features = {
+        "ragged": {"ragged": (True,)}, "tree": {"has_tree_mask": True}, "dcp": {"dcp_world": 2, "dcp_interleave": 4},
+        "scales": {"scales_on_device": True}, "all": {"ragged": (True,), "has_tree_mask": True},
+    }  # fmt: skip
+    for changes in ({}, *features.values()):
+        warm_up(replace(plain, **changes))
+    assert len(set(configs)) == len(features) + 1
+    assert (configs[3].dcp_world, configs[3].dcp_interleave) == (2, 4)
 
 
 def test_wrong_shapes_are_refused():

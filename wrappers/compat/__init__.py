@@ -18,6 +18,7 @@ import torch
 
 from wrappers import validate
 from wrappers.decode import workspace_bytes
+from wrappers.fallback import KeyShard
 from wrappers.validate import LATENT_DIM, ROPE_DIM
 
 _backend: ContextVar[str] = ContextVar("backend", default="auto")
@@ -78,3 +79,29 @@ def int32_lengths(seq_lens: object) -> torch.Tensor:
     """Lengths as the libraries take them, of any integer dtype."""
     validate.check_tensor("seq_lens", seq_lens, (torch.int32, torch.int64))
     return seq_lens.to(torch.int32)
+
+
+def global_lengths(
+    name: str, value: object, seq_lens: torch.Tensor, world: int, rank: int, is_causal: bool = True
+) -> torch.Tensor:
+    """What a library calls the global causal bound, argument `name`, as `mla_decode`'s lengths of all ranks' keys.
+
+    The libraries take the rank's own lengths, `seq_lens`, beside it. Keys below the bound are all that count under a
+    causal mask, so the rank must hold at least its share of them (every `world`-th key from key `rank` on), and without
+    one exactly that. This is checked where it costs no synchronisation, in CPU tensors.
+    """
+    validate.check_tensor(name, value, (torch.int32, torch.int64))
+    validate.check_device(name, value, seq_lens)
+    if value.shape != seq_lens.shape:
+        raise ValueError(f"{name} has shape {list(value.shape)}: must be that of seq_lens, {list(seq_lens.shape)}")
+    validate.check_int("cp_rank", rank, 0, world - 1)
+    lengths = value.to(torch.int32)
+    if lengths.device.type == "cpu":
+        share = KeyShard(world, rank, 1).local_keys(lengths)
+        wrong = share > seq_lens if is_causal else share != seq_lens
+        if wrong.any():
+            raise ValueError(
+                f"seq_lens={seq_lens.tolist()}: must be {'at least ' if is_causal else ''}{share.tolist()}, the share "
+                f"of rank {rank} of {world} in {name}={value.tolist()}"
+            )
+    return lengths

@@ -6,7 +6,15 @@ from __future__ import annotations
 import torch
 
 from wrappers import validate
-from wrappers.compat import check_dims, check_positive, current_backend, int32_lengths, refuse_unless, usable_workspace
+from wrappers.compat import (
+    check_dims,
+    check_positive,
+    current_backend,
+    global_lengths,
+    int32_lengths,
+    refuse_unless,
+    usable_workspace,
+)
 from wrappers.decode import mla_decode
 
 BACKENDS = ("auto", "trtllm-gen", "cute-dsl")
@@ -43,7 +51,9 @@ def cute_dsl_mla_decode(
     lse_base: str = "e",
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Returns `out` or `(out, lse)`: the log-sum-exp in base e, [B, q_len, H] or in the shape of the caller's `lse`,
-    which may also be [B * q_len, H]. Causal, as the peer's monolithic kernel.
+    which may also be [B * q_len, H]. Causal, as the peer's monolithic kernel. With `cum_seq_lens_q` the query is
+    [total_q, H, 576]; give `max_q_len` too, without it the call waits for the device. With `enable_dcp`, `seq_lens`
+    must cover the rank's share of `causal_seqlens_kv_global`.
 
     `lse_base` is not the peer's. `max_seq_len`, `is_var_seq` and `enable_pdl` are hints that are not needed; a
     `workspace_buffer` that is too small is replaced; a table of any width will do.
@@ -53,29 +63,53 @@ def cute_dsl_mla_decode(
     validate.check_choice("cute_dsl_impl", cute_dsl_impl, IMPLEMENTATIONS)
     validate.check_bool("enable_dcp", enable_dcp)
     validate.check_bool("return_lse", return_lse)
-    refuse_unless(False, enable_dcp=enable_dcp)
-    refuse_unless(1, cp_world=cp_world)
-    refuse_unless(0, cp_rank=cp_rank)
-    refuse_unless(
-        None, causal_seqlens_kv_global=causal_seqlens_kv_global, cum_seq_lens_q=cum_seq_lens_q, max_q_len=max_q_len
-    )
-    validate.check_query(query)
-    output_dtype = validate.OUTPUT_DTYPES[query.dtype]
-    if out_dtype not in (None, output_dtype):
-        raise ValueError(f"out_dtype={out_dtype}: must be None or {output_dtype} for a query of {query.dtype}")
+    ragged = ragged_query(query, cum_seq_lens_q, max_q_len)
+    validate.check_query(query, is_ragged=cum_seq_lens_q is not None)
+    lengths = int32_lengths(seq_lens)
+    if enable_dcp:
+        refuse_unless(True, return_lse=return_lse)
+        lengths = global_lengths("causal_seqlens_kv_global", causal_seqlens_kv_global, lengths, cp_world, cp_rank)
+    else:
+        refuse_unless(1, cp_world=cp_world)
+        refuse_unless(0, cp_rank=cp_rank)
+        refuse_unless(None, causal_seqlens_kv_global=causal_seqlens_kv_global)
     rows = query.shape[:-1]
+    if out_dtype is not None:
+        allowed = (validate.OUTPUT_DTYPES[query.dtype], query.dtype)
+        if out_dtype not in allowed:
+            names = " or ".join(map(str, dict.fromkeys(allowed)))
+            raise ValueError(f"out_dtype={out_dtype}: must be None or {names} for a query of {query.dtype}")
+        if out is None:
+            out = torch.empty(*rows, validate.LATENT_DIM, dtype=out_dtype, device=query.device)
     if return_lse and lse is None:
         lse = torch.empty(rows, dtype=torch.float32, device=query.device)
     result = mla_decode(
-        query, kv_cache, block_tables, int32_lengths(seq_lens), softmax_scale=softmax_scale, output_scale=output_scale,
-        out=out, return_lse=return_lse, lse=rows_of(lse, rows) if return_lse else None, lse_base=lse_base,
-        workspace=usable_workspace(workspace_buffer, query), backend=current_backend(),
+        query, kv_cache, block_tables, lengths, softmax_scale=softmax_scale, output_scale=output_scale, out=out,
+        return_lse=return_lse, lse=rows_of(lse, rows) if return_lse else None, lse_base=lse_base,
+        workspace=usable_workspace(workspace_buffer, query), backend=current_backend(), **ragged,
+        dcp_world=cp_world, dcp_rank=cp_rank,
     )  # fmt: skip
     return (result[0], lse) if return_lse else result
 
 
+def ragged_query(
+    query: torch.Tensor, cum_seq_lens_q: torch.Tensor | None, max_q_len: int | None
+) -> dict[str, torch.Tensor | int | None]:
+    """`mla_decode`'s arguments for a compact query. `max_q_len` None is read from the device, as the peer does."""
+    if cum_seq_lens_q is None:
+        refuse_unless(None, max_q_len=max_q_len)
+        return {}
+    validate.check_tensor("cum_seq_lens_q", cum_seq_lens_q, (torch.int32,))
+    if max_q_len is None:
+        if cum_seq_lens_q.numel() < 2:
+            raise ValueError(f"cum_seq_lens_q has shape {list(cum_seq_lens_q.shape)}: must be [batch + 1]")
+        max_q_len = max(1, int(cum_seq_lens_q.diff().max()))
+    check_positive(max_q_len=max_q_len)
+    return {"cu_seqlens_q": cum_seq_lens_q, "max_seq_len_q": max_q_len}
+
+
 def rows_of(lse: torch.Tensor, rows: torch.Size) -> torch.Tensor:
-    """The caller's log-sum-exp memory as `[B, q_len, H]`."""
+    """The caller's log-sum-exp memory as `[B, q_len, H]` or, ragged, `[total_q, H]`."""
     validate.check_tensor("lse", lse, (torch.float32,))
     flat = (rows[:-1].numel(), rows[-1])
     if tuple(lse.shape) not in (flat, tuple(rows)):

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 
 from wrappers import validate
-from wrappers.compat import check_dims, check_positive, current_backend, int32_lengths, refuse_unless, usable_workspace
+from wrappers.compat import (
+    check_dims,
+    check_positive,
+    current_backend,
+    global_lengths,
+    int32_lengths,
+    refuse_unless,
+    usable_workspace,
+)
 from wrappers.decode import mla_decode
 
 
@@ -31,17 +39,20 @@ def tokenspeed_mla_decode(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Returns `out` or `(out, lse)`, the log-sum-exp [B, q_len, H] float32 in base 2.
 
-    `causal_mask` holds in every dtype. `max_seq_len`, `is_var_seq` and `enable_pdl` are hints that are not needed; a
-    `workspace_buffer` that is too small is replaced.
+    `causal_mask` and context parallelism (`causal_seqs`, `cp_world`, `cp_rank`) hold in every dtype; `seq_lens` must
+    cover the rank's share of `causal_seqs`. `max_seq_len`, `is_var_seq` and `enable_pdl` are hints that are not
+    needed; a `workspace_buffer` that is too small is replaced.
     """
     check_dims(kv_lora_rank, qk_rope_head_dim)
     check_positive(max_seq_len=max_seq_len, cp_world=cp_world)
-    refuse_unless(1, cp_world=cp_world)
-    refuse_unless(0, cp_rank=cp_rank)
-    refuse_unless(None, causal_seqs=causal_seqs)
     validate.check_query(query)
+    lengths = int32_lengths(seq_lens)
+    if cp_world > 1 or causal_seqs is not None:
+        lengths = global_lengths("causal_seqs", causal_seqs, lengths, cp_world, cp_rank, causal_mask)
+    else:
+        refuse_unless(0, cp_rank=cp_rank)
     return mla_decode(
-        query, kv_cache, block_tables, int32_lengths(seq_lens), softmax_scale=softmax_scale, output_scale=output_scale,
-        is_causal=causal_mask, out=out, return_lse=return_lse, lse_base="2",
+        query, kv_cache, block_tables, lengths, softmax_scale=softmax_scale, output_scale=output_scale,
+        is_causal=causal_mask, out=out, return_lse=return_lse, lse_base="2", dcp_world=cp_world, dcp_rank=cp_rank,
         workspace=usable_workspace(workspace_buffer, query), backend=current_backend(),
     )  # fmt: skip

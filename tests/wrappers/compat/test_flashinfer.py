@@ -7,7 +7,8 @@ from tests.wrappers.compat.peers import LENGTHS, REQUIRED, hostile_problem, in_b
 from wrappers.compat import use_backend
 from wrappers.compat.flashinfer import cute_dsl_mla_decode, peer_lse_base, trtllm_batch_decode_with_kv_cache_mla
 from wrappers.decode import workspace_bytes
-from wrappers.testing import assert_matches
+from wrappers.fallback import KeyShard
+from wrappers.testing import assert_matches, make_problem, shard
 
 
 def arguments(problem, **changes):
@@ -105,9 +106,38 @@ def test_cute_dsl_mla_decode(dtype):
 def test_scales():
     problem = hostile_problem()
     torch.testing.assert_close(call(problem, bmm2_scale=0.5), 0.5 * call(problem))
+    on_device = {"bmm1_scale": torch.tensor([problem.softmax_scale]), "bmm2_scale": torch.tensor([0.5])}
+    torch.testing.assert_close(call(problem, **on_device), 0.5 * call(problem))
+
+
+@pytest.mark.parametrize("max_q_len", [None, 4, 9])
+@pytest.mark.parametrize("public", [True, False])
+def test_compact_query(max_q_len, public):
+    problem = make_problem(3, 3, 4, [5, 0, 70], page_size=32, query_lens=[2, 0, 4])
+    given = {"cum_seq_lens_q": problem.cu_seqlens_q, "max_q_len": max_q_len, "return_lse": True}
+    if public:
+        out, lse = call(problem, backend="cute-dsl", **given)
+    else:
+        out, lse = cute_dsl_mla_decode(**arguments(problem, softmax_scale=problem.softmax_scale, **given))
+    assert out.shape == (6, 3, 512) and lse.shape == (6, 3)
+    assert_matches(problem, out, lse)
+
+
+def test_context_parallel_ranks():
+    """Each rank's part: what it holds, under the global causal bound; natural log-sum-exp, as the peer's CuTe DSL."""
+    problem = hostile_problem(torch.float8_e4m3fn)
+    for rank in range(2):
+        own = shard(problem, 2, rank, 1)
+        local = KeyShard(2, rank, 1).local_keys(problem.seq_lens)
+        out, lse = call(
+            own, seq_lens=local, enable_dcp=True, cp_world=2, cp_rank=rank, causal_seqlens_kv_global=problem.seq_lens,
+            return_lse=True,
+        )  # fmt: skip
+        assert_matches(own, out, lse.view(3, 2, 3))
 
 
 A_TENSOR = torch.zeros(3, dtype=torch.int32)
+COMPACT = torch.zeros(6, 3, 576, dtype=torch.bfloat16)
 REFUSED = {
     "fp16 query": ({"query": torch.zeros(3, 2, 3, 576).half()}, TypeError, "query has dtype torch.float16"),
     "sparse_mla_top_k": ({"sparse_mla_top_k": 64}, ValueError, "sparse_mla_top_k=64: must be 0"),
@@ -133,6 +163,22 @@ REFUSED = {
         {"lse": torch.zeros(6, 6)[:, :3], "return_lse": True}, ValueError, r"lse has strides \[6, 1\]: must be",
     ),
     "workspace_buffer": ({"workspace_buffer": torch.zeros(8)}, TypeError, "workspace_buffer has dtype torch.float32"),
+    "max_q_len": ({"max_q_len": 4}, ValueError, "max_q_len=4: must be None"),
+    "max_q_len of no tokens": (
+        {"query": COMPACT, "cum_seq_lens_q": torch.zeros(4, dtype=torch.int32), "max_q_len": 0}, ValueError,
+        "max_q_len=0: must be at least 1",
+    ),
+    "cum_seq_lens_q of one": (
+        {"query": COMPACT, "cum_seq_lens_q": torch.zeros(1, dtype=torch.int32)}, ValueError,
+        r"cum_seq_lens_q has shape \[1\]",
+    ),
+    "enable_dcp without lse": (
+        {"enable_dcp": True, "causal_seqlens_kv_global": A_TENSOR}, ValueError, "return_lse=False: must be True",
+    ),
+    "enable_dcp without bound": (
+        {"enable_dcp": True, "return_lse": True}, TypeError, "causal_seqlens_kv_global is a NoneType",
+    ),
+    "bmm1_scale of two": ({"bmm1_scale": torch.ones(2)}, ValueError, "softmax_scale has shape"),
     "cp_rank": ({"cp_rank": 1}, ValueError, "cp_rank=1"),
     "cp_world": ({"cp_world": 2}, ValueError, "cp_world=2"),
     "causal_seqlens_kv_global": (

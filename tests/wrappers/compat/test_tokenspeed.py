@@ -7,7 +7,9 @@ from tests.wrappers.compat.peers import LENGTHS, REQUIRED, hostile_problem, in_b
 from wrappers.compat import use_backend
 from wrappers.compat.tokenspeed import tokenspeed_mla_decode
 from wrappers.decode import workspace_bytes
-from wrappers.testing import assert_matches
+from wrappers.fallback import KeyShard
+from wrappers.partials import merge_partials
+from wrappers.testing import assert_matches, shard
 
 
 def call(problem, **changes):
@@ -56,6 +58,33 @@ def test_through_the_kernel(size):
     assert_matches(problem, out, lse / in_base(torch.ones(()), "2"))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("causal", [True, False])
+def test_context_parallel_ranks_merge_to_the_whole(dtype, causal):
+    """The peer passes a rank's own lengths and the global bound, which is the same on every rank."""
+    problem = hostile_problem(dtype, causal)
+    parts = []
+    for rank in range(3):
+        own = shard(problem, 3, rank, 1)
+        local = KeyShard(3, rank, 1).local_keys(problem.seq_lens)
+        parts.append(call(
+            own, seq_lens=local, causal_seqs=problem.seq_lens, cp_world=3, cp_rank=rank, causal_mask=causal,
+            return_lse=True,
+        ))  # fmt: skip
+        if rank == 1:
+            assert_matches(own, parts[-1][0], parts[-1][1] / in_base(torch.ones(()), "2"))
+    out, lse = merge_partials([out.float() for out, _ in parts], [lse for _, lse in parts], lse_base="2")
+    whole, whole_lse = call(problem, causal_mask=causal, return_lse=True)
+    torch.testing.assert_close(out, whole.float(), rtol=4e-2, atol=4e-2)
+    torch.testing.assert_close(lse, whole_lse, rtol=1e-4, atol=1e-4)
+
+
+def test_a_world_of_one_is_no_context_parallelism():
+    problem = hostile_problem()
+    alone = call(problem, return_lse=True)
+    assert all(map(torch.equal, alone, call(problem, return_lse=True, causal_seqs=problem.seq_lens)))
+
+
 def test_output_scale():
     problem = hostile_problem()
     torch.testing.assert_close(call(problem, output_scale=-2.0), -2.0 * call(problem))
@@ -69,8 +98,21 @@ REFUSED = {
     "workspace_buffer": ({"workspace_buffer": None}, TypeError, "workspace_buffer is a NoneType"),
     "seq_lens": ({"seq_lens": torch.ones(3)}, TypeError, "seq_lens has dtype torch.float32"),
     "cp_world": ({"cp_world": 0}, ValueError, "cp_world=0: must be at least 1"),
+    "cp_world without bound": ({"cp_world": 2}, TypeError, "causal_seqs is a NoneType"),
+    "cp_rank": (
+        {"cp_world": 2, "cp_rank": 2, "causal_seqs": torch.zeros(3, dtype=torch.int32)}, ValueError,
+        "cp_rank=2: must be 0..1",
+    ),
+    "cp_rank without world": ({"cp_rank": 1}, ValueError, "cp_rank=1: must be 0"),
+    "causal_seqs beyond the rank's keys": (
+        {"cp_world": 2, "causal_seqs": torch.full((3,), 200, dtype=torch.int32)}, ValueError,
+        r"seq_lens=\[5, 0, 70\]: must be at least \[100, 100, 100\], the share of rank 0 of 2 in causal_seqs=",
+    ),
+    "causal_seqs of another batch": (
+        {"cp_world": 2, "causal_seqs": torch.zeros(2, dtype=torch.int32)}, ValueError, r"causal_seqs has shape \[2\]",
+    ),
     "causal_mask": ({"causal_mask": None}, TypeError, "is_causal is a NoneType"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)
