@@ -285,7 +285,7 @@ def test_no_hazards(dtype, num_heads):
 
 @pytest.mark.parametrize("removed, kind", [("griddepcontrol.wait;", "grid-dependency"), ("bar.warp.sync", None)])
 def test_removed_synchronisation_is_a_hazard(removed, kind):
-    """The checker on our own kernels can fail: a dependency wait, or a warp's synchronisation before one lane arrives."""
+    """The checker can fail on our own kernels: a dependency wait, or a warp's synchronisation before one lane arrives."""
     problem = make_problem(2, 16, 4, (330, 65))
     call = validate.check_decode_call(
         *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=None
