@@ -52,7 +52,9 @@ class TileCounts:
 
 @dataclass(frozen=True)
 class WorkItem:
-    """What one unit, a CTA or a pair of them, computes of one row tile: key tiles [begin, end) in three phases, and the keys in them."""
+    """What one unit, a CTA or a pair of them, computes of one row tile: key tiles [begin, end) in three phases, and the
+    keys in them.
+    """
 
     unit: int
     phases: TilePhases

@@ -10,8 +10,8 @@ from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-from cutlass.cutlass_dsl import CuTeDSL
 from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
+from cutlass.cutlass_dsl import CuTeDSL
 
 from mla import store
 from mla.arch import TMA_STRIDE_BYTES

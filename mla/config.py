@@ -33,8 +33,8 @@ class MlaDecodeConfig:
                       that a calibrated scale needs no host synchronisation; else a number.
     arch:             "sm_100a" or "sm_103a".
     fp8_output:       with dtype "fp8": e4m3 output (rounded to nearest, saturating at 448) instead of bf16.
-    path:             "narrow" (one CTA, 64 rows), "wide" (a pair of CTAs, 128 rows), or "auto": wide for requests of more
-                      than 64 rows (seq_len_q * num_heads), whose keys the narrow path would load more than once.
+    path:             "narrow" (one CTA, 64 rows), "wide" (a pair of CTAs, 128 rows), or "auto": wide for requests of
+                      more than 64 rows (seq_len_q * num_heads), whose keys the narrow path would load more than once.
     tree_mask:        the query tokens are a tree, whose mask the kernel reads; needs is_causal.
     dcp_world, dcp_interleave: decode context parallelism: of a request's keys, dcp_interleave neighbours lie on each of
                       dcp_world ranks in turn; the rank is an argument of the launch. seq_lens count all ranks' keys.

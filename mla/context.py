@@ -26,7 +26,7 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Column:
-    """A span of columns that TMA loads: box number `coordinate`, `elements` wide, to `offset` bytes into a ring slot."""
+    """Columns that TMA loads: box number `coordinate`, `elements` wide, to `offset` bytes into a ring slot."""
 
     boxes: Boxes
     coordinate: Any

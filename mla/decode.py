@@ -13,8 +13,9 @@ from mla import operands, split_kv
 from mla.arch import SMEM_ALIGN, TMEM_COLUMNS
 from mla.config import MlaDecodeConfig
 from mla.context import Arguments, Boxes, Context
-from mla.memory_plan import MemoryPlan, plan_of
+from mla.memory_plan import MemoryPlan
 from mla.pipelines import BARRIER_BYTES, init_barriers
+from mla.plans import plan_of
 from mla.reduction import MergePartials
 from mla.roles import correction, load, mma, page_table, scheduler, softmax
 from mla.tile_scheduler import TileScheduler

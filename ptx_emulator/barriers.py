@@ -25,9 +25,11 @@ def _row(cta, offset: int, inst=None):
     return row
 
 
-def _settle(cta, row) -> None:
+def _settle(cta, row, offset: int) -> None:
     if row[st.B_PENDING] == 0 and row[st.B_TX] == 0:
         row[st.B_PHASE] += 1
+        if cta.grid.observer is not None:
+            cta.grid.observer.phase_ended(cta, offset, int(row[st.B_PHASE]))
         row[st.B_PENDING] = row[st.B_EXPECTED]
     cta.header[st.H_PROGRESS] += 1
 
@@ -43,7 +45,7 @@ def arrive(cta, offset: int, count: int = 1, inst=None) -> None:
             text=getattr(inst, "text", None),
         )
     row[st.B_PENDING] -= count
-    _settle(cta, row)
+    _settle(cta, row, offset)
 
 
 def expect_tx(cta, offset: int, nbytes: int, inst=None) -> None:
@@ -66,7 +68,7 @@ def _change_tx(cta, offset: int, delta: int, inst) -> None:
             text=getattr(inst, "text", None),
         )
     row[st.B_TX] = tx
-    _settle(cta, row)
+    _settle(cta, row, offset)
 
 
 def phase(cta, offset: int, inst=None) -> int:

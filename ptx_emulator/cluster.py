@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from . import engine, native, native_mma, registry
+from . import asyncs, engine, native, native_mma, registry
 from . import state as st
 from .diagnostics import deadlock, engine_error
 from .errors import EmulationError
@@ -14,6 +14,8 @@ from .registry import Blocked
 from .warp import Warp
 
 SLICE = 256  # micro-operations of a warp's turn: short, so that warps advance evenly as on hardware
+STARVE_FOR = 64  # adversarial turns that the same warps are held back, on average
+MOST_STARVED = 4
 STALL_EVERY = 16  # random turns between two choices of warps to hold back, on average
 SPIN_LIMIT = 50  # times a million micro-operations without any change before a spin is taken for a deadlock
 SHARED_PER_CTA = 232448  # bytes a kernel may use on sm_100 (PTX ISA release notes; CUDA programming guide, table 24)
@@ -118,6 +120,7 @@ class Cluster:
             cta.warps = self.warps[cta.rank * self.warps_per_cta : (cta.rank + 1) * self.warps_per_cta]
         self._addresses = [a.ctypes.data for a in (self._registers32, self._registers64, self.counts, self._local)]
         self._stop = self.header[st.H_STOP_WARP : st.H_STOP_MASK + 1]
+        self._starved: list[Warp] = []
         self.blocked: dict[tuple[int, int], str] = {}
         self._fill_header()
         self._fill_fixed_rows()
@@ -125,6 +128,10 @@ class Cluster:
     def _dynamic_start(self) -> int:
         offsets = [v.offset for v in self.kernel.symbols.values() if v.space == "shared" and v.extern]
         return min(offsets, default=self.kernel.static_shared)
+
+    def host_bases(self) -> np.ndarray:
+        """int64[2, CTAs]: host addresses of shared memory and of the tables of named barriers."""
+        return self._bases[[0, 2]]
 
     def _fill_header(self) -> None:
         h, kernel, grid = self.header, self.kernel, self.grid
@@ -140,13 +147,13 @@ class Cluster:
             h[slot] = bases.ctypes.data
         h[st.H_SCRATCH] = self._scratch.ctypes.data
         h[st.H_SLICE] = SLICE
-        h[st.H_NATIVE] = native.LEVELS.get(grid.order, 0)
+        h[st.H_NATIVE] = 0 if grid.checker is not None else native.LEVELS.get(grid.order, 0)
         h[st.H_NATIVE_TABLE] = self._natives.ctypes.data
         h[st.H_CTA_TABLE] = self._cta_table.ctypes.data
         h[st.H_TENSOR_MAPS] = grid.tensor_maps.rows.ctypes.data
         h[st.H_PLANS] = native_mma.PLANS.rows.ctypes.data
         h[st.H_COUNTERS] = grid.native_counters.ctypes.data
-        if grid.order == "random":
+        if grid.order in asyncs.SEEDED:
             h[st.H_RANDOM] = grid.rng.getrandbits(62) | 1
 
     def _fill_fixed_rows(self) -> None:
@@ -196,6 +203,8 @@ class Cluster:
             self._set_position(cta, clusterid)
         for warp in self.warps:
             self._start_warp(warp)
+        if grid.observer is not None:
+            grid.observer.start()
 
     def _set_position(self, cta: Cta, clusterid: tuple[int, int, int]) -> None:
         """Special registers that tell where in the grid a CTA is."""
@@ -279,26 +288,33 @@ class Cluster:
 
     # The loop.
 
-    def run(self) -> None:
-        """Runs the cluster to its end. Raises EmulationError."""
-        head, address = self.header, self.header.ctypes.data
+    def run(self) -> bool:
+        """Runs the cluster to its end; or, while griddepcontrol.wait blocks, until nothing else can run: returns
+        False then, and goes on when called again. Raises EmulationError."""
+        head, address, observer = self.header, self.header.ctypes.data, self.grid.observer
+        if observer is not None:
+            observer.activate()
         idle_progress, timeouts, retried, spins = -1, 0, False, 0
         while True:
             stop = engine.run(address)
             head[st.H_RETRY] = 0
+            if observer is not None:
+                observer.drain()
             if stop == st.STOP_HANDLER:
                 self._handle()
             elif stop == st.STOP_DONE:
                 break
             elif stop == st.STOP_ERROR:
                 raise engine_error(self)
+            elif stop == st.STOP_TRACE:
+                continue
             elif stop == st.STOP_SLICE:
                 spins = self._slice(spins)
             else:
                 progress = int(head[st.H_PROGRESS])
                 if progress != idle_progress:
                     idle_progress, timeouts, retried = progress, 0, False
-                if self.grid.asyncs.run_one() or self._wake():
+                if self.grid.asyncs.run_one(idle=True) or self._wake():
                     continue
                 statuses = self._statuses()
                 if st.PYTHON in statuses and not retried:
@@ -306,27 +322,35 @@ class Cluster:
                 elif (st.MBARRIER in statuses or st.TESTED in statuses) and timeouts < 8 * len(statuses) + 64:
                     head[st.H_TIMEOUT] = 1
                     timeouts += 1
+                elif not self.grid.prerequisite_done:
+                    head[st.H_RETRY] = 1
+                    return False
                 else:
                     raise deadlock(self)
         for cta in self.ctas:
             for check in registry.cta_exits():
                 check(cta)
         self.grid.asyncs.drain()
+        if observer is not None:
+            observer.end()
+        return True
 
     def _slice(self, spins: int) -> int:
         """End of a random slice, or of a million micro-operations that changed nothing."""
         head, grid = self.header, self.grid
         if head[st.H_IDLE_INSTRUCTIONS] > 1000000:
             head[st.H_IDLE_INSTRUCTIONS] = 0
-            if grid.asyncs.run_one() or self._wake():
+            if grid.asyncs.run_one(idle=True) or self._wake():
                 return 0
             if spins >= SPIN_LIMIT:
                 raise deadlock(self)
             return spins + 1
-        if grid.order == "random":
+        if grid.order in asyncs.SEEDED:
             for _ in range(grid.rng.randrange(3)):
                 grid.asyncs.run_one()
-            if grid.rng.randrange(STALL_EVERY) == 0:
+            if grid.order == "adversarial":
+                self._starve()
+            elif grid.rng.randrange(STALL_EVERY) == 0:
                 self._stall()
         return 0 if head[st.H_PROGRESS] != head[st.H_IDLE_PROGRESS] else spins
 
@@ -337,6 +361,15 @@ class Cluster:
             count += 1
         for warp in rng.sample(self.warps, count):
             warp.row[st.W_STALLED] = 1
+
+    def _starve(self) -> None:
+        """Keeps the same few warps back, for long, and lets turns be of any length."""
+        rng = self.grid.rng
+        if rng.randrange(STARVE_FOR) == 0:
+            self._starved = rng.sample(self.warps, rng.randrange(min(len(self.warps), MOST_STARVED + 1)))
+        for warp in self._starved:
+            warp.row[st.W_STALLED] = 1
+        self.header[st.H_SLICE] = 1 << rng.randrange(12)
 
     def _wake(self) -> bool:
         """Lets the warps held back run again; False if there are none."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from . import engine_trace as et
 from . import microcode as mc
 from . import state as st
 from .engine_barrier import finish_named, live_threads, run_barriers, settle_cluster
@@ -29,6 +30,7 @@ from .engine_common import (
 )
 from .engine_memory import fail, run_memory
 from .engine_registers import run_registers
+from .engine_trace import trace_row
 from .engine_warp import run_warp_ops
 
 NO_LIMIT = 1 << 40
@@ -167,6 +169,8 @@ def _exit_lanes(p_head, p_warp, g, m):
         group[st.G_PC] = -1 - g  # never equal to another group's pc until it is removed
         _merge_groups(p_warp)
     if warp[st.W_LIVE] == 0:
+        if head[st.H_TRACE] != 0:
+            trace_row(p_head, p_warp, et.EXIT, group[st.G_PC] - 1, m, 0, 0, 0)
         rank = warp[st.W_CTA]
         base = int64s(head[st.H_NAMED_BASES])[rank]
         for number in range(st.NAMED_BARRIERS):
@@ -260,6 +264,9 @@ def _control(p_head, p_warp, g, pc, m, budget):
         group[st.G_STATUS] = st.YIELDED
         group[st.G_PC] = pc + 1
         return np.int64(-100)
+    elif op == mc.FENCE:
+        if head[st.H_TRACE] != 0:
+            trace_row(p_head, p_warp, et.FENCE, pc, m, 0, 0, 0)
     elif op == mc.TRAP:
         fail(p_head, st.ERR_TRAP, 0, 0, 0)
         return np.int64(-1 - st.STOP_ERROR)
@@ -388,5 +395,7 @@ def run(p_head):
             head[st.H_IDLE_INSTRUCTIONS] = 0
         else:
             head[st.H_IDLE_INSTRUCTIONS] += head[st.H_SLICE] - budget
+        if head[st.H_TRACE_COUNT] > et.ROWS // 2:
+            return np.int64(st.STOP_TRACE)
         if head[st.H_RANDOM] != 0 or head[st.H_IDLE_INSTRUCTIONS] > 1000000:
             return np.int64(st.STOP_SLICE)

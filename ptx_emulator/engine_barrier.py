@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from . import engine_trace as et
 from . import microcode as mc
 from . import state as st
 from .engine_common import (
@@ -25,6 +26,7 @@ from .engine_common import (
     warp_table,
 )
 from .engine_memory import fail, shared_address
+from .engine_trace import trace_row
 
 # Flags of the mbarrier operations.
 CLUSTER_SPACE = 1  # the barrier may be another CTA's
@@ -67,12 +69,15 @@ def _barrier_row(p_head, p_warp, address, cluster, lane, fresh):
 
 
 @njit(**OPTIONS)
-def _settle(p_head, row):
-    b = int64s(row)
-    if b[st.B_PENDING] == 0 and b[st.B_TX] == 0:
+def _settle(p_head, p_warp, row, kind, address, lane):
+    head, b = int64s(p_head), int64s(row)
+    completes = b[st.B_PENDING] == 0 and b[st.B_TX] == 0
+    if head[st.H_TRACE] != 0:
+        trace_row(p_head, p_warp, kind, head[st.H_STOP_PC], 1 << lane, address, b[st.B_PHASE], np.int64(completes))
+    if completes:
         b[st.B_PHASE] += 1
         b[st.B_PENDING] = b[st.B_EXPECTED]
-    int64s(p_head)[st.H_PROGRESS] += 1
+    head[st.H_PROGRESS] += 1
 
 
 @njit(**OPTIONS)
@@ -91,6 +96,8 @@ def _initialise(p_head, p_warp, address, count, lane):
     b[st.B_PHASE] = 0
     word, _ = shared_address(p_head, p_warp, address, 8, False)
     cell_u64(word)[0] = np.uint64(st.MBARRIER_WORD)
+    if head[st.H_TRACE] != 0:
+        trace_row(p_head, p_warp, et.INIT, head[st.H_STOP_PC], 1 << lane, address, count, 0)
     head[st.H_PROGRESS] += 1
 
 
@@ -114,7 +121,7 @@ def _arrive(p_head, p_warp, address, count, flags, lane):
     if flags & DROP:
         b[st.B_EXPECTED] -= count
     b[st.B_PENDING] -= count
-    _settle(p_head, row)
+    _settle(p_head, p_warp, row, et.ARRIVE, address, lane)
     return token
 
 
@@ -128,7 +135,7 @@ def _change_tx(p_head, p_warp, address, delta, flags, lane):
         fail(p_head, st.ERR_MBARRIER_TX, lane, address, delta)
         return
     b[st.B_TX] += delta
-    _settle(p_head, row)
+    _settle(p_head, p_warp, row, et.CHANGE_TX, address, lane)
 
 
 @njit(**OPTIONS)
@@ -157,6 +164,8 @@ def _update(p_head, p_warp, row, m, p32, p64, scratch):
             b = _barrier_row(p_head, p_warp, address, False, lane, False)
             if b != 0:
                 int64s(b)[st.B_EXPECTED] = 0
+                if head[st.H_TRACE] != 0:
+                    trace_row(p_head, p_warp, et.INVAL, head[st.H_STOP_PC], 1 << lane, address, 0, 0)
                 head[st.H_PROGRESS] += 1
         if head[st.H_ERROR]:
             return
@@ -174,7 +183,7 @@ def _test(p_head, p_warp, p_group, row, m, p32, p64, scratch):
     by_state = op == mc.MB_TRY_STATE or op == mc.MB_TEST_STATE
     t = rows_u32(scratch)[0]
     done_any = False
-    wait_rank = wait_slot = wait_phase = np.int64(-1)
+    wait_rank = wait_slot = wait_phase = traced = np.int64(-1)
     for lane in range(32):
         t[lane] = np.uint32(0)
         if not (m >> lane) & 1:
@@ -198,6 +207,9 @@ def _test(p_head, p_warp, p_group, row, m, p32, p64, scratch):
         if done:
             t[lane] = np.uint32(1)
             done_any = True
+            if head[st.H_TRACE] != 0 and address != traced:
+                traced = address
+                trace_row(p_head, p_warp, et.WAITED, head[st.H_STOP_PC], m, address, phase, 0)
         elif wait_slot < 0:
             wait_rank, wait_slot, wait_phase = address >> st.RANK_SHIFT, (address & st.OFFSET_MASK) >> 3, awaited
     tries = op == mc.MB_TRY or op == mc.MB_TRY_STATE
@@ -219,6 +231,8 @@ def _test(p_head, p_warp, p_group, row, m, p32, p64, scratch):
 def finish_named(p_head, named):
     """Ends the generation of a named barrier: its waiters may go on."""
     b = int64s(named)
+    if int64s(p_head)[st.H_TRACE] != 0:
+        trace_row(p_head, 0, et.NAMED_DONE, int64s(p_head)[st.H_STOP_PC], 0, named, 0, 0)
     b[st.N_RESULT_AND], b[st.N_RESULT_OR], b[st.N_RESULT_POPC] = b[st.N_AND], b[st.N_OR], b[st.N_POPC]
     b[st.N_EXPECTED] = 0
     b[st.N_ARRIVED] = 0
@@ -290,6 +304,9 @@ def _join_named(p_head, p_warp, p_group, row, m, p32):
                 b[st.N_POPC] += value
     group[st.G_A], group[st.G_B] = number, b[st.N_GENERATION]
     head[st.H_PROGRESS] += 1
+    if head[st.H_TRACE] != 0:
+        waits = np.int64(op != mc.BAR_ARRIVE)
+        trace_row(p_head, p_warp, et.NAMED_JOIN, head[st.H_STOP_PC], m, named, waits, 0)
     if b[st.N_ARRIVED] == count:
         finish_named(p_head, named)
         return True
@@ -333,6 +350,8 @@ def settle_cluster(p_head):
     if head[st.H_CLUSTER_ARRIVED] > 0 and head[st.H_CLUSTER_ARRIVED] >= live_threads(p_head, -1):
         head[st.H_CLUSTER_ARRIVED] = 0
         head[st.H_CLUSTER_PHASE] += 1
+        if head[st.H_TRACE] != 0:
+            trace_row(p_head, 0, et.CLUSTER_DONE, head[st.H_STOP_PC], 0, 0, 0, 0)
     head[st.H_PROGRESS] += 1
 
 
@@ -354,6 +373,7 @@ def run_barriers(p_head, p_warp, p_group, p_code, p_counts, pc, limit, mask, p32
                 pc += 1
                 continue
         group[st.G_PC] = pc
+        head[st.H_STOP_PC] = pc
         if op <= mc.MB_COMPLETE:
             _update(p_head, p_warp, row, m, p32, p64, scratch)
         elif op <= mc.MB_TEST_STATE:
@@ -369,9 +389,14 @@ def run_barriers(p_head, p_warp, p_group, p_code, p_counts, pc, limit, mask, p32
         elif op == mc.CLUSTER_ARRIVE:
             head[st.H_CLUSTER_ARRIVED] += np.int64(popcount(m))
             warp[st.W_CLUSTER_PHASE] = head[st.H_CLUSTER_PHASE]
+            if head[st.H_TRACE] != 0:
+                trace_row(p_head, p_warp, et.CLUSTER_ARRIVE, pc, m, 0, 0, 0)
             settle_cluster(p_head)
         elif op == mc.CLUSTER_WAIT:
-            if head[st.H_CLUSTER_PHASE] == warp[st.W_CLUSTER_PHASE]:
+            waits = head[st.H_CLUSTER_PHASE] == warp[st.W_CLUSTER_PHASE]
+            if head[st.H_TRACE] != 0:
+                trace_row(p_head, p_warp, et.CLUSTER_WAIT, pc, m, np.int64(not waits), 0, 0)
+            if waits:
                 group[st.G_STATUS] = st.CLUSTER
                 group[st.G_A] = warp[st.W_CLUSTER_PHASE]
                 group[st.G_PC] = pc + 1

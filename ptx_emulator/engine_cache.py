@@ -16,11 +16,11 @@ _NATIVE = ("native*.py", "numerics*.py", "tensormap.py")
 _GROUPS = {"engine": (_ENGINE, _ENGINE), "native": (_ENGINE + _NATIVE, _NATIVE)}
 
 
-def drop_stale_code(folder: Path) -> None:
+def drop_stale_code(folder: Path, groups: dict[str, tuple] = _GROUPS) -> None:
     """Removes code in the folder's cache that was compiled from other sources. Does nothing if it is read-only."""
     cache = folder / "__pycache__"
     try:
-        for group, (sources, dropped) in _GROUPS.items():
+        for group, (sources, dropped) in groups.items():
             paths = [path for pattern in sources for path in sorted(folder.glob(pattern))]
             digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
             stamp = cache / f"{group}.sha256"

@@ -32,6 +32,7 @@ from .engine_common import (
     store64,
 )
 from .engine_formats import bf16_to_f64, f16_to_f64, f64_to_bf16, f64_to_f16
+from .engine_trace import trace_access
 
 # Address spaces of ADDR.
 HOST = 0  # global, param, const: addresses are host addresses
@@ -375,6 +376,8 @@ def run_memory(p_head, p_warp, p_code, p_aux, p_counts, pc, limit, mask, p32, p6
         if op == mc.ADDR32 or op == mc.ADDR64:
             if not _resolve_row(p_head, p_warp, row, m, p32, p64, scratch):
                 return pc
+            if head[st.H_TRACE] != 0:
+                trace_access(p_head, p_warp, np.int64(row[5]), np.int64(row[4]), pc, m, scratch + POINTERS)
         elif op == mc.LD:
             _load32(p_aux, row, m, p32, scratch)
         elif op == mc.LDX:

@@ -7,8 +7,10 @@ class EmulationError(Exception):
     """An emulated program did something that the emulator cannot, or hardware would not, carry out.
 
     `line` is the 1-based line of the PTX text and `text` the instruction there; both are None where no
-    single instruction is to blame.
+    single instruction is to blame. `hazards` is what a launch with checks had found until then.
     """
+
+    hazards: tuple = ()
 
     def __init__(self, message: str, *, line: int | None = None, text: str | None = None):
         self.message = message

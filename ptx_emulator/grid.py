@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +17,14 @@ from . import (
 from .asyncs import ORDERS, AsyncQueue
 from .cluster import Cluster
 from .decode import Kernel, Program
+from .errors import EmulationError
 from .memory import Buffers
 from .native_tma import TensorMaps
 from .observers import Report
 from .parser import Variable
+
+if TYPE_CHECKING:
+    from .hazards import Checker
 
 Dim3 = tuple[int, int, int]
 
@@ -33,6 +38,9 @@ class Grid:
     tensor_maps  the tensor maps it has used, for native forms
     rng       random.Random(seed)
     waiting   the clusters that have not started, as (x, y, z)
+    observer  the hazard checker of a launch with checks (hazards/observer.py), or None
+    prerequisite_done  False while the grid that this one depends on has not ended
+    dependent  it may start early; overlaps: and the grid before it lets it
     """
 
     def __init__(
@@ -53,6 +61,12 @@ class Grid:
         self.native_counters = np.zeros(len(native.COUNTERS), np.int64)
         self.addresses: dict[str, int] = {}  # of param, global and const symbols
         self.waiting: deque[Dim3] = deque()
+        self.checker = None
+        self.observer = None
+        self.prerequisite_done = True
+        self.dependent = self.overlaps = False
+        self._cluster: Cluster | None = None
+        self._suspended = False
 
     def place(self, variable: Variable, data: np.ndarray, offset: int = 0) -> None:
         self.addresses[variable.name] = data.ctypes.data + offset
@@ -74,11 +88,28 @@ class Grid:
                 self.buffers.add(data, writable=variable.space == "global", name=variable.name)
                 self.place(variable, data)
 
-    def run(self) -> Report:
-        started = time.perf_counter()
-        cluster = Cluster(self)
+    def begin(self) -> None:
+        """Makes the cluster that runs the grid, and its observer."""
+        self._cluster = Cluster(self)
+        if self.checker is not None:
+            self.observer = self.checker.observer(self, self._cluster)
+            self.observer.overlapped = self.overlaps
         nx, ny, nz = (g // c for g, c in zip(self.dim, self.cluster_dim, strict=True))
         self.waiting.extend((x, y, z) for z in range(nz) for y in range(ny) for x in range(nx))
+
+    def run_early(self) -> None:
+        """Runs the first cluster as far as it gets before the grid that this one depends on has done anything."""
+        self.prerequisite_done = False
+        self._cluster.start(self.waiting.popleft())
+        self._suspended = not self._cluster.run()
+        self.prerequisite_done = True
+
+    def run(self) -> Report:
+        """Runs the grid, or what run_early has left of it."""
+        started = time.perf_counter()
+        cluster = self._cluster
+        if self._suspended:
+            cluster.run()
         while self.waiting:
             cluster.start(self.waiting.popleft())
             cluster.run()
@@ -93,6 +124,7 @@ class Grid:
             self.counters,
             time.perf_counter() - started,
             int(np.prod(self.dim)),
+            [] if self.checker is None else self.checker.hazards,
         )
 
 
@@ -115,6 +147,7 @@ def launch(
     buffers: Sequence = (),
     order: str = "in_order",
     seed: int = 0,
+    checks: bool | Checker = False,
 ) -> Report:
     """Runs entry `kernel` of PTX text on the CPU.
 
@@ -122,10 +155,36 @@ def launch(
     shared_bytes          dynamic shared memory per CTA
     params                the bytes of each `.param`, in order, of exactly the declared sizes
     buffers               numpy arrays (contiguous) or CPU tensors whose memory the kernel may read and write
-    order                 when asynchronous work is done and which warp runs: "in_order", "late" or "random" (`seed`)
+    checks                True, or a hazards.Checker: follow memory accesses and report what is not ordered (hazards of
+                          the Report)
+    order                 when asynchronous work is done and which warp runs: "in_order", "late", "random" or
+                          "adversarial" (asyncs.py); the last two choose by `seed`
 
     Raises ValueError for arguments that do not fit the kernel, EmulationError for what goes wrong in it.
     """
+    options = {"params": params, "buffers": buffers, "order": order, "seed": seed, "checks": checks}
+    prepared = prepare_launch(
+        ptx, kernel, grid=grid, block=block, cluster=cluster, shared_bytes=shared_bytes, **options
+    )
+    return run_grids([prepared])[0]
+
+
+def prepare_launch(
+    ptx: str | Program,
+    kernel: str | None,
+    *,
+    grid: Sequence[int],
+    block: Sequence[int],
+    cluster: Sequence[int],
+    shared_bytes: int,
+    params: Sequence[bytes],
+    buffers: Sequence,
+    order: str = "in_order",
+    seed: int = 0,
+    checks: bool | Checker = False,
+    dependent: bool = False,
+) -> Grid:
+    """A launch that has not run; arguments as `launch`. `dependent`: a programmatic dependent launch."""
     program = ptx if isinstance(ptx, Program) else Program.parse(ptx)
     decoded = program.kernel(kernel)
     dims = [_dim3(name, value) for name, value in (("grid", grid), ("block", block), ("cluster", cluster))]
@@ -136,7 +195,36 @@ def launch(
     for i, buffer in enumerate(buffers):
         launched.buffers.add(buffer, name=f"buffers[{i}]")
     launched.load_symbols(_param_bytes(decoded, params))
-    return launched.run()
+    if checks:
+        from .hazards import Checker  # compiled code that launches without checks do not load
+
+        if not isinstance(checks, bool | Checker):
+            raise TypeError(f"checks={checks!r}: must be a bool or a hazards.Checker")
+        launched.checker = Checker() if checks is True else checks
+    launched.dependent = dependent
+    return launched
+
+
+def run_grids(grids: list[Grid]) -> list[Report]:
+    """Runs launches one after the other. A dependent one starts before its predecessor if the order is adversarial:
+    what it does before griddepcontrol.wait may see none of the predecessor's effects."""
+    for before, after in zip(grids, grids[1:], strict=False):
+        after.overlaps = after.dependent and any(
+            inst.name == "griddepcontrol" and "launch_dependents" in inst.mods for inst in before.kernel.instructions
+        )
+    for grid in grids:
+        grid.begin()
+    reports = []
+    for number, grid in enumerate(grids):
+        if number + 1 < len(grids) and grids[number + 1].overlaps and grid.order == "adversarial":
+            grids[number + 1].run_early()
+        try:
+            reports.append(grid.run())
+        except EmulationError as error:
+            if grid.checker is not None:
+                error.hazards = tuple(grid.checker.hazards)
+            raise
+    return reports
 
 
 def _dim3(name: str, value: Sequence[int]) -> Dim3:

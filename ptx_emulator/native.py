@@ -4,7 +4,7 @@ A handler stays the one place that knows all of an instruction: its errors, rare
 form does the common case, or nothing: it returns 0 before it has changed any state, and the engine then traps to the
 handler. Which native forms are used depends on the launch (`H_NATIVE`):
 
-    0           none: something observes the handlers
+    0           none: something observes the handlers (checks), or chooses when their work is done
     IMMEDIATE   those of instructions that are carried out where they are issued, in every order
     IN_ORDER    also those of asynchronous instructions, which an in-order launch carries out at once
 

@@ -18,6 +18,7 @@ class Report:
     instructions  the kernel's PTX instructions, in order
     counters      totals that operations keep (`tma_load_bytes`, ...)
     wall_seconds  time spent, decoding not included
+    hazards       what checks found (hazards.Hazard), errors first; of all launches so far that share a checker
     """
 
     kernel: str
@@ -26,6 +27,7 @@ class Report:
     counters: Counter = field(default_factory=Counter)
     wall_seconds: float = 0.0
     ctas: int = 0
+    hazards: list = field(default_factory=list)
 
     @property
     def warp_instructions(self) -> int:

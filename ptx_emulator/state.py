@@ -52,6 +52,9 @@ H_RETRY = 29  # 1: warps blocked in a Python handler may be tried again
 H_IDLE_INSTRUCTIONS = 30  # instructions since H_IDLE_PROGRESS was seen
 H_IDLE_PROGRESS = 31
 H_BUDGET = 32  # what is left of the turn of the warp at H_CURSOR; 0: a new turn
+H_TRACE = 33  # host address of the trace (engine_trace.py); 0: none
+H_TRACE_COUNT = 34  # rows in it
+H_TRACE_LOST = 35  # rows that found no place
 H_NATIVE = 36  # level of the native forms in use (native.py)
 H_NATIVE_TABLE = 37  # host addresses of their functions
 H_CTA_TABLE = 38  # -> a row of host addresses per CTA (native.C_*)
@@ -122,6 +125,7 @@ STOP_HANDLER = 1
 STOP_IDLE = 2
 STOP_ERROR = 3
 STOP_SLICE = 4
+STOP_TRACE = 5
 
 # Errors that the engine finds.
 ERR_NONE = 0

@@ -179,6 +179,19 @@ class TensorMap:
         value = _NAN_FILL[self.element_type] if self.oob_fill == "nan" else 0
         return np.frombuffer(value.to_bytes(self.element_bytes, "little"), np.uint8).copy()
 
+    def rows_of(self, box: np.ndarray) -> tuple[np.ndarray, int]:
+        """(int64 global addresses, bytes each) of a box's innermost rows, as far as they are in bounds."""
+        dims, strides, counts, steps = self.table
+        low, high = max(int(box[0]), 0), min(int(box[0]) + int(counts[0]), int(dims[0]))
+        if low >= high:
+            return np.zeros(0, np.int64), 0
+        offsets = np.array([self.address + low * self.element_bytes], np.int64)
+        for d in range(1, MAX_RANK):
+            place = int(box[d]) + np.arange(int(counts[d])) * int(steps[d])
+            place = place[(place >= 0) & (place < int(dims[d]))]
+            offsets = (offsets[None, :] + (place * int(strides[d]))[:, None]).reshape(-1)
+        return offsets, (high - low) * self.element_bytes
+
     def to_bytes(self) -> bytes:
         """The 128-byte record."""
         record = np.zeros(TENSOR_MAP_BYTES, np.uint8)

@@ -19,7 +19,7 @@ from pathlib import Path
 from mla.arch import ARCHS, SMEM_BYTES_PER_CTA, TMEM_COLUMNS
 from mla.compile import compile_decode
 from mla.config import DTYPES, MlaDecodeConfig
-from mla.memory_plan import plan_of
+from mla.plans import plan_of
 from scripts.cubin_report import report_cubin
 from scripts.progress import Progress
 
@@ -54,7 +54,8 @@ def measure(dtype: str, path: str, arch: str) -> Resources:
     """Compiles one variant and reads what it takes."""
     config = MlaDecodeConfig(dtype, NUM_HEADS, SEQ_LEN_Q, True, PAGE_SIZE, lse_base="e", arch=arch, path=path)
     kernels = report_cubin(compile_decode(config).cubin)
-    decode, merge = (next(k for k in kernels if name in k.name) for name in ("kernel_MlaDecode", "kernel_MergePartials"))
+    names = ("kernel_MlaDecode", "kernel_MergePartials")
+    decode, merge = (next(kernel for kernel in kernels if name in kernel.name) for name in names)
     plan = plan_of(config)
     return Resources(
         dtype, path, arch, plan.warps.threads, decode.registers, merge.registers,

@@ -167,7 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(rows), file=sys.stderr if to_stdout else sys.stdout)
     for row in rows:
         for fault in row.faults:
-            print(f"{row.dtype} {row.path} H={row.num_heads} Q={row.seq_len_q} K={row.kv_len}: {fault}", file=sys.stderr)
+            case = f"{row.dtype} {row.path} H={row.num_heads} Q={row.seq_len_q} K={row.kv_len}"
+            print(f"{case}: {fault}", file=sys.stderr)
     if options.json:
         text = json.dumps([json_row(row) for row in rows], indent=2, allow_nan=False)
         if to_stdout:
@@ -292,8 +293,8 @@ def run_backend(
     options: argparse.Namespace,
     say: Callable[[str], None],
 ) -> tuple[str, str, tuple[str, ...], tuple[float, float]]:
-    """Fills `out` and `lse`. Returns the architecture, the operand path, faults (an emulation that stopped), and seconds
-    of (compile, run).
+    """Fills `out` and `lse`. Returns the architecture, the operand path, faults (an emulation that stopped), and
+    seconds of (compile, run).
     """
     if options.backend == "torch":
         say("torch")

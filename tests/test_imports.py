@@ -36,6 +36,7 @@ MLA_LAYERS = (
     {"context"},
     {"softmax", "line", "page_ring"},
     {"tile_scheduler"},
+    {"plans"},
     {"split_kv", "memory_plan"},
     {"causal_mask", "pipelines", "warp_schedule"},
     {"config"},

@@ -48,8 +48,8 @@ def mla_decode(
     softmax_scale, output_scale: factors of the scores and of the output; for e4m3 they carry the quantisation scales,
         query's times cache's and cache's. Each a number, or a one-element float32 tensor on the query's device, which
         is read there and never waited for.
-    out: [B, seq_len_q, num_heads, 512] in the query's dtype, bfloat16 for float8_e4m3fn; written in place; must not
-        overlap the inputs.
+    out: [B, seq_len_q, num_heads, 512] in the query's dtype; for float8_e4m3fn bfloat16, which is what a new one has,
+        or float8_e4m3fn (rounded to nearest, saturating at 448); written in place; must not overlap the inputs.
     lse: [B, seq_len_q, num_heads] float32, any strides; with `return_lse`, written in place and returned.
     lse_base: base of the returned log-sum-exp, "e" or "2".
     workspace: 1D uint8 or int8 scratch of the kernels, 16-byte aligned, at least `workspace_bytes(device)` bytes, any

@@ -58,10 +58,18 @@ def decode_torch(
         if shard is not None:
             num_keys, bounds = shard.local_keys(num_keys), shard.local_keys(bounds)
         latent, log_sum = attend(rows, kv_cache, block_tables[request], num_keys, bounds, softmax_scale, drafts)
-        out[tokens] = (latent * output_scale).view(num_tokens, num_heads, LATENT_DIM).to(out.dtype)
+        out[tokens] = rounded((latent * output_scale).view(num_tokens, num_heads, LATENT_DIM), out.dtype)
         if lse is not None:
             base = 1.0 if lse_base == "e" else math.log(2.0)
             lse[tokens] = log_sum.view(num_tokens, num_heads) / base
+
+
+def rounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`values` rounded to nearest; e4m3, which has no infinity, saturates."""
+    if dtype == torch.float8_e4m3fn:
+        largest = torch.finfo(dtype).max
+        values = values.clamp(-largest, largest)
+    return values.to(dtype)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ def decode_config(call: DecodeCall, arch: str, path: str = "auto") -> MlaDecodeC
         tree_mask=call.tree_mask is not None,
         dcp_world=call.dcp_world,
         dcp_interleave=call.dcp_interleave if call.dcp_world > 1 else 1,
+        fp8_output=call.output_dtype == torch.float8_e4m3fn,
         arch=arch,
         path=path,
     )
@@ -57,7 +58,7 @@ def num_ctas(device: torch.device | str | int | None) -> int:
 
 
 def workspace_bytes(ctas: int) -> int:
-    """Bytes of workspace that a launch of `ctas` CTAs needs; pairs of CTAs, half as many, have tiles of twice the rows."""
+    """Bytes of workspace that a launch of `ctas` CTAs needs. Pairs of them, half as many, have tiles of twice the rows."""
     return split_kv.workspace_bytes(ctas, NARROW_ROWS, LATENT_DIM)
 
 

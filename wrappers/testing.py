@@ -30,7 +30,7 @@ LSE_TOLERANCE = 2e-4
 # log2 of what the kernel multiplies probabilities by before it rounds them: e4m3 has 2^-9 .. 448 for them.
 PROBS_SCALE_LOG2 = {torch.bfloat16: 0, torch.float16: 0, torch.float8_e4m3fn: 8}
 # Largest relative error of rounding an output to nearest.
-UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}
+UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12, torch.float8_e4m3fn: 2.0**-4}
 
 
 @dataclass(frozen=True)
@@ -232,8 +232,10 @@ def widen(tensor: torch.Tensor, pad: int = 64) -> torch.Tensor:
     return view
 
 
-def baseline_output(problem: MlaProblem, probs_scale_log2: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(out in the kernel's output dtype, lse float32)` of torch doing the kernel's roundings and no others.
+def baseline_output(
+    problem: MlaProblem, probs_scale_log2: int | None = None, out_dtype: torch.dtype | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(out in the kernel's output dtype or in `out_dtype`, lse float32)` of torch doing the kernel's roundings only.
 
     Scores and softmax are fp32; P, scaled by a power of two (`probs_scale_log2`, by default the kernel's), is rounded
     to the input dtype before P @ V while the row sum adds the unrounded values; the accumulator is fp32 and the
@@ -241,7 +243,7 @@ def baseline_output(problem: MlaProblem, probs_scale_log2: int | None = None) ->
     """
     query, dtype = problem.query, problem.query.dtype
     probs_scale = 2.0 ** (PROBS_SCALE_LOG2[dtype] if probs_scale_log2 is None else probs_scale_log2)
-    out = torch.zeros(problem.out_shape, dtype=problem.out_dtype)
+    out = torch.zeros(problem.out_shape, dtype=out_dtype or problem.out_dtype)
     lse = torch.full(query.shape[:-1], -math.inf)
     for request, (tokens, num_keys, seen) in enumerate(problem.requests()):
         cached = gather_tokens(problem.kv_cache, problem.block_tables[request], num_keys).float()
@@ -299,7 +301,7 @@ def compare(problem: MlaProblem, out: torch.Tensor, lse: torch.Tensor | None = N
     out, lse = out.cpu(), None if lse is None else lse.cpu()
     problem = problem.to("cpu")
     reference, reference_lse = problem.reference()
-    baseline, _ = baseline_output(problem)
+    baseline, _ = baseline_output(problem, out_dtype=out.dtype)
     active = problem.active_rows()
     faults = []
     error = (out.double() - reference).abs()

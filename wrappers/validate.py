@@ -13,7 +13,7 @@ ROPE_DIM = 64
 HEAD_DIM = LATENT_DIM + ROPE_DIM
 MAX_HEADS = 128
 PAGE_SIZES = (16, 32, 64, 128)
-# Dtype of query and cache -> dtype of the output.
+# Dtype of query and cache -> dtype of a new output; a caller's may also be e4m3 where query and cache are.
 OUTPUT_DTYPES = {
     torch.bfloat16: torch.bfloat16,
     torch.float16: torch.float16,
@@ -85,7 +85,7 @@ class DecodeCall:
 
     @property
     def output_dtype(self) -> torch.dtype:
-        return OUTPUT_DTYPES[self.query.dtype]
+        return OUTPUT_DTYPES[self.query.dtype] if self.out is None else self.out.dtype
 
     @property
     def seq_len_q(self) -> int:
@@ -289,7 +289,7 @@ def check_index_tensor(name: str, value: torch.Tensor, rank: int, query: torch.T
 
 
 def check_out(out: torch.Tensor, query: torch.Tensor) -> None:
-    check_tensor("out", out, (OUTPUT_DTYPES[query.dtype],))
+    check_tensor("out", out, tuple(dict.fromkeys((OUTPUT_DTYPES[query.dtype], query.dtype))))
     check_device("out", out, query)
     expected = [*query.shape[:-1], LATENT_DIM]
     if list(out.shape) != expected:

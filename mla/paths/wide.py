@@ -1,9 +1,9 @@
 """Wide path: a pair of CTAs, M = 128 rows, tcgen05.mma.cta_group::2, B operands split over the pair.
 
 S[128, 128] = Q[128, 576] K[128, 576]^T; O[128, 512] += P[128, 128] V[128, 512]. CTA c holds rows 64 c .. 64 c + 63 of
-Q, P, S and O. An instruction's B has half of its rows in each CTA: of K, the tokens 64 c .. 64 c + 63 of the tile; of V,
-of each 256 latent dimensions the 128 from 128 c on, for all tokens. So K, split by tokens, cannot be read again as V,
-split by dimensions, and V is loaded apart. One thread of the leading CTA issues for both.
+Q, P, S and O. An instruction's B has half of its rows in each CTA: of K, the tokens 64 c .. 64 c + 63 of the tile; of
+V, of each 256 latent dimensions the 128 from 128 c on, for all tokens. So K, split by tokens, cannot be read again as
+V, split by dimensions, and V is loaded apart. One thread of the leading CTA issues for both.
 
 The leading spans of Q are copied to Tensor Memory once per work item: as A operands they then cost no shared-memory
 bandwidth, which is what binds this path (see MemoryPlan.tile_traffic_bytes).

@@ -29,7 +29,8 @@ def run(ctx: cutlass.Constexpr, work: cutlass.Constexpr, lane: Int32, tiles: Int
         ctx.pipe("probs").wait_drained(tiles - 1)
         operands.fence_after_sync()
     for column in cutlass.range_constexpr(0, plan.output_columns, CHUNK_COLUMNS):
-        values = accumulator.load_columns(ctx.tmem + (plan.output_column + column) + (lane // 32 * 32 << 16), CHUNK_COLUMNS)
+        address = ctx.tmem + (plan.output_column + column) + (lane // 32 * 32 << 16)
+        values = accumulator.load_columns(address, CHUNK_COLUMNS)
         scaled = [cutlass.select_(is_empty, Float32(0.0), value) for value in softmax.scaled(values, factor)]
         if slot >= 0:
             store_partial(ctx, slot, lane, column, operands.register_words(scaled))

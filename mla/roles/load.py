@@ -192,7 +192,12 @@ def fill_slot(
 
 @cute.jit
 def fill_whole(
-    ctx: cutlass.Constexpr, part: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, tile: Int32, num_boxes: Int32
+    ctx: cutlass.Constexpr,
+    part: cutlass.Constexpr,
+    slot: cutlass.Constexpr,
+    count: Int32,
+    tile: Int32,
+    num_boxes: Int32,
 ):
     """TMA itself tells the tensor core."""
     ring = ctx.pipe(slot.edge)

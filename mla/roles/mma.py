@@ -1,7 +1,8 @@
 """MMA role: issues every tcgen05.mma, the scores of tile i+1 before the output of tile i.
 
 Consumes: edges `work`, `query`, `keys`, `values`, `probs`, `rescaled`. Produces: edge `score`; frees `query`, `keys`,
-`values`, `probs` by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's. Registers: few.
+`values`, `probs` by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's. Registers:
+few.
 """
 
 from __future__ import annotations

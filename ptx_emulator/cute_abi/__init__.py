@@ -71,7 +71,10 @@ class KernelSpec:
 
 @dataclass(frozen=True)
 class PlannedLaunch:
-    """A launch that the host function makes: `values[i]` belongs to `spec.args[i]` (None where nothing is passed)."""
+    """A launch that the host function makes: `values[i]` belongs to `spec.args[i]` (None where nothing is passed).
+
+    `dependent`: a programmatic dependent launch, which may start before the launch before it has ended.
+    """
 
     spec: KernelSpec
     grid: Dim3
@@ -79,6 +82,7 @@ class PlannedLaunch:
     cluster: Dim3
     shared_bytes: int
     values: tuple[Any, ...]
+    dependent: bool = False
 
 
 @functools.lru_cache(maxsize=64)
@@ -148,7 +152,7 @@ def plan(ir_text: str, host_args: Sequence[Any]) -> list[PlannedLaunch]:
             raise ValueError(f"kernel {made.kernel}: grid {config.grid}, block {config.block}: empty launch")
         spec = specs[made.kernel]
         planned.append(
-            PlannedLaunch(spec, config.grid, config.block, config.cluster, config.shared_bytes, made.values)
+            PlannedLaunch(spec, config.grid, config.block, config.cluster, config.shared_bytes, made.values, config.dependent)
         )
     return planned
 
@@ -182,15 +186,19 @@ def launch(
 
     `host_args` as for `plan`; the arrays among them, and `buffers`, are the memory that the kernels may access (a
     kernel that finds addresses in its arguments needs the arrays there named). `options` go to `ptx_emulator.launch`
-    (`order`, `seed`, ...).
+    (`order`, `seed`, `checks`, ...); the launches share one checker.
     """
-    from .. import launch as run_kernel
+    from ..grid import prepare_launch, run_grids
 
     buffers = buffers_of([*flatten_arguments(host_args), *buffers])
-    reports = []
+    if options.get("checks") is True:
+        from ..hazards import Checker  # compiled code that launches without checks do not load
+
+        options["checks"] = Checker()
+    grids = []
     for item in plan(ir_text, host_args):
-        reports.append(
-            run_kernel(
+        grids.append(
+            prepare_launch(
                 ptx_text,
                 item.spec.name,
                 grid=item.grid,
@@ -199,10 +207,11 @@ def launch(
                 shared_bytes=item.shared_bytes,
                 params=pack(item.spec, item.values, ptx_text),
                 buffers=buffers,
+                dependent=item.dependent,
                 **options,
             )
         )
-    return reports
+    return run_grids(grids)
 
 
 def read_dump(folder: str | Path) -> tuple[str, str]:

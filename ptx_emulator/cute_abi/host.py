@@ -46,6 +46,7 @@ class LaunchConfig:
     block: tuple[int, int, int]
     shared_bytes: int
     cluster: tuple[int, int, int] = (1, 1, 1)
+    dependent: bool = False
 
 
 @dataclass(frozen=True)

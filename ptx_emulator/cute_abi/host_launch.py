@@ -123,11 +123,18 @@ def _print(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
     return ()
 
 
-@host_op("cuda.return_if_error", "cuda.launch_cfg.programmatic_stream_serialization_allowed",
-         "cuda.launch_cfg.preferred_cluster_dim")  # fmt: skip
+@host_op("cuda.return_if_error", "cuda.launch_cfg.preferred_cluster_dim")
 def _no_effect(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
-    """Streams, error codes, and launch hints that only allow hardware to overlap or to choose larger clusters."""
+    """Streams, error codes, and launch hints that only allow hardware to choose larger clusters."""
     return (None,) * len(op.results)
+
+
+@host_op("cuda.launch_cfg.programmatic_stream_serialization_allowed")
+def _dependent(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
+    """The launch may start before the one before it has ended."""
+    config, allowed = host.operand_values(op)
+    config.dependent = bool(allowed)
+    return ()
 
 
 @host_op("cuda.launch_cfg.cooperative")

@@ -91,7 +91,7 @@ def cp_async(warp, inst, mask):
     sizes = warp.read_u32(fourth) if fourth is not None else None
     if ignore:  # a predicate: nothing is read and everything is zero where it is true
         sizes = np.where(sizes != 0, 0, size)
-    moves = []
+    moves, places = [], []
     for lane in lane_list(mask):
         n = size if sizes is None else int(sizes[lane])
         if n > size:
@@ -99,6 +99,7 @@ def cp_async(warp, inst, mask):
         target, offset = memory.shared_target(cta, int(targets[lane]), size, inst, align=size, cluster=False)
         view = grid.buffers.view(int(sources[lane]), n, inst, align=size) if n else None
         moves.append((target.shared[offset : offset + size], view, n))
+        places.append((offset, size, int(sources[lane]), n))
     copy = Copy()
     for lane in lane_list(mask):
         _thread(warp, lane).open.append(copy)
@@ -110,6 +111,8 @@ def cp_async(warp, inst, mask):
             destination[n:] = 0
         copy.finish()
 
+    if grid.observer is not None:
+        grid.observer.cp_async(warp, inst, places)
     grid.counters["cp_async_bytes"] += size * len(moves)
     grid.asyncs.submit(cta, copy, run, f"cp.async, line {inst.line}")
 
@@ -120,6 +123,8 @@ def commit_group(warp, inst, mask):
         copies = _thread(warp, lane)
         copies.groups.append(copies.open)
         copies.open = []
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.cp_commit(warp)
 
 
 def _wait(warp, mask: int, allowed: int):
@@ -127,6 +132,8 @@ def _wait(warp, mask: int, allowed: int):
         pending = _thread(warp, lane).pending_groups()
         if pending > allowed:
             return Blocked(f"cp.async groups: {pending} pending, {allowed} allowed")
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.cp_wait(warp, allowed)
     return None
 
 
@@ -145,6 +152,9 @@ def wait_all(warp, inst, mask):
     for lane in lane_list(mask):
         if _thread(warp, lane).unfinished():
             return Blocked("cp.async.wait_all: copies are unfinished")
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.cp_commit(warp)
+        warp.cta.grid.observer.cp_wait(warp, 0)
     return None
 
 
@@ -176,6 +186,8 @@ def mbarrier_arrive(warp, inst, mask):
         arrivals.setdefault((target.rank, offset), []).append(lane)
     for (rank, offset), lanes in arrivals.items():
         target = warp.cta.cluster[rank]
+        if target.grid.observer is not None:
+            target.grid.observer.cp_arrive(warp, inst, target, offset)
         ready = 0
         for lane in lanes:
             unfinished = _thread(warp, lane).unfinished()
@@ -271,6 +283,9 @@ def st_async(warp, inst, mask):
                 view[:] = value.view(np.uint8)
             barriers.complete_tx(holder, barrier, store.nbytes, inst)
 
+        observer = cta.grid.observer
+        if observer is not None:
+            run = observer.load(warp, inst, [(target, offset, holder, barrier)], store.nbytes, run)
         cta.grid.asyncs.submit(cta, object(), run, f"{inst.name}, line {inst.line}")
 
 

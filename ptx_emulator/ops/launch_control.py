@@ -1,4 +1,5 @@
-"""clusterlaunchcontrol: taking over clusters that have not started (PTX ISA 9.7.13.19-20).
+"""Grids that depend on one another (griddepcontrol.wait, PTX ISA 9.7.13.13), and clusterlaunchcontrol: taking over
+clusters that have not started (9.7.13.19-20).
 
 The 16-byte response is opaque; here it is four words: 1 if a cluster was cancelled, then its first CTA's
 (x, y, z).
@@ -9,8 +10,19 @@ from __future__ import annotations
 import numpy as np
 
 from .. import barriers, memory
-from ..registry import op
+from ..registry import Blocked, op
 from ..warp import leader, require
+
+
+@op("griddepcontrol.wait", modifiers=set(), writes=0)
+def wait_for_prerequisites(warp, inst, mask):
+    """Wait until the grid that this one depends on has ended and its memory is visible."""
+    grid = warp.cta.grid
+    if not grid.prerequisite_done:
+        return Blocked("griddepcontrol.wait: the grid that this one depends on has not ended")
+    if grid.observer is not None:
+        grid.observer.waited_for_grid(warp)
+    return None
 
 
 def _prepare_cancel(inst):
@@ -47,6 +59,9 @@ def try_cancel(warp, inst, mask):
             target.shared[response : response + 16] = words.view(np.uint8)
             barriers.complete_tx(target, barrier, 16, inst)
 
+    if grid.observer is not None:
+        places = [(target, response, target, barrier) for target in targets]
+        run = grid.observer.load(warp, inst, places, 16, run)
     grid.asyncs.submit(cta, object(), run, f"try_cancel, line {inst.line}")
 
 

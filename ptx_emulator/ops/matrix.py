@@ -61,11 +61,14 @@ def _prepare(inst) -> Form:
 def _rows(warp, inst, address_operand, form: Form) -> list[np.ndarray]:
     """A uint8[16] view of each row; lane l gives the address of row l."""
     addresses = warp.address(address_operand)
-    views = []
+    views, offsets = [], []
     for lane in range(form.rows * form.matrices):
         address = int(addresses[lane]) - (st.SHARED_WINDOW if form.generic else 0)
         target, offset = memory.shared_target(warp.cta, address, 16, inst, align=16, cluster=False)
         views.append(target.shared[offset : offset + 16])
+        offsets.append(offset)
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.matrix(warp, inst, np.array(offsets, np.int64), write=inst.name == "stmatrix")
     return views
 
 

@@ -146,6 +146,7 @@ def _bar_warp(e, inst):
     Modifiers(inst).done()
     expect_operands(inst, 1)
     _converge(e, inst, inst.operands[0])
+    e.emit(mc.FENCE)
 
 
 def _named_operands(e, inst, operands, aligned: bool) -> tuple[int, int, int]:
@@ -343,7 +344,7 @@ def _mbarrier_wait(e, inst):
         e.emit(getattr(mc, kind + "_STATE"), e.d32(done), row, e.r64(phase))
 
 
-# Fences and hints: execution is in order, so they change nothing; their modifiers are still checked.
+# Fences and hints: execution is in order, so they change nothing but what a trace shows; their modifiers are checked.
 
 FENCES = {
     "fence": {"acq_rel", "sc", "acquire", "release", "cta", "cluster", "gpu", "sys", "sync_restrict::shared::cta",
@@ -355,7 +356,7 @@ FENCES = {
     "fence.mbarrier_init": {"release", "cluster"},
     "membar": {"cta", "gl", "sys"},
     "membar.proxy": {"alias"},
-    "griddepcontrol": {"launch_dependents", "wait"},
+    "griddepcontrol": {"launch_dependents"},
     "applypriority": {"global", "L2::evict_normal"},
     "discard": {"global", "L2"},
 }  # fmt: skip
@@ -366,7 +367,7 @@ def _fence(e, inst):
     for mod in inst.mods:
         if mod not in FENCES[inst.name]:
             raise unsupported(inst, f"{inst.name}: modifier .{mod} is not implemented")
-    e.emit(mc.NOP)
+    e.emit(mc.FENCE)
 
 
 @lower("setmaxnreg.inc", "setmaxnreg.dec")

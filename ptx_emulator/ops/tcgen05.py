@@ -92,12 +92,13 @@ def alloc(warp, inst, mask: int):
         if first is None:
             return Blocked(f"tcgen05.alloc of {columns} columns; allocated are {tmem.describe_allocations()}")
         tmem.allocate(first, columns)
-        _store_address(cta, offset, first)
+        _store_address(warp, inst, cta, offset, first)
         return None
-    return _alloc_pair(cta, peer(cta, inst), columns, offset, where)
+    return _alloc_pair(warp, inst, peer(cta, inst), columns, offset)
 
 
-def _alloc_pair(cta, other, columns: int, offset: int, where: dict):
+def _alloc_pair(warp, inst, other, columns: int, offset: int):
+    cta, where = warp.cta, at(inst)
     if cta.tmem.requests.get("alloc") == "granted":
         del cta.tmem.requests["alloc"]
         return None
@@ -115,14 +116,17 @@ def _alloc_pair(cta, other, columns: int, offset: int, where: dict):
         )
     for member, place in ((cta, offset), (other, theirs[1])):
         member.tmem.allocate(first, columns)
-        _store_address(member, place, first)
+        _store_address(warp, inst, member, place, first)
     del cta.tmem.requests["alloc"]
     other.tmem.requests["alloc"] = "granted"
     cta.header[st.H_PROGRESS] += 1
     return None
 
 
-def _store_address(cta, offset: int, column: int) -> None:
+def _store_address(warp, inst, cta, offset: int, column: int) -> None:
+    if cta.grid.observer is not None:
+        # Each CTA's own warp stores its address.
+        cta.grid.observer.allocated(cta.warps[warp.index], inst, cta, offset)
     cta.shared[offset : offset + 4] = np.array([column], np.uint32).view(np.uint8)
 
 
@@ -134,7 +138,10 @@ def dealloc(warp, inst, mask: int):
         raise TmemError(f"dealloc at lane {lane}: an allocation starts at lane 0", **at(inst))
     if inst.data == 2:
         peer(warp.cta, inst)
-    warp.cta.tmem.free(column, warp.uniform(inst.operands[1], mask, inst), at(inst))
+    columns = warp.uniform(inst.operands[1], mask, inst)
+    warp.cta.tmem.free(column, columns, at(inst))
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.deallocated(warp, inst, column, columns)
     warp.cta.header[st.H_PROGRESS] += 1
 
 
@@ -243,6 +250,8 @@ def load(warp, inst, mask: int):
     """Tensor Memory to registers."""
     access = inst.data
     cells = access.cells + first_cell(warp, inst, access, mask)
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.tensor_load(warp, inst, cells)
     words = warp.cta.tmem.words.reshape(-1)
     values = words[cells]
     if access.packed:
@@ -256,6 +265,8 @@ def store(warp, inst, mask: int):
     access, tmem, index = inst.data, warp.cta.tmem, warp.index
     cells = access.cells + first_cell(warp, inst, access, mask)
     values = warp.r32[_slots(access)]
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.tensor_store(warp, inst, cells)
     tmem.pending_stores[index] = tmem.pending_stores.get(index, 0) + 1
 
     def run():
@@ -278,6 +289,8 @@ def store(warp, inst, mask: int):
 )
 def wait_load(warp, inst, mask: int):
     """Loads are complete when issued."""
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.tensor_wait(warp, loads=True)
 
 
 @op(
@@ -290,7 +303,11 @@ def wait_load(warp, inst, mask: int):
 def wait_store(warp, inst, mask: int):
     """Wait for the warp's stores."""
     pending = warp.cta.tmem.pending_stores.get(warp.index, 0)
-    return Blocked(f"tcgen05.wait::st: {pending} stores are on their way") if pending else None
+    if pending:
+        return Blocked(f"tcgen05.wait::st: {pending} stores are on their way")
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.tensor_wait(warp, loads=False)
+    return None
 
 
 @op(
@@ -302,3 +319,5 @@ def wait_store(warp, inst, mask: int):
 )
 def fence(warp, inst, mask: int):
     """Orders tcgen05 operations with thread synchronisation; the emulator's threads are sequentially consistent."""
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.tensor_fence(warp, mask, before=inst.name.endswith("before_thread_sync"))

@@ -17,6 +17,7 @@ from ..registry import op, unsupported
 from ..tcgen05_layout import (
     COPY_SHAPES,
     K_BYTES,
+    TMEM_COLUMNS,
     TMEM_LANES,
     DataPath,
     data_path,
@@ -137,6 +138,9 @@ def _mma(warp, inst, lane: int) -> None:
                 for first in range(0, TMEM_LANES, 32):
                     member.tmem.shift_rows(first, split_address(a_address)[1])
 
+    if grid.observer is not None:
+        parts = [(m, *_touched(plan, place, a_address)) for m in members]
+        grid.observer.mma(warp, inst, parts, accumulate=bool(keep))
     grid.counters["tcgen05_mma"] += 1
     grid.counters["tcgen05_macs"] += int(plan.row[native_mma.P_MACS])
     grid.counters["tcgen05_shared_bytes"] += int(plan.row[native_mma.P_SHARED_BYTES])
@@ -162,6 +166,32 @@ class Plan:
     path: DataPath
     segments: np.ndarray
     row: np.ndarray
+
+
+def _touched(plan: Plan, place: int, a_address: int) -> tuple:
+    """What an MMA touches in one CTA, as Observer.mma takes it."""
+    operands = [chunks(operand, int(plan.row[native_mma.P_BYTES])) for operand in (plan.a, plan.b) if operand is not None]
+    lane, column = split_address(place)
+    d = ((plan.path.segments[:, 1] + lane) * TMEM_COLUMNS + column, plan.path.width)
+    if plan.a is not None:
+        return operands, None, d
+    lane, column = split_address(a_address)
+    return operands, ((plan.path.segments[:, 1] + lane) * TMEM_COLUMNS + column, K_BYTES // 4), d
+
+
+def chunks(operand: SharedOperand, element_bytes: int) -> tuple[np.ndarray, int]:
+    """(offsets in shared memory, bytes from each) that an operand covers."""
+    offsets, nbytes = _chunks(operand.index.tobytes(), element_bytes)
+    return offsets + operand.start, nbytes
+
+
+@lru_cache(maxsize=256)
+def _chunks(index: bytes, element_bytes: int) -> tuple[np.ndarray, int]:
+    offsets = np.frombuffer(index, np.int32).astype(np.int64)
+    whole = np.unique(offsets & ~15)
+    if len(whole) * 16 == len(offsets) * element_bytes:
+        return whole, 16
+    return np.unique(offsets), element_bytes
 
 
 def _plan(form: Mma, a_in_tmem: bool, bits: int, a_bits: int, b_bits: int) -> Plan:
@@ -256,6 +286,8 @@ def commit(warp, inst, mask: int):
             for member in targets:
                 barriers.arrive(member, offset, 1, inst)
 
+        if cta.grid.observer is not None:
+            run = cta.grid.observer.commit(warp, inst, targets, offset, run)
         cta.grid.asyncs.submit(cta, unit(cta, inst.data), run, f"tcgen05.commit, line {inst.line}")
 
 
@@ -311,6 +343,10 @@ def copy(warp, inst, mask: int):
                             height * block : height * (block + 1)
                         ]
 
+        if cta.grid.observer is not None:
+            lanes = [np.arange(first, first + height) for block in form.blocks for first in block]
+            place = ((np.concatenate(lanes) + first_lane) * TMEM_COLUMNS + column, form.row_bytes // 4)
+            cta.grid.observer.tensor_copy(warp, inst, members, chunks(source, 4), place)
         cta.grid.asyncs.submit(cta, unit(cta, form.group), run, f"tcgen05.cp, line {inst.line}")
 
 
@@ -343,4 +379,7 @@ def shift(warp, inst, mask: int):
             for member in members:
                 member.tmem.shift_rows(first, column)
 
+        if cta.grid.observer is not None:
+            rows = (first + np.arange(32)) * TMEM_COLUMNS + column
+            cta.grid.observer.tensor_shift(warp, inst, members, rows, SHIFT_COLUMNS)
         cta.grid.asyncs.submit(cta, unit(cta, group), run, f"tcgen05.shift, line {inst.line}")

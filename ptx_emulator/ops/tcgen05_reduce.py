@@ -61,6 +61,8 @@ def load_and_reduce(warp, inst, mask: int):
     """Tensor Memory to registers, and each lane's minimum or maximum to one more."""
     form: Reduction = inst.data
     cells = form.access.cells + first_cell(warp, inst, form.access, mask)
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.tensor_load(warp, inst, cells)
     values = warp.cta.tmem.words.reshape(-1)[cells]
     for register, row in zip(form.access.registers, values, strict=True):
         warp.write_u32(register, row, mask)

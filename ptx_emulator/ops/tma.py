@@ -7,6 +7,7 @@ or bulk group) follows in the same step. Cache hints and prefetches have no effe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -273,14 +274,40 @@ def _tensor_load(warp, inst, lane: int) -> None:
     )
     grid = cta.grid
 
-    def run():
-        for target, offset, holder, barrier in targets:
-            _run_boxes(grid, tensor, boxes, target.shared, offset, inst, store=False)
+    def fetch(shared, offset):
+        _run_boxes(grid, tensor, boxes, shared, offset, inst, store=False)
+
+    def signal():
+        for _, _, holder, barrier in targets:
             barriers.complete_tx(holder, barrier, nbytes, inst)
 
+    if grid.observer is not None:
+        signal = grid.observer.load(warp, inst, targets, nbytes, signal, boxes=(tensor, boxes))
     grid.counters["tma_load_bytes"] += nbytes
     grid.counters["tma_loads"] += 1
-    grid.asyncs.submit(cta, object(), run, f"TMA load, line {inst.line}")
+    grid.asyncs.submit(
+        cta, object(), [*_load_steps(grid, targets, nbytes, fetch), signal], f"TMA load, line {inst.line}"
+    )
+
+
+def _load_steps(grid, targets, nbytes: int, fetch) -> list:
+    """The steps that move a box into shared memory. `fetch(shared, offset)` writes it at an offset of an array, which
+    its swizzle only knows modulo 1024."""
+    if grid.order != "adversarial" or nbytes % _TENSOR_ALIGN:
+        # A swizzle moves a part of a row anywhere within the row.
+        def move():
+            for target, offset, _, _ in targets:
+                fetch(target.shared, offset)
+
+        return [move]
+    first = targets[0][1] % 1024
+    stage = np.empty(first + nbytes, np.uint8)
+
+    def write(target, offset):
+        target.shared[offset : offset + nbytes] = stage[first:]
+
+    writes = [partial(write, target, offset) for target, offset, _, _ in targets]
+    return [partial(fetch, stage, first), *writes]
 
 
 def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
@@ -288,14 +315,14 @@ def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
     written once. Reductions are not idempotent and are done for every lane."""
     cta, copy = warp.cta, inst.data
     tensor, coordinates = _tensor_map(warp, inst.operands[0], lane, inst, copy)
-    source = lane_address(warp, inst.operands[1], lane)
-    key = (tensor, *coordinates, source)
+    place = lane_address(warp, inst.operands[1], lane)
+    key = (tensor, *coordinates, place)
     if key in stored and not copy.reduction:
         _groups(warp, lane).open.append(stored[key])
         return
     boxes = _boxes(tensor, coordinates, copy.gather, inst)
     nbytes = tensor.box_bytes * len(boxes)
-    _, start = memory.shared_target(cta, source, nbytes, inst, align=_TENSOR_ALIGN, cluster=False)
+    _, start = memory.shared_target(cta, place, nbytes, inst, align=_TENSOR_ALIGN, cluster=False)
     if copy.reduction:
         try:
             check_type(copy.reduction, tensor.element_type)
@@ -304,20 +331,29 @@ def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
     grid = cta.grid
     transfer = stored[key] = Transfer()
 
+    source = cta.shared
+
+    def read():
+        nonlocal source
+        source = cta.shared.copy()
+
     def run():
-        values = cta.shared
+        values = source
         if copy.reduction:
             # The old values take the box's place in a copy of shared memory, so both sides have one layout.
-            values = cta.shared.copy()
+            values = source.copy()
             _run_boxes(grid, tensor, boxes, values, start, inst, store=False)
             part = slice(start & ~1023, start + tensor.box_bytes + 1023 & ~1023)
-            values[part] = reduce(values[part], cta.shared[part], copy.reduction, tensor.element_type)
+            values[part] = reduce(values[part], source[part], copy.reduction, tensor.element_type)
         _run_boxes(grid, tensor, boxes, values, start, inst, store=True)
         transfer.done = True
 
+    if grid.observer is not None:
+        grid.observer.store(warp, inst, start, nbytes, boxes=(tensor, boxes))
     grid.counters["tma_store_bytes"] += nbytes
     _groups(warp, lane).open.append(transfer)
-    grid.asyncs.submit(cta, object(), run, f"TMA store, line {inst.line}")
+    steps = [read, run] if grid.order == "adversarial" else run
+    grid.asyncs.submit(cta, object(), steps, f"TMA store, line {inst.line}")
 
 
 @op("cp.async.bulk", "cp.reduce.async.bulk", prepare=_prepare, writes=0)
@@ -343,26 +379,36 @@ def _bulk_copy(warp, inst, lane: int) -> None:
             view[:] = reduce(view, new, copy.reduction, copy.type) if copy.reduction else new
             transfer.done = True
 
+        if grid.observer is not None:
+            grid.observer.store(warp, inst, start, nbytes, memory=(destination, nbytes))
         _groups(warp, lane).open.append(transfer)
         grid.counters["bulk_store_bytes"] += nbytes
         grid.asyncs.submit(cta, object(), store, f"bulk store, line {inst.line}")
         return
+    origin = {}
     if copy.source == "global":
         view = grid.buffers.view(source, nbytes, inst, align=_BULK_ALIGN)
+        origin["memory"] = (source, nbytes)
     else:
         _, start = memory.shared_target(cta, source, nbytes, inst, align=_BULK_ALIGN, cluster=False)
         view = cta.shared[start : start + nbytes]
+        origin["shared"] = (cta, start, nbytes)
     mbar = lane_address(warp, inst.operands[3], lane)
     targets = _targets(cta, copy, warp, lane, destination, mbar, nbytes, _BULK_ALIGN, inst)
 
     def load():
-        for target, offset, holder, barrier in targets:
+        for target, offset, _, _ in targets:
             there = target.shared[offset : offset + nbytes]
             there[:] = reduce(there, view, copy.reduction, copy.type) if copy.reduction else view
+
+    def signal():
+        for _, _, holder, barrier in targets:
             barriers.complete_tx(holder, barrier, nbytes, inst)
 
+    if grid.observer is not None:
+        signal = grid.observer.load(warp, inst, targets, nbytes, signal, **origin)
     grid.counters["bulk_load_bytes"] += nbytes
-    grid.asyncs.submit(cta, object(), load, f"bulk copy, line {inst.line}")
+    grid.asyncs.submit(cta, object(), [load, signal], f"bulk copy, line {inst.line}")
 
 
 @op("cp.async.bulk.commit_group", modifiers=set(), writes=0)
@@ -372,6 +418,8 @@ def commit_group(warp, inst, mask: int):
         groups = _groups(warp, lane)
         groups.groups.append(groups.open)
         groups.open = []
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.bulk_commit(warp)
 
 
 @op("cp.async.bulk.wait_group", modifiers={"read"}, writes=0)
@@ -382,6 +430,8 @@ def wait_group(warp, inst, mask: int):
         groups = warp.cta.bulk_groups.get((warp.index, lane))
         if groups is not None and groups.pending() > allowed:
             return Blocked(f"cp.async.bulk.wait_group {allowed}: lane {lane} has {groups.pending()} groups pending")
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.bulk_wait(warp, allowed, read="read" in inst.mods)
     return None
 
 

@@ -49,7 +49,8 @@ def test_work_items_worked_out_by_hand():
 
 @pytest.fixture(scope="module")
 def launch():
-    return counts.count(counts.Workload(2, 16, 8, 320, "bf16"), page_size=64, is_causal=False, num_ctas=3, path="narrow")
+    workload = counts.Workload(2, 16, 8, 320, "bf16")
+    return counts.count(workload, page_size=64, is_causal=False, num_ctas=3, path="narrow")
 
 
 def test_every_key_byte_is_loaded_once_per_row_tile(launch):

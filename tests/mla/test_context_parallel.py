@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mla.config import MlaDecodeConfig
-from tests.wrappers.emulation import is_caught, launch, same
+from tests.wrappers.emulation import PATHS, is_caught, launch, run, same
 from wrappers import kernel
-from wrappers.decode import EMULATED_ARCH, mla_decode
+from wrappers.decode import EMULATED_ARCH
 from wrappers.partials import merge_partials
 from wrappers.testing import MlaProblem, assert_matches, make_problem, shard
 from wrappers.validate import check_decode_call
@@ -26,20 +26,12 @@ def backend(request):
     return request.param
 
 
-def run(problem: MlaProblem, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if backend == "emulator":
-        return launch(problem)
-    placed = problem.to("cuda")
-    out, lse = mla_decode(*placed.tensors, **placed.options, return_lse=True, backend=backend)
-    return out.cpu(), lse.cpu()
-
-
-def check_all_ranks(problem: MlaProblem, world: int, interleave: int, backend: str) -> None:
+def check_all_ranks(problem: MlaProblem, world: int, interleave: int, backend: str, path: str) -> None:
     """Every rank's part is right, and so is what they merge to."""
     parts = []
     for rank in range(world):
         part = shard(problem, world, rank, interleave)
-        parts.append(run(part, backend))
+        parts.append(run(part, backend, path))
         assert_matches(part, *parts[-1])
     assert_matches(problem, *merge_partials(*zip(*parts)))
 
@@ -54,15 +46,16 @@ def check_all_ranks(problem: MlaProblem, world: int, interleave: int, backend: s
         (2, 3, 40, 2, "bf16", False),
     ],
 )
-def test_split_run_and_merged(world, interleave, num_heads, seq_len_q, dtype, is_causal, backend):
+@pytest.mark.parametrize("path", PATHS)
+def test_split_run_and_merged(path, world, interleave, num_heads, seq_len_q, dtype, is_causal, backend):
     problem = make_problem(len(KV_LENS), num_heads, seq_len_q, KV_LENS, dtype=DTYPES[dtype], is_causal=is_causal)
-    check_all_ranks(problem, world, interleave, backend)
+    check_all_ranks(problem, world, interleave, backend, path)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
-def test_of_a_ragged_query(dtype, backend):
+@pytest.mark.parametrize("path, dtype", [("narrow", "bf16"), ("wide", "fp8")])
+def test_of_a_ragged_query(path, dtype, backend):
     problem = make_problem(4, 16, 4, (200, 3, 90, 7), query_lens=(4, 2, 0, 1), dtype=DTYPES[dtype])
-    check_all_ranks(problem, 2, 16, backend)
+    check_all_ranks(problem, 2, 16, backend, path)
 
 
 def test_a_world_of_one_is_none_bit_for_bit():

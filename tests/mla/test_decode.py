@@ -12,22 +12,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mla.compile import compile_decode
-from mla.mutants import MUTANTS, WIDE_MUTANTS, compile_mutant
-from ptx_emulator.errors import EmulationError
+from mla.mutants import MUTANTS, WIDE_MUTANTS
+from tests.wrappers.emulation import PATHS, checked_call, is_caught, launch, run
 from tests.wrappers.probe import visible_mask
-from wrappers import emulated, kernel
-from wrappers.decode import EMULATED_ARCH, device_arch, mla_decode
-from wrappers.testing import MlaProblem, assert_matches, compare, make_problem
-from wrappers.validate import check_decode_call
+from wrappers import kernel
+from wrappers.decode import EMULATED_ARCH, mla_decode
+from wrappers.testing import MlaProblem, assert_matches, make_problem
 
 KV_LENS = (1, 63, 64, 65, 127, 128, 129, 200, 513, 0)
 HEADS = (1, 3, 16, 40, 64, 128)
 QUERY_LENS = (1, 2, 4, 5, 8)
 PAGES = (16, 32, 64, 128)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
-PATHS = ("narrow", "wide")
-NUM_CTAS = 13  # few enough that shares straddle requests, and prime so that they straddle row tiles
 
 
 @pytest.fixture(params=["emulator", pytest.param("cute", marks=pytest.mark.device)])
@@ -35,42 +31,10 @@ def backend(request):
     return request.param
 
 
-def run(problem: MlaProblem, backend: str, path: str = "auto", **options) -> tuple[torch.Tensor, torch.Tensor]:
-    """(out, lse) of the kernel; `options` go to mla_decode, which chooses the path itself."""
-    if backend == "emulator" and not options:
-        return launch_emulated(problem, path=path)
-    if path != "auto":
-        return launch_on_device(problem, path)
+def call_wrapper(problem: MlaProblem, backend: str, **options) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, lse) of mla_decode, to which `options` go."""
     placed = problem.to("cuda") if backend == "cute" else problem
     return mla_decode(*placed.tensors, **problem.options, return_lse=True, backend=backend, **options)
-
-
-def checked_call(problem: MlaProblem):
-    return check_decode_call(
-        *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=None
-    )
-
-
-def launch_on_device(problem: MlaProblem, path: str) -> tuple[torch.Tensor, torch.Tensor]:
-    placed = problem.to("cuda")
-    call = checked_call(placed)
-    out = torch.empty(problem.out_shape, dtype=problem.out_dtype, device="cuda")
-    lse = torch.empty(problem.query.shape[:3], device="cuda")
-    kernel.launch(kernel.compiled(call, device_arch(out.device), path), call, out, lse)
-    return out, lse
-
-
-def launch_emulated(
-    problem: MlaProblem, mutant: str | None = None, num_ctas: int = NUM_CTAS, path: str = "auto", **options
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(out, lse) of the kernel, or of one of its mutants, on `num_ctas` emulated CTAs."""
-    call = checked_call(problem)
-    config = kernel.decode_config(call, EMULATED_ARCH, path)
-    compiled = compile_mutant(config, mutant) if mutant else compile_decode(config)
-    out = torch.empty(problem.out_shape, dtype=problem.out_dtype)
-    lse = torch.empty(problem.query.shape[:3])
-    emulated.launch(compiled, call, out, lse, num_ctas=num_ctas, **options)
-    return out, lse
 
 
 def thinned_grid():
@@ -115,7 +79,9 @@ def test_exact_mask(seq_len_q, seq_len_k, is_causal):
     assert torch.equal(visible_mask(seq_len_q, seq_len_k, is_causal=is_causal, backend="emulator"), expected)
 
 
-@pytest.mark.parametrize("num_heads, seq_len_q, path", [(3, 4, "narrow"), (16, 5, "narrow"), (3, 25, "wide"), (16, 5, "wide")])
+@pytest.mark.parametrize(
+    "num_heads, seq_len_q, path", [(3, 4, "narrow"), (16, 5, "narrow"), (3, 25, "wide"), (16, 5, "wide")]
+)
 def test_strided_views(backend, num_heads, seq_len_q, path):
     """Token strides that are not num_heads times the head stride, and a cache with gaps between tokens and pages."""
     problem = make_problem(3, num_heads, seq_len_q, (70, 129, 4), page_size=32, strided=True, cache_rank=4)
@@ -128,7 +94,7 @@ def test_strided_out(backend):
     device = "cuda" if backend == "cute" else "cpu"
     wide = torch.full((2, 3, 20, 576), 7.0, dtype=torch.bfloat16, device=device)
     out = wide[:, :2, 2:18, 64:]
-    returned, lse = run(problem, backend, out=out)
+    returned, lse = call_wrapper(problem, backend, out=out)
     assert returned is out
     assert_matches(problem, out, lse)
     wide[:, :2, 2:18, 64:] = 7.0
@@ -138,7 +104,7 @@ def test_strided_out(backend):
 def test_lse_base_2(backend):
     problem = make_problem(2, 16, 2, (65, 0))
     _, natural = run(problem, backend)
-    _, binary = run(problem, backend, lse_base="2")
+    _, binary = call_wrapper(problem, backend, lse_base="2")
     torch.testing.assert_close(binary * torch.log(torch.tensor(2.0)), natural, rtol=1e-6, atol=1e-6)
 
 
@@ -161,15 +127,15 @@ SCALES = ("softmax_scale", "output_scale")
 @pytest.mark.parametrize("names", [SCALES, SCALES[:1], SCALES[1:]], ids="+".join)
 def test_scales_read_on_the_device(names):
     """As one-element tensors: the same bits as the numbers give."""
-    expected, expected_lse = launch_emulated(problem_with_scale_tensors())
-    out, lse = launch_emulated(problem_with_scale_tensors(*names))
+    expected, expected_lse = launch(problem_with_scale_tensors())
+    out, lse = launch(problem_with_scale_tensors(*names))
     assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", SCALES)
 def test_an_unread_scale_fails(name, path):
-    assert is_caught(problem_with_scale_tensors(name), "unread-scales", "in_order", path)
+    assert is_caught(problem_with_scale_tensors(name), "unread-scales", path=path)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -187,29 +153,24 @@ def test_row_maxima_that_keep_growing(backend, path):
 @pytest.mark.parametrize("path", PATHS)
 def test_result_does_not_depend_on_execution_order(path, order, seed):
     problem = make_problem(2, 40, 3, (260, 100), page_size=16)
-    expected, expected_lse = launch_emulated(problem, path=path)
-    out, lse = launch_emulated(problem, path=path, order=order, seed=seed)
+    expected, expected_lse = launch(problem, path=path)
+    out, lse = launch(problem, path=path, order=order, seed=seed)
     assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
 
 
-@pytest.mark.parametrize("path, num_ctas", [("narrow", 1), ("narrow", 2), ("narrow", 37), ("wide", 2), ("wide", 5), ("wide", 36)])
+@pytest.mark.parametrize(
+    "path, num_ctas", [("narrow", 1), ("narrow", 2), ("narrow", 37), ("wide", 2), ("wide", 5), ("wide", 36)]
+)
 def test_any_number_of_ctas(path, num_ctas):
     """One CTA, or pair, computes whole row tiles one after the other; many split each of them."""
     problem = make_problem(4, 40, 3, (700, 0, 33, 1300), page_size=32)
-    assert_matches(problem, *launch_emulated(problem, path=path, num_ctas=num_ctas))
+    assert_matches(problem, *launch(problem, path=path, num_ctas=num_ctas))
 
 
 def test_a_pair_needs_two_ctas():
     problem = make_problem(1, 128, 1, (64,))
     with pytest.raises(ValueError, match="num_ctas=1: the wide path needs at least 2"):
-        launch_emulated(problem, num_ctas=1)
-
-
-def is_caught(problem: MlaProblem, name: str, order: str, path: str) -> bool:
-    try:
-        return bool(compare(problem, *launch_emulated(problem, mutant=name, order=order, path=path)).faults)
-    except EmulationError:
-        return True
+        launch(problem, num_ctas=1)
 
 
 # Mutants of what this problem has not: P of bf16 and fp16 is not scaled (tests/wrappers/test_emulated.py shows that on
@@ -225,4 +186,4 @@ def test_mutants_fail(path, name):
         pytest.skip("a pair's own synchronisation")
     problem = make_problem(2, 16, 8, (600, 130))
     orders = ("in_order", "late", "random")
-    assert any(is_caught(problem, name, order, path) for order in orders), f"{name} passes every check"
+    assert any(is_caught(problem, name, order=order, path=path) for order in orders), f"{name} passes every check"

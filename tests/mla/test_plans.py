@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from mla.arch import SMEM_BYTES_PER_CTA
-from mla.config import MlaDecodeConfig
 from mla.causal_mask import TilePhases
-from mla.memory_plan import NarrowPlan, Span, ValueSlot, WidePlan, plan_of
+from mla.config import MlaDecodeConfig
+from mla.memory_plan import Span, ValueSlot
 from mla.page_ring import PageSpan
 from mla.pipelines import BarrierPlan, Edge
+from mla.plans import NarrowPlan, WidePlan, plan_of
 from mla.tile_scheduler import TileScheduler
 from mla.warp_schedule import WarpSchedule
 
@@ -28,7 +29,9 @@ def test_narrow_plan_bytes():
     assert plan.tmem_columns_used == 256 + 2 * 32
 
 
-@pytest.mark.parametrize("page_size, box, per_tile, per_page", [(16, 16, 4, 1), (32, 32, 2, 1), (64, 64, 1, 1), (128, 64, 1, 2)])
+@pytest.mark.parametrize(
+    "page_size, box, per_tile, per_page", [(16, 16, 4, 1), (32, 32, 2, 1), (64, 64, 1, 1), (128, 64, 1, 2)]
+)
 def test_page_geometry(page_size, box, per_tile, per_page):
     plan = make_plan(page_size=page_size)
     assert (plan.box_tokens, plan.pages_per_tile, plan.tiles_per_page) == (box, per_tile, per_page)
@@ -131,7 +134,9 @@ def test_both_ctas_of_a_pair_arrive_where_the_tensor_core_waits():
     assert {name for name, edge in edges.items() if edge.empty_at_leader} == {"score"}
 
 
-@pytest.mark.parametrize("num_heads, seq_len_q, is_wide", [(64, 1, False), (65, 1, True), (16, 4, False), (16, 5, True)])
+@pytest.mark.parametrize(
+    "num_heads, seq_len_q, is_wide", [(64, 1, False), (65, 1, True), (16, 4, False), (16, 5, True)]
+)
 def test_more_than_64_rows_take_the_wide_path(num_heads, seq_len_q, is_wide):
     assert make_plan(num_heads=num_heads, seq_len_q=seq_len_q).is_paired == is_wide
     assert not make_plan(num_heads=num_heads, seq_len_q=seq_len_q, path="narrow").is_paired

@@ -9,7 +9,7 @@ import torch
 
 from mla.config import MlaDecodeConfig
 from mla.decode import MlaDecode
-from tests.wrappers.emulation import is_caught, launch, launch_with_reports, same
+from tests.wrappers.emulation import PATHS, is_caught, launch, launch_with_reports, run, same
 from wrappers.decode import mla_decode
 from wrappers.testing import MlaProblem, assert_matches, make_problem
 
@@ -28,13 +28,6 @@ def make_ragged(num_heads=16, query_lens=QUERY_LENS, kv_lens=KV_LENS, seq_len_q=
     return make_problem(len(kv_lens), num_heads, seq_len_q, kv_lens, query_lens=query_lens, **options)
 
 
-def run(problem: MlaProblem, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if backend == "emulator":
-        return launch(problem)
-    placed = problem.to("cuda")
-    return mla_decode(*placed.tensors, **placed.options, return_lse=True, backend=backend)
-
-
 @pytest.mark.parametrize(
     "num_heads, page_size, dtype, is_causal",
     [
@@ -45,9 +38,10 @@ def run(problem: MlaProblem, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
         (40, 128, "fp16", True),
     ],
 )
-def test_any_number_of_query_tokens_with_any_number_of_keys(num_heads, page_size, dtype, is_causal, backend):
+@pytest.mark.parametrize("path", PATHS)
+def test_any_number_of_query_tokens_with_any_number_of_keys(path, num_heads, page_size, dtype, is_causal, backend):
     problem = make_ragged(num_heads, page_size=page_size, dtype=DTYPES[dtype], is_causal=is_causal)
-    assert_matches(problem, *run(problem, backend))
+    assert_matches(problem, *run(problem, backend, path))
 
 
 @pytest.mark.parametrize("num_heads, dtype", [(3, "bf16"), (40, "fp8")])

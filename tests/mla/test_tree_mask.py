@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 
-from tests.wrappers.emulation import is_caught, launch, launch_with_reports, same
-from wrappers.decode import mla_decode
+from tests.wrappers.emulation import PATHS, is_caught, launch, launch_with_reports, run, same
 from wrappers.testing import MlaProblem, assert_matches, make_problem
 from wrappers.validate import MAX_TREE_TOKENS, pack_bits
 
@@ -22,13 +22,6 @@ def backend(request):
     return request.param
 
 
-def run(problem: MlaProblem, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if backend == "emulator":
-        return launch(problem)
-    placed = problem.to("cuda")
-    return mla_decode(*placed.tensors, **placed.options, return_lse=True, backend=backend)
-
-
 def make_tree(num_heads=16, seq_len_q=8, kv_lens=KV_LENS, **options) -> MlaProblem:
     return make_problem(len(kv_lens), num_heads, seq_len_q, kv_lens, tree=True, **options)
 
@@ -37,9 +30,10 @@ def make_tree(num_heads=16, seq_len_q=8, kv_lens=KV_LENS, **options) -> MlaProbl
     "num_heads, seq_len_q, page_size, dtype",
     [(16, 8, 64, "bf16"), (16, 8, 64, "fp8"), (3, 33, 16, "fp16"), (2, 64, 32, "bf16"), (1, 100, 128, "fp8")],
 )
-def test_random_trees(num_heads, seq_len_q, page_size, dtype, backend):
+@pytest.mark.parametrize("path", PATHS)
+def test_random_trees(path, num_heads, seq_len_q, page_size, dtype, backend):
     problem = make_tree(num_heads, seq_len_q, page_size=page_size, dtype=DTYPES[dtype])
-    assert_matches(problem, *run(problem, backend))
+    assert_matches(problem, *run(problem, backend, path))
 
 
 def test_the_largest_tree(backend):
@@ -47,10 +41,10 @@ def test_the_largest_tree(backend):
     assert_matches(problem, *run(problem, backend))
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
-def test_trees_of_a_ragged_query(dtype, backend):
+@pytest.mark.parametrize("path, dtype", [("narrow", "bf16"), ("wide", "fp8")])
+def test_trees_of_a_ragged_query(path, dtype, backend):
     problem = make_tree(16, 8, (200, 64, 130, 5, 0, 70), query_lens=(8, 0, 3, 7, 2, 1), dtype=DTYPES[dtype])
-    assert_matches(problem, *run(problem, backend))
+    assert_matches(problem, *run(problem, backend, path))
 
 
 def test_a_chain_is_the_causal_mask_bit_for_bit():
@@ -59,18 +53,22 @@ def test_a_chain_is_the_causal_mask_bit_for_bit():
     assert same(launch(replace(causal, tree_mask=chain)), launch(causal))
 
 
+# Address arithmetic that the compiler may repeat inside a loop or not; no part of a mask.
+PLACED_BY_THE_COMPILER = ("mov.u32", "add.s32")
+
+
 def test_bulk_tiles_run_the_code_of_a_kernel_without_a_mask():
-    """Ten more key tiles ahead of the drafts cost the softmax warps exactly what they cost in the causal kernel."""
+    """Five more key tiles ahead of the drafts cost the softmax warps, opcode by opcode, what they do when causal."""
 
-    def softmax_instructions(is_tree: bool, keys: int) -> int:
+    def instructions(is_tree: bool, keys: int) -> Counter:
         problem = make_problem(1, 16, 4, (keys,), tree=is_tree, hostile=False)
-        report = launch_with_reports(problem, num_ctas=1)[2].decode
-        mathematics = ("ex2", "fma", "mul", "add", "max", "selp", "setp", "cvt", "ld.global", "shl", "shr", "and")
-        counts = report.by_opcode([0, 1, 2, 3])
-        return sum(count for opcode, count in counts.items() if opcode.startswith(mathematics))
+        return launch_with_reports(problem, num_ctas=1)[2].decode.by_opcode([0, 1, 2, 3])
 
-    tree, causal = (softmax_instructions(tree, 640) - softmax_instructions(tree, 320) for tree in (True, False))
-    assert tree == causal > 0
+    tree, causal = (instructions(is_tree, 640) - instructions(is_tree, 320) for is_tree in (True, False))
+    assert causal["ex2.approx.ftz.f32"] >= 5 * 4 * 32
+    different = {opcode for opcode in tree | causal if tree[opcode] != causal[opcode]}
+    assert different <= set(PLACED_BY_THE_COMPILER)
+    assert tree.total() - causal.total() <= 5 * 4 * 3, "more than three instructions per warp and tile"
 
 
 def packed(problem: MlaProblem, dtype: torch.dtype) -> MlaProblem:

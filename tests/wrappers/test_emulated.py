@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -250,3 +251,58 @@ def test_a_launch_checks_the_workspace_for_its_own_number_of_ctas(split):
     assert_matches(split[0], *launch(split[0], workspace=one, num_ctas=1))
     with pytest.raises(ValueError, match=f"must have at least {kernel.workspace_bytes(2)}"):
         launch(split[0], workspace=one, num_ctas=2)
+
+
+# Requests of several tiles, one, part of one, and none, on two CTAs: split, and several work items for each.
+CHECKED_LENGTHS = (330, 65, 0, 200)
+
+
+@pytest.mark.parametrize("dtype, num_heads", [(torch.bfloat16, 16), (FP8, 16), (torch.float16, 40)])
+def test_no_hazards(dtype, num_heads):
+    """Every order gives the same bits, and the happens-before checker, which reads all of them alike, finds nothing."""
+    problem = make_problem(len(CHECKED_LENGTHS), num_heads, 4, CHECKED_LENGTHS, dtype=dtype)
+    call = validate.check_decode_call(
+        *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=None
+    )
+    compiled = compile_decode(kernel.decode_config(call, "sm_100a"))
+    results = []
+    for order, seed in (("in_order", 0), ("late", 0), ("random", 1), ("adversarial", 2), ("adversarial", 3)):
+        out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.out_shape[:3])
+        reports = emulated.launch(compiled, call, out, lse, num_ctas=2, order=order, seed=seed, checks=True)
+        assert [str(hazard) for hazard in reports.merge.hazards] == []
+        results.append((out.view(torch.uint8).numpy().tobytes(), lse.numpy().tobytes()))
+    assert_matches(problem, out, lse)
+    assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("removed, kind", [("griddepcontrol.wait;", "grid-dependency"), ("bar.warp.sync", None)])
+def test_removed_synchronisation_is_a_hazard(removed, kind):
+    """The checker on our own kernels can fail: a dependency wait, or a warp's synchronisation before one lane arrives."""
+    problem = make_problem(2, 16, 4, (330, 65))
+    call = validate.check_decode_call(
+        *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=None
+    )
+    compiled = compile_decode(kernel.decode_config(call, "sm_100a"))
+    lines = [line for line in compiled.ptx.splitlines() if removed not in line]
+    assert len(lines) < len(compiled.ptx.splitlines())
+    out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.out_shape[:3])
+    reports = emulated.launch(replace(compiled, ptx="\n".join(lines)), call, out, lse, num_ctas=2, checks=True)
+    assert (kind or "elected-arrive") in {hazard.kind for hazard in reports.merge.hazards}
+
+
+@pytest.mark.parametrize("any_backend", ["torch", "emulator", pytest.param("cute", marks=pytest.mark.device)])
+def test_e4m3_output(any_backend):
+    """A caller's e4m3 `out`: one more rounding of the same numbers, which saturates instead of giving NaN."""
+    problem = make_problem(3, 16, 8, (300, 65, 0), dtype=FP8, output_scale=16.0)
+    device = "cuda" if any_backend == "cute" else "cpu"
+    out = torch.zeros(problem.out_shape, dtype=FP8, device=device)
+    returned, lse = mla_decode(
+        *problem.to(device).tensors, **problem.options, out=out, return_lse=True, backend=any_backend
+    )
+    assert returned is out
+    assert_matches(problem, out, lse)
+    assert 25 < compare(problem, out, lse).snr_db < 33
+    large = {**problem.options, "output_scale": 1e6}
+    mla_decode(*problem.to(device).tensors, **large, out=out, backend=any_backend)
+    values = out.cpu().float()[problem.active_rows()]
+    assert torch.isfinite(values).all() and values.abs().max() == 448 and (values.abs() == 448).float().mean() > 0.9

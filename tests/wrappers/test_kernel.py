@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from wrappers import kernel, validate
-from wrappers.testing import make_problem
+from wrappers.testing import make_problem, shard
 
 
 def checked(problem, **options):
@@ -67,7 +67,29 @@ def test_arguments_are_in_the_host_functions_order():
     arguments = kernel.kernel_arguments(checked(problem), out, lse, workspace, 148)
     for given, expected in zip(arguments, (*problem.tensors, out, lse, workspace), strict=False):
         assert given.data_ptr() == expected.data_ptr() and given.shape == expected.shape
-    assert arguments[7:] == (148, problem.softmax_scale, 0.25)
+    assert arguments[7:] == (148, problem.softmax_scale, 0.25, None, None, None)
+
+
+def test_arguments_of_the_modes():
+    def arguments_of(problem):
+        out, lse, workspace = torch.empty(problem.out_shape), torch.empty(problem.out_shape[:-1]), torch.empty(8)
+        return kernel.kernel_arguments(checked(problem), out, lse, workspace, 148)
+
+    ragged = make_problem(3, 2, 4, [5, 6, 7], query_lens=[4, 0, 1], tree=True)
+    query, *_, out, lse, _, _, _, _, cu_seqlens_q, tree_mask, dcp_rank = arguments_of(ragged)
+    assert query.shape == (1, 5, 2, 576) and out.shape == (1, 5, 2, 512) and lse.shape == (1, 5, 2)
+    assert cu_seqlens_q is ragged.cu_seqlens_q and tree_mask.shape == (1, 5, 1) and dcp_rank is None
+    part = shard(make_problem(1, 2, 2, [50]), 4, 3, 8)
+    assert arguments_of(part)[-1] == 3
+    config = kernel.decode_config(checked(part), "sm_100a")
+    assert (config.dcp_world, config.dcp_interleave, config.tree_mask, config.ragged_query) == (4, 8, False, False)
+
+
+@pytest.mark.parametrize("most, compiled_for", [(1, 1), (2, 2), (3, 4), (9, 16)])
+def test_a_ragged_kernel_is_compiled_for_a_power_of_two(most, compiled_for):
+    problem = make_problem(1, 2, most, [50], query_lens=[1])
+    config = kernel.decode_config(checked(problem), "sm_100a")
+    assert config.ragged_query and config.seq_len_q == compiled_for
 
 
 HOST_CALL = """
@@ -110,6 +132,7 @@ def test_the_host_function_is_compiled_and_checks_its_arguments(arch, dtype):
         f"__call__(query: Tensor([n0, 8, 16, 576], {dtype}), kv_cache: Tensor([n1, 32, 576], {dtype}), "
         "block_tables: Tensor([n0, n2], int32), seq_lens: Tensor([n0], int32), "
         "out: Tensor([n0, 8, 16, 512], bfloat16), lse: Tensor([n0, 8, 16], float32), "
-        "workspace: Tensor([n3], float32), num_ctas: int32, softmax_scale: float32, output_scale: float32)"
+        "workspace: Tensor([n3], float32), num_ctas: int32, softmax_scale: float32, output_scale: float32, "
+        "cu_seqlens_q: None, tree_mask: None, dcp_rank: None)"
     )
     assert signature in done.stdout and "expected device_type=cuda" in done.stdout

@@ -508,13 +508,17 @@ def shifted(tensor, elements):
     return view
 
 
-def test_an_e4m3_call_has_a_bfloat16_output():
+def test_an_e4m3_call_has_a_bfloat16_or_an_e4m3_output():
     problem = make_problem(2, 4, 3, [40, 70], page_size=PAGE, dtype=torch.float8_e4m3fn)
     call = {**good_call(), "query": problem.query, "kv_cache": problem.kv_cache}
     assert mla_decode(**call)[0] is call["out"]
     call["out"] = call["out"].to(torch.float8_e4m3fn)
-    with pytest.raises(TypeError, match="out has dtype torch.float8_e4m3fn: must be torch.bfloat16"):
+    assert mla_decode(**call)[0] is call["out"]
+    call["out"] = call["out"].to(torch.float16)
+    with pytest.raises(TypeError, match="out has dtype torch.float16: must be torch.bfloat16, torch.float8_e4m3fn"):
         mla_decode(**call)
+    with pytest.raises(TypeError, match="out has dtype torch.float8_e4m3fn: must be torch.bfloat16"):
+        mla_decode(**{**good_call(), "out": good_call()["out"].to(torch.float8_e4m3fn)})
 
 
 def test_e4m3_strides_must_be_multiples_of_16_elements():

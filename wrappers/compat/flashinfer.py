@@ -73,10 +73,14 @@ def cute_dsl_mla_decode(
         refuse_unless(1, cp_world=cp_world)
         refuse_unless(0, cp_rank=cp_rank)
         refuse_unless(None, causal_seqlens_kv_global=causal_seqlens_kv_global)
-    output_dtype = validate.OUTPUT_DTYPES[query.dtype]
-    if out_dtype not in (None, output_dtype):
-        raise ValueError(f"out_dtype={out_dtype}: must be None or {output_dtype} for a query of {query.dtype}")
     rows = query.shape[:-1]
+    if out_dtype is not None:
+        allowed = (validate.OUTPUT_DTYPES[query.dtype], query.dtype)
+        if out_dtype not in allowed:
+            names = " or ".join(map(str, dict.fromkeys(allowed)))
+            raise ValueError(f"out_dtype={out_dtype}: must be None or {names} for a query of {query.dtype}")
+        if out is None:
+            out = torch.empty(*rows, validate.LATENT_DIM, dtype=out_dtype, device=query.device)
     if return_lse and lse is None:
         lse = torch.empty(rows, dtype=torch.float32, device=query.device)
     result = mla_decode(

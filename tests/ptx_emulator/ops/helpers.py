@@ -9,7 +9,7 @@ import numpy as np
 from ptx_emulator import launch
 
 HEADER = ".version 9.0\n.target sm_100a\n.address_size 64\n.extern .shared .align 1024 .b8 smem[];\n"
-ORDERS = ["in_order", "late", "random"]
+ORDERS = ["in_order", "late", "random", "adversarial"]
 
 
 def kernel(params: str, body: str, *, preds: int = 16, words: int = 400, longs: int = 64) -> str:

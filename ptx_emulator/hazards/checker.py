@@ -1,0 +1,155 @@
+"""The Checker: the happens-before checker of one or several launches, and the hazards that it found."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+
+from . import shadow as sh
+from .observer import Observer
+from .report import Hazard, describe
+
+CLUSTERS = 1 << 16
+CELLS = 1 << 32  # bytes of writable memory that can be followed
+_COUNTERS = [sh.P_RECORDS, sh.P_SETS, sh.P_ITEMS, sh.P_FINDINGS]
+
+
+class Checker:
+    """Follows the memory accesses of launches. Give it to `launch(checks=...)`; launches that share one are ordered.
+
+    `hazards` lists what was found; see report.Hazard and docs/emulator-hazards.md.
+    """
+
+    def __init__(self):
+        self.records = np.zeros((sh.RECORDS, sh.R_SIZE), np.int32)
+        self.findings = np.zeros((sh.FINDINGS, sh.F_SIZE), np.int64)
+        self.known = np.zeros(CLUSTERS, np.int32)
+        self.reads: dict[int, list] = defaultdict(list)
+        self.published: dict[int, np.ndarray] = {}
+        self.kernels: list = []
+        self.buffers = np.zeros((0, 5), np.int64)
+        self.memory = np.zeros((2, 0), np.int32)
+        self._buffers_of: list[tuple] = []
+        self._p = np.zeros(sh.P_SIZE, np.int64)
+        self._p[sh.P_RECORDS] = sh.FORGOTTEN + 1
+        self.records[: sh.FORGOTTEN + 1, sh.R_LAUNCH] = -8
+        self._clusters = 0
+        self._active: Observer | None = None
+        self._new_sets()
+
+    def _new_sets(self) -> None:
+        self.set_items = np.zeros(sh.ITEMS, np.int32)
+        self.set_ends = np.zeros((sh.SETS, 2), np.int32)
+        self.set_keys = np.zeros(sh.HASH, np.int64)
+        self.set_values = np.zeros(sh.HASH, np.int32)
+        self._p[sh.P_SETS], self._p[sh.P_ITEMS] = 1, 0
+
+    def _connect(self, observer: Observer) -> None:
+        """Gives an observer the tables and counters that all share."""
+        p = observer.p
+        for slot, table in (
+            (sh.T_RECORDS, self.records),
+            (sh.T_FINDINGS, self.findings),
+            (sh.T_KNOWN, self.known),
+            (sh.T_BUFFERS, self.buffers),
+            (sh.T_MEMORY, self.memory),
+            (sh.T_SET_ITEMS, self.set_items),
+            (sh.T_SET_ENDS, self.set_ends),
+            (sh.T_SET_KEYS, self.set_keys),
+            (sh.T_SET_VALUES, self.set_values),
+        ):
+            p[slot] = table.ctypes.data
+        p[_COUNTERS] = self._p[_COUNTERS]
+        p[sh.P_BUFFERS], p[sh.P_CELLS] = len(self.buffers), self.memory.shape[1]
+        p[sh.P_FULL] = p[sh.P_PAIR] = 0
+
+    def observer(self, grid, cluster) -> Observer:
+        """The observer of a grid that is about to start."""
+        self.kernels.append(cluster.kernel)
+        self._place_buffers(grid.buffers.table)
+        return Observer(self, grid, cluster, len(self.kernels) - 1)
+
+    def _place_buffers(self, table: np.ndarray) -> None:
+        """Gives every writable buffer its cells; history is kept if they are those of the launch before."""
+        places = [tuple(row) for row in table.tolist()]
+        writable = [row for row in places if row[2]]
+        if writable == self._buffers_of:
+            return
+        self._buffers_of = writable
+        self.buffers = np.zeros((len(writable), sh.BUFFER_SIZE), np.int64)
+        cells = 0
+        for i, (start, end, _) in enumerate(writable):
+            self.buffers[i, :3] = start, end, cells
+            cells += end - start
+        if cells > CELLS:
+            raise ValueError(f"checks: {cells} bytes of buffers, at most {CELLS} can be followed")
+        self.memory = np.zeros((2, cells), np.int32)
+        self.reads.clear()
+
+    def next_cluster(self) -> int:
+        self._clusters = min(self._clusters + 1, CLUSTERS - 1)
+        return self._clusters
+
+    def publish(self, address: int, cluster: int, record: int) -> None:
+        """Another cluster that reads `address` atomically from now on knows what this one did so far."""
+        known = self.known[: cluster + 1].copy()
+        known[cluster] = record
+        self.published[address] = known
+
+    def learn(self, address: int) -> None:
+        """The running cluster reads `address` atomically."""
+        known = self.published.get(address)
+        if known is not None:
+            np.maximum(self.known[: known.size], known, out=self.known[: known.size])
+
+    # The counters that all observers share live in the active one's table.
+
+    def activate(self, observer: Observer) -> None:
+        if self._active is not observer:
+            if self._active is not None:
+                self.collect(self._active)
+            self._active = observer
+            self._connect(observer)
+
+    def collect(self, observer: Observer) -> None:
+        self._p[_COUNTERS] = observer.p[_COUNTERS]
+
+    def make_room(self, observer: Observer) -> None:
+        """Forgets reads, or all accesses, when their tables are full: later hazards with them are missed."""
+        self.collect(observer)
+        everything = observer.p[sh.P_FULL] == 2
+        for table in (observer.shared_cells, observer.tmem):
+            table[1] = 0
+            if everything:
+                np.minimum(table[0], sh.FORGOTTEN, out=table[0])
+        writes = self.memory[0]
+        self.memory = np.zeros_like(self.memory)
+        if everything:
+            self._p[sh.P_RECORDS] = self._forget(observer)
+            observer.recent[:] = 0
+            self.reads.clear()
+        else:
+            self.memory[0] = writes
+        self._new_sets()
+        self._connect(observer)
+
+    def _forget(self, observer: Observer) -> int:
+        """Keeps the records that findings and barriers name, at the front; returns the first free one."""
+        kept = sh.FORGOTTEN + 1
+        findings = self.findings[: int(observer.p[sh.P_FINDINGS])]
+        for table, column in ((findings, sh.F_PRIOR), (observer.barriers, sh.M_INIT)):
+            rows = np.flatnonzero(table[:, column] > sh.FORGOTTEN)
+            records = self.records[table[rows, column]].copy()
+            self.records[kept : kept + len(rows)] = records
+            table[rows, column] = np.arange(kept, kept + len(rows))
+            kept += len(rows)
+        return kept
+
+    @property
+    def hazards(self) -> list[Hazard]:
+        """What was found so far, errors first."""
+        if self._active is not None:
+            self.collect(self._active)
+        found = [describe(self, row) for row in self.findings[: self._p[sh.P_FINDINGS]].tolist()]
+        return sorted(found, key=lambda hazard: (hazard.severity != "error", hazard.launch, hazard.line or 0))

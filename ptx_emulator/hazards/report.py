@@ -1,0 +1,144 @@
+"""Hazards in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..tcgen05_layout import TMEM_COLUMNS
+from . import shadow as sh
+
+WARNINGS = {
+    sh.PROXY_READ, sh.TENSOR_FENCE, sh.LANES, sh.ELECTED, sh.INIT_FENCE, sh.OVERRUN, sh.WAIT_LD,
+}  # fmt: skip
+
+KINDS = {
+    sh.RACE: "race", sh.INCOMPLETE: "race", sh.PROXY: "proxy", sh.PROXY_READ: "proxy-read", sh.TENSOR_FENCE: "tcgen05-fence",
+    sh.LANES: "lanes", sh.ELECTED: "elected-arrive", sh.UNWRITTEN: "uninitialised", sh.PHASE: "mbarrier-phase",
+    sh.INIT: "mbarrier-init", sh.INIT_FENCE: "mbarrier-init-fence", sh.OVERRUN: "mbarrier-overrun",
+    sh.EXITED: "exited-peer", sh.WAIT_LD: "tcgen05-wait", sh.CROSS_CTA: "grid-race",
+    sh.PREREQUISITE: "grid-dependency", sh.TX_LEFT: "mbarrier-tx", sh.NAMED_LEFT: "named-barrier",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Hazard:
+    """severity  "error": wrong by the ISA and, as far as is known, on hardware; "warning": wrong by the ISA's text
+              only, hardware is known or believed to be laxer
+    kind      a word for the class, as in docs/emulator-hazards.md
+    message   both accesses and the missing edge
+    line, text, prior_line, prior_text  PTX of the later and of the earlier access; None where there is none
+    launch    number of the launch, from 0; count: how often the same pair of instructions was found
+    """
+
+    severity: str
+    kind: str
+    message: str
+    line: int | None
+    text: str | None
+    prior_line: int | None
+    prior_text: str | None
+    launch: int
+    count: int
+
+    def __str__(self) -> str:
+        where = "" if self.line is None else f"\n    line {self.line}: {self.text}"
+        before = "" if self.prior_line is None else f"\n    after line {self.prior_line}: {self.prior_text}"
+        times = f" ({self.count} times)" if self.count > 1 else ""
+        return f"{self.severity} [{self.kind}] {self.message}{times}{where}{before}"
+
+
+def describe(checker, row: list[int]) -> Hazard:
+    """The Hazard of a row of findings."""
+    code, prior, inst = row[sh.F_CODE], row[sh.F_PRIOR], row[sh.F_INST]
+    instruction = checker.kernels[row[sh.F_LAUNCH]].instructions[inst] if inst >= 0 else None
+    record = before = None
+    if prior > sh.FORGOTTEN:
+        record = checker.records[prior].tolist()
+        before = checker.kernels[record[sh.R_LAUNCH]].instructions[record[sh.R_INST]]
+    if code in (sh.OVERRUN, sh.TX_LEFT):
+        instruction, before = before, None
+    return Hazard(
+        "warning" if code in WARNINGS else "error",
+        KINDS[code],
+        f"{_place(row)}: {_explain(code, row, record)}",
+        instruction and instruction.line,
+        instruction and instruction.text,
+        before and before.line,
+        before and before.text,
+        row[sh.F_LAUNCH],
+        row[sh.F_COUNT],
+    )
+
+
+def _place(row: list[int]) -> str:
+    space, rank, cell = row[sh.F_SPACE], row[sh.F_RANK], row[sh.F_CELL]
+    if space == sh.SHARED:
+        return f"shared memory of CTA {rank}, offset {cell:#x}"
+    if space == sh.TMEM:
+        return f"Tensor Memory of CTA {rank}, lane {cell // TMEM_COLUMNS}, column {cell % TMEM_COLUMNS}"
+    if space == sh.GLOBAL:
+        return f"global memory, writable buffer {rank}"
+    return f"barrier {cell:#x} of CTA {rank}"
+
+
+_AGENTS = (
+    "", "tcgen05.ld", "tcgen05.st", "tensor core operation", "bulk store's read", "bulk store's write", "cp.async",
+)  # fmt: skip
+
+
+def _who(dim: int, warp: int, warps: int) -> str:
+    kind = dim // warps
+    if kind == sh.A_THREADS:
+        return f"warp {dim}"
+    if kind < len(_AGENTS):
+        return f"{_AGENTS[kind]} of warp {warp}"
+    return f"copy issued by warp {warp}"
+
+
+def _explain(code: int, row: list[int], record: list[int] | None) -> str:
+    if record is None:
+        return _TEXTS[code]
+    warps = max(row[sh.F_WARPS], 1)
+    now = _who(row[sh.F_DIM], row[sh.F_WARP], warps)
+    then = _who(record[sh.R_DIM], record[sh.R_WARP], warps)
+    verbs = ("reads", "writes")
+    accesses = f"{now} {verbs[row[sh.F_WRITE]]} what {then} {verbs[record[sh.R_WRITE]]}"
+    if code in _TEXTS:
+        return _TEXTS[code] if row[sh.F_SPACE] == sh.BARRIER else f"{accesses}: {_TEXTS[code]}"
+    return f"{accesses}: {_missing(record[sh.R_DIM] // warps)}"
+
+
+def _missing(kind: int) -> str:
+    """What the completion of asynchronous work lacks, by the kind of its agent; its issue is ordered."""
+    if kind == sh.A_ST:
+        return "no tcgen05.wait::st before the barrier between"
+    if kind == sh.A_PIPE:
+        return "no tcgen05.commit to an mbarrier whose phase was waited for between"
+    if kind == sh.A_BULK_READ:
+        return "no cp.async.bulk.wait_group(.read) before the barrier between"
+    if kind == sh.A_BULK_WRITE:
+        return "no cp.async.bulk.wait_group before the barrier between"
+    if kind == sh.A_CP:
+        return "no cp.async.wait_group or mbarrier arrival, then wait, between"
+    return "the mbarrier phase that the copy completes was not waited for"
+
+
+_TEXTS = {
+    sh.RACE: "no barrier (arrive, then wait) between",
+    sh.PROXY: "no fence.proxy.async between the ordinary write and the async proxy",
+    sh.PROXY_READ: "no fence.proxy.async between the ordinary read and the async proxy's write",
+    sh.TENSOR_FENCE: "no tcgen05.fence::before_thread_sync before the arrival, or ::after_thread_sync after the wait",
+    sh.LANES: "different lanes of one warp, no bar.warp.sync between",
+    sh.ELECTED: "one lane arrived for the warp, no bar.warp.sync before",
+    sh.UNWRITTEN: "reads what nobody has written",
+    sh.PHASE: "changes an mbarrier without knowing that its previous phase is complete: it may count in that phase",
+    sh.INIT: "uses an mbarrier that is not ordered after its initialisation",
+    sh.INIT_FENCE: "remote or asynchronous use of an mbarrier without fence.mbarrier_init after its initialisation",
+    sh.OVERRUN: "a phase ended before anybody had waited for the one before it",
+    sh.EXITED: "the CTA may exit before this access by another CTA of the cluster",
+    sh.WAIT_LD: "no tcgen05.wait::ld between (right only if registers that it loads were used before)",
+    sh.CROSS_CTA: "different clusters of the grid, without atomics that order them",
+    sh.PREREQUISITE: "the grid that this one depends on, no griddepcontrol.wait before",
+    sh.TX_LEFT: "bytes are outstanding (tx-count is not 0) when the cluster ends",
+    sh.NAMED_LEFT: "threads that arrived still wait for others when the cluster ends",
+}

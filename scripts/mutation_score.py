@@ -1,0 +1,134 @@
+"""Mutation score of the decode and merge kernels: which removed synchronisation do the emulator's checks find?
+
+python -m scripts.mutation_score [--dtype bf16|fp16|fp8] [--path narrow|wide] [--kernel decode|merge] [--seeds N]
+                                 [--only TEXT] [--json FILE]
+
+Every mutant runs with the happens-before checker on a small and a larger batch, then under adversarial schedules. Prints a line per mutant that is not detected and a table; exit status 1 if one survives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from mla.compile import compile_decode
+from mla.config import DTYPES
+from ptx_emulator import mutation
+from wrappers import emulated, kernel
+from wrappers.decode import EMULATED_ARCH
+from wrappers.testing import MlaProblem, assert_matches, make_problem
+from wrappers.validate import check_decode_call
+
+TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
+# Key lengths of the requests: on two CTAs several work items for each, with full, masked and partial tiles, some split.
+SMALL = (330, 65, 200)
+LARGE = (330, 65, 200, 64, 130, 1, 700, 96, 0, 257)
+NUM_CTAS = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    torch.set_num_threads(1)
+    (small, ptx, reached), (large, _, reached_too) = (prepare(problem(options, lens)) for lens in (SMALL, LARGE))
+    candidates = mutation.mutants(ptx, entry(ptx, options.kernel))
+    if options.only:
+        candidates = [m for m in candidates if options.only in m.text]
+    runs = [partial(small, order="in_order"), partial(large, order="in_order")]
+    runs += [partial(large if seed % 2 else small, order="adversarial", seed=seed) for seed in range(options.seeds)]
+    started = time.monotonic()
+
+    def progress(verdict: mutation.Verdict) -> None:
+        done = verdict.mutant.number + 1
+        print(
+            f"[{done}/{len(candidates)} {time.monotonic() - started:.0f} s] line {verdict.mutant.line} "
+            f"{verdict.mutant.text[:70]} ({verdict.mutant.change}): {verdict.outcome} {verdict.by}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+    verdicts = mutation.score(candidates, runs, reached=reached | reached_too, limit=options.limit, progress=progress)
+    report(verdicts, options.json)
+    return int(any(verdict.outcome == mutation.SURVIVED for verdict in verdicts))
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.mutation_score", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--num-heads", type=int, default=16)
+    parser.add_argument("--seq-len-q", type=int, default=4)
+    parser.add_argument("--kernel", choices=("decode", "merge"), default="decode")
+    parser.add_argument("--seeds", type=int, default=3, help="adversarial schedules per mutant")
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds per run")
+    parser.add_argument("--only", help="only instructions whose text contains this")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    return parser.parse_args(arguments)
+
+
+def problem(options: argparse.Namespace, lens: tuple[int, ...]) -> MlaProblem:
+    return make_problem(
+        len(lens), options.num_heads, options.seq_len_q, lens, page_size=64, dtype=TORCH_DTYPES[options.dtype]
+    )
+
+
+def prepare(problem: MlaProblem) -> tuple[Callable, str, set[int]]:
+    """(execute(ptx, **options), the unchanged PTX, the lines that it executes). Raises if the kernel is not clean."""
+    call = check_decode_call(
+        *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=None
+    )
+    compiled = compile_decode(kernel.decode_config(call, EMULATED_ARCH))
+    out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.query.shape[:3])
+
+    def execute(ptx: str, **options) -> tuple[str, str] | None:
+        reports = emulated.launch(
+            replace(compiled, ptx=ptx), call, out, lse, num_ctas=NUM_CTAS, checks=True, **options
+        )
+        hazards = reports.merge.hazards
+        if hazards:
+            return hazards[0].kind, str(hazards[0])
+        assert_matches(problem, out, lse)
+        execute.reports = reports
+        return None
+
+    found = execute(compiled.ptx, order="in_order")
+    if found is not None:
+        raise SystemExit(f"the unchanged kernel is not clean: {found[1]}")
+    reached = {line for r in execute.reports for line, n in r.by_line().items() if n}
+    return execute, compiled.ptx, reached
+
+
+def entry(ptx: str, which: str) -> str:
+    """The name of the decode or merge kernel's entry."""
+    wanted = {"decode": "MlaDecode", "merge": "MergePartials"}[which]
+    names = [line.split()[2].rstrip("(") for line in ptx.splitlines() if line.startswith(".visible .entry")]
+    return next(name for name in names if wanted in name)
+
+
+def report(verdicts: Sequence[mutation.Verdict], path: Path | None) -> None:
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    for verdict in verdicts:
+        if verdict.outcome not in (mutation.DETECTED, mutation.NOT_REACHED):
+            print(f"{verdict.outcome}: line {verdict.mutant.line}: {verdict.mutant.text} ({verdict.mutant.change})")
+    print(mutation.table(verdicts))
+    print(", ".join(f"{n} {outcome}" for outcome, n in counts.most_common()))
+    if path is not None:
+        rows = []
+        for verdict in verdicts:
+            row = asdict(verdict)
+            del row["mutant"]["ptx"]
+            rows.append(row)
+        path.write_text(json.dumps({"counts": counts, "mutants": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
