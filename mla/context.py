@@ -38,12 +38,11 @@ class Column:
 class Arguments:
     """Kernel arguments. Tensors are traced; see decode.py for their shapes.
 
-    query, kv: boxes of latent dimensions, 128 bytes wide. query_rope, kv_rope: of the rotary ones.
+    query, kv: boxes 128 bytes wide. kv_rope: of the rotary dimensions, 64 bytes wide in fp8.
     kv_tail: as kv, for copies that signal a barrier of this CTA; None on the narrow path, where all do.
     """
 
     query: Boxes
-    query_rope: Boxes
     kv: Boxes
     kv_rope: Boxes
     kv_tail: Boxes | None

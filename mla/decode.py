@@ -73,7 +73,6 @@ class MlaDecode:
         rows, latent, rope = config.query_box_rows(plan.cta_rows), plan.chunk_elements, config.qk_rope_head_dim
         boxes = (
             *operands.make_boxes(query_view, rows, latent, plan.is_paired),
-            *operands.make_boxes(query_view, rows, rope, plan.is_paired),
             *operands.make_boxes(kv_view, plan.box_tokens, latent, plan.is_paired),
             *operands.make_boxes(kv_view, plan.box_tokens, rope, plan.is_paired),
             *(operands.make_boxes(kv_view, plan.box_tokens, latent, False) if plan.is_paired else (None, None)),
@@ -122,8 +121,6 @@ class MlaDecode:
         self,
         query_tma: cute.CopyAtom,
         query: cute.Tensor,
-        query_rope_tma: cute.CopyAtom,
-        query_rope: cute.Tensor,
         kv_tma: cute.CopyAtom,
         kv: cute.Tensor,
         kv_rope_tma: cute.CopyAtom,
@@ -151,7 +148,7 @@ class MlaDecode:
 
         cute.arch.griddepcontrol_launch_dependents()
         if warp == warps.load:
-            for atom in (query_tma, query_rope_tma, kv_tma, kv_rope_tma):
+            for atom in (query_tma, kv_tma, kv_rope_tma):
                 cpasync.prefetch_descriptor(atom)
         if warp == warps.mma:
             cute.arch.alloc_tmem(TMEM_COLUMNS, tmem_holder, is_paired)
@@ -163,7 +160,7 @@ class MlaDecode:
 
         tmem_pointer = cute.arch.retrieve_tmem_ptr(Float32, 16, tmem_holder)
         args = Arguments(
-            Boxes(query_tma, query), Boxes(query_rope_tma, query_rope), Boxes(kv_tma, kv), Boxes(kv_rope_tma, kv_rope),
+            Boxes(query_tma, query), Boxes(kv_tma, kv), Boxes(kv_rope_tma, kv_rope),
             Boxes(kv_tail_tma, kv_tail) if is_paired else None, block_tables, seq_lens, out, lse, partial_out,
             partial_lse, operands.scalar(softmax_scale) * LOG2_E, operands.scalar(output_scale), cu_seqlens_q,
             tree_mask,

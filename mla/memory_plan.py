@@ -46,8 +46,8 @@ class MemoryPlan:
     """Capacity plan of one CTA, 64 query rows. What differs between the operand paths is filled in by plans.py.
 
     Shared memory, bytes: Q, the ring of keys, the ring of values (wide only: the narrow path reads keys again as
-    values), P, then small buffers. Q and K are cut in spans of 128 bytes of the head dimension (the rope span of fp8:
-    64); a span is [rows][its bytes], swizzled. P is cut in spans of 128 bytes of tokens.
+    values), P, then small buffers. K is cut in spans of 128 bytes of the head dimension (the rope span of fp8: 64); a
+    span is [rows][its bytes], swizzled. Q and P are cut in chunks of 128 bytes.
     TMEM, columns: O, the ring of S, Q where it is kept there. Accumulators fold N over the lane halves: 64 rows x N
     fp32 take 128 lanes x N / 2 columns.
     """
@@ -163,8 +163,19 @@ class MemoryPlan:
 
     # --- shared memory, bytes ---
     @property
+    def query_chunks(self) -> int:
+        """Q lies in chunks of 128 bytes of the head dimension; TMA fills what exceeds it (64 bytes of fp8) with zeros,
+        which nothing reads. Narrower boxes of a single row would not start at multiples of 128 bytes.
+        """
+        return -(-self.token_bytes // CHUNK_BYTES)
+
+    @property
+    def query_chunk_bytes(self) -> int:
+        return self.cta_rows * CHUNK_BYTES
+
+    @property
     def query_bytes(self) -> int:
-        return self.cta_rows * self.token_bytes
+        return self.query_chunks * self.query_chunk_bytes
 
     @property
     def query_offset(self) -> int:

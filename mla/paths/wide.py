@@ -38,7 +38,7 @@ def begin_item(ctx: Context) -> None:
     plan = ctx.plan
     with cute.arch.elect_one():
         for number, span in enumerate(plan.spans[: plan.query_tmem_spans]):
-            source = operands.smem_descriptor(ctx.smem + (plan.query_offset + number * plan.cta_rows * span.bytes))
+            source = operands.smem_descriptor(ctx.smem + (plan.query_offset + number * plan.query_chunk_bytes))
             target = ctx.tmem + (plan.query_column + number * plan.span_columns)
             for unit in range(span.bytes // COPY_BYTES):
                 operands.copy_rows_to_tmem(target + unit * COPY_COLUMNS, operands.advance(source, unit * COPY_BYTES))

@@ -16,7 +16,7 @@ from cutlass import Int32
 from mla import operands
 from mla.causal_mask import TilePhases, maximum, minimum
 from mla.context import Boxes, Column, Context, WorkItem, has_work, read_work, release_work
-from mla.memory_plan import CHUNK_BYTES, Span
+from mla.memory_plan import CHUNK_BYTES
 from mla.page_ring import PageSpan
 from mla.paths import path_of
 
@@ -116,22 +116,17 @@ def load_query(ctx: cutlass.Constexpr, item: Int32, work: cutlass.Constexpr):
         if cutlass.const_expr(not config.query_packed):
             _, token, head = work.place(row)
             head_box = head // box_rows
-        offset = plan.query_offset
-        for column in cutlass.range_constexpr(len(plan.spans)):
-            span = plan.spans[column]
-            boxes = query_boxes(ctx, work, span)
-            elements = span.bytes // config.element_bytes
-            coordinate = (head_box, span.start // elements, token, batch)
-            place = offset + box * (box_rows * span.bytes)
-            operands.load_box(ctx, boxes, box_rows, elements, coordinate, place, query.full_barrier(item))
-            offset = offset + plan.cta_rows * span.bytes
+        for chunk in cutlass.range_constexpr(plan.query_chunks):
+            place = plan.query_offset + chunk * plan.query_chunk_bytes + box * (box_rows * CHUNK_BYTES)
+            operands.load_box(
+                ctx, query_boxes(ctx, work), box_rows, plan.chunk_elements, (head_box, chunk, token, batch), place,
+                query.full_barrier(item),
+            )  # fmt: skip
 
 
-def query_boxes(ctx: Context, work: WorkItem, span: Span) -> Boxes:
-    """The query as TMA reads `span` of it; a ragged one that is packed starts at the request's first row, a multiple of
-    nothing.
-    """
-    boxes = ctx.args.query if span.start < ctx.config.kv_lora_rank else ctx.args.query_rope
+def query_boxes(ctx: Context, work: WorkItem) -> Boxes:
+    """The query as TMA reads it; a ragged one that is packed starts at the request's first row, a multiple of nothing."""
+    boxes = ctx.args.query
     if not (ctx.config.query_packed and ctx.config.ragged_query):
         return boxes
     first_row = work.request.query_begin * ctx.config.num_heads

@@ -113,9 +113,8 @@ def query_operand(ctx: Context, number: int, step: int) -> Any:
     plan = ctx.plan
     if number < plan.query_tmem_spans:
         return operands.tmem_pointer(ctx.tmem + (plan.query_column + number * plan.span_columns + step // 4))
-    offset = plan.query_offset + plan.cta_rows * sum(span.bytes for span in plan.spans[:number])
-    descriptor = operands.smem_descriptor(ctx.smem + offset, row_bytes=plan.spans[number].bytes)
-    return operands.advance(descriptor, step)
+    offset = plan.query_offset + number * plan.query_chunk_bytes
+    return operands.advance(operands.smem_descriptor(ctx.smem + offset), step)
 
 
 @cute.jit
