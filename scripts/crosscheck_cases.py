@@ -100,8 +100,8 @@ def _at_address(tensor: TensorMap, address: int) -> TensorMap:
 
 @dataclass(frozen=True)
 class Comparison:
-    """different: bytes that differ; ignored: bytes of words that became poison, the emulator's unwritten memory, and are
-    not compared; max_ulp: the largest distance between differing 32-bit words read as float32, None without any."""
+    """different: bytes that differ; ignored: bytes of words that became poison, the emulator's unwritten memory, which
+    are not compared; max_ulp: the largest distance between differing 32-bit words read as float32, None without."""
 
     different: int
     ignored: int

@@ -1,9 +1,10 @@
 """Mutation score of the decode and merge kernels: which removed synchronisation do the emulator's checks find?
 
-python -m scripts.mutation_score [--dtype bf16|fp16|fp8] [--path narrow|wide] [--kernel decode|merge] [--seeds N]
-                                 [--only TEXT] [--json FILE]
+python -m scripts.mutation_score [--dtype bf16|fp16|fp8] [--num-heads N] [--seq-len-q N] [--kernel decode|merge]
+                                 [--seeds N] [--only TEXT] [--limit SECONDS] [--json FILE]
 
-Every mutant runs with the happens-before checker on a small and a larger batch, then under adversarial schedules. Prints a line per mutant that is not detected and a table; exit status 1 if one survives.
+Every mutant runs with the happens-before checker on a small and a larger batch, then under adversarial schedules.
+Prints a line per mutant that is not detected and a table; exit status 1 if one survives.
 """
 
 from __future__ import annotations

@@ -384,6 +384,21 @@ def check_backend(backend: str) -> None:
     check_choice("backend", backend, BACKENDS)
 
 
+def check_rotary_boxes(query: torch.Tensor) -> None:
+    """Tokens apart from one another are loaded in boxes of as many heads as divide both 64 and the heads of a token.
+    The rotary part of an e4m3 row is 64 bytes, and TMA writes to multiples of 128 (PTX ISA, cp.async.bulk.tensor).
+    """
+    num_tokens, num_heads, _ = query.shape[-3:]
+    token_stride, head_stride = query.stride()[-3:-1]
+    is_apart = num_tokens > 1 and num_heads > 1 and token_stride != num_heads * head_stride
+    if query.element_size() == 1 and num_heads % 2 and is_apart:
+        raise ValueError(
+            f"query of {query.dtype} has {num_heads} heads, token stride {token_stride} and head stride {head_stride}: "
+            f"with an odd number of heads the token stride must be {num_heads} head strides for this backend "
+            "(backend='torch' takes any)"
+        )
+
+
 def check_kernel_operands(call: DecodeCall) -> None:
     """What the Blackwell kernel asks beyond the contract: memory that TMA and 16-byte stores can address, and a batch
     whose tiles it can count.
@@ -396,6 +411,7 @@ def check_kernel_operands(call: DecodeCall) -> None:
             f"tiles of up to {key_tiles} key tiles; {MERGE_CTAS} times the former, and their product, must be at most "
             f"{MAX_COUNT} for this backend (backend='torch' takes any)"
         )
+    check_rotary_boxes(call.query)
     for name, tensor in (("query", call.query), ("kv_cache", call.kv_cache), ("out", call.out)):
         if tensor is None:
             continue

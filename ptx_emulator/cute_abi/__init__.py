@@ -152,7 +152,9 @@ def plan(ir_text: str, host_args: Sequence[Any]) -> list[PlannedLaunch]:
             raise ValueError(f"kernel {made.kernel}: grid {config.grid}, block {config.block}: empty launch")
         spec = specs[made.kernel]
         planned.append(
-            PlannedLaunch(spec, config.grid, config.block, config.cluster, config.shared_bytes, made.values, config.dependent)
+            PlannedLaunch(
+                spec, config.grid, config.block, config.cluster, config.shared_bytes, made.values, config.dependent
+            )
         )
     return planned
 

@@ -1,8 +1,8 @@
 """The Observer: what a launch with checks tells the happens-before checker, and the tables that it keeps.
 
 Instructions that Python carries out call it where they issue asynchronous work; it returns the work wrapped, so that it
-learns when the work completes. An asynchronous access is judged when it is issued, with what the issuing warp knew then:
-until somebody acquires its completion, every conflicting access races with it, whenever either really happens.
+learns when the work completes. An asynchronous access is judged when it is issued, with what the issuing warp knew
+then: until somebody acquires its completion, every conflicting access races with it, whenever either really happens.
 """
 
 from __future__ import annotations

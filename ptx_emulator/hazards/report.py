@@ -12,7 +12,8 @@ WARNINGS = {
 }  # fmt: skip
 
 KINDS = {
-    sh.RACE: "race", sh.INCOMPLETE: "race", sh.PROXY: "proxy", sh.PROXY_READ: "proxy-read", sh.TENSOR_FENCE: "tcgen05-fence",
+    sh.RACE: "race", sh.INCOMPLETE: "race", sh.PROXY: "proxy", sh.PROXY_READ: "proxy-read",
+    sh.TENSOR_FENCE: "tcgen05-fence",
     sh.LANES: "lanes", sh.ELECTED: "elected-arrive", sh.UNWRITTEN: "uninitialised", sh.PHASE: "mbarrier-phase",
     sh.INIT: "mbarrier-init", sh.INIT_FENCE: "mbarrier-init-fence", sh.OVERRUN: "mbarrier-overrun",
     sh.EXITED: "exited-peer", sh.WAIT_LD: "tcgen05-wait", sh.CROSS_CTA: "grid-race",

@@ -96,14 +96,15 @@ def test_tokens_behind_the_last_request_are_not_written():
 def test_no_key_is_read_that_no_query_token_sees(dtype):
     """Bytes loaded by TMA, against the row tiles' own bounds: nothing for a request without tokens."""
     problem = make_ragged(40, dtype=DTYPES[dtype])
-    reports = launch_with_reports(problem, num_ctas=1)[2]
-    plan = MlaDecode(MlaDecodeConfig(dtype, 40, 8, True, 64)).plan
+    reports = launch_with_reports(problem, num_ctas=1, path="narrow")[2]
+    plan = MlaDecode(MlaDecodeConfig(dtype, 40, 8, True, 64, path="narrow")).plan
     expected = 0
     for tokens, keys in zip(QUERY_LENS, KV_LENS):
         for first_row in range(0, tokens * 40, plan.tile_rows):
             last_token = min((first_row + plan.tile_rows - 1) // 40, tokens - 1)
             seen = max(keys - (tokens - 1) + last_token, 0)
-            expected += plan.query_bytes + -(-seen // plan.box_tokens) * plan.chunks * plan.kv_box_bytes
+            boxes = -(-seen // plan.box_tokens)
+            expected += plan.query_bytes + boxes * plan.box_tokens * plan.token_bytes
     assert reports.decode.counters["tma_load_bytes"] == expected
 
 

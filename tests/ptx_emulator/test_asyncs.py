@@ -45,7 +45,7 @@ def test_replay(order):
 
 
 def test_adversarial_work_is_early_or_late_and_its_steps_apart():
-    """Over some seeds: an operation begun when it is issued, one not before the end, one with others between its steps."""
+    """Over some seeds: an operation begun when issued, one not before the end, one with others between its steps."""
     early = late = apart = False
     for seed in range(30):
         done = history("adversarial", seed)

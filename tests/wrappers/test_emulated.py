@@ -81,11 +81,19 @@ def test_fp8_in_all_shapes(num_heads, seq_len_q, page_size, is_causal, backend):
 
 
 def test_fp8_strided_query_cache_and_output(backend):
-    problem = make_problem(2, 3, 2, [40, 130], page_size=16, dtype=FP8, strided=True, cache_rank=4)
+    problem = make_problem(2, 6, 2, [40, 130], page_size=16, dtype=FP8, strided=True, cache_rank=4)
     device = "cuda" if backend == "cute" else "cpu"
-    wide = torch.full((2, 3, 4, 640), 7.0, dtype=torch.bfloat16, device=device)
-    assert_matches(problem, *run(problem, backend, out=wide[:, :2, :3, :512]))
-    assert (wide[:, 2:] == 7).all() and (wide[..., 512:] == 7).all() and (wide[:, :, 3:] == 7).all()
+    wide = torch.full((2, 3, 7, 640), 7.0, dtype=torch.bfloat16, device=device)
+    assert_matches(problem, *run(problem, backend, out=wide[:, :2, :6, :512]))
+    assert (wide[:, 2:] == 7).all() and (wide[..., 512:] == 7).all() and (wide[:, :, 6:] == 7).all()
+
+
+def test_fp8_tokens_apart_of_an_odd_number_of_heads_are_refused():
+    problem = make_problem(2, 3, 2, [40, 130], page_size=16, dtype=FP8, strided=True)
+    with pytest.raises(ValueError, match="query of torch.float8_e4m3fn has 3 heads, token stride .* must be 3 head"):
+        mla_decode(*problem.tensors, **problem.options, backend="emulator")
+    one_token = make_problem(2, 3, 1, [40, 130], page_size=16, dtype=FP8, strided=True)
+    assert_matches(one_token, *run(one_token, "emulator"))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +285,7 @@ def test_no_hazards(dtype, num_heads):
 
 @pytest.mark.parametrize("removed, kind", [("griddepcontrol.wait;", "grid-dependency"), ("bar.warp.sync", None)])
 def test_removed_synchronisation_is_a_hazard(removed, kind):
-    """The checker on our own kernels can fail: a dependency wait, or a warp's synchronisation before one lane arrives."""
+    """The checker can fail on our own kernels: a dependency wait, or a warp's synchronisation before one lane arrives."""
     problem = make_problem(2, 16, 4, (330, 65))
     call = validate.check_decode_call(
         *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=None

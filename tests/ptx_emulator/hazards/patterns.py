@@ -170,8 +170,8 @@ FRAGMENTS = Pattern(
     @%p2 tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r10, 64;
 """,
     {
-        "stored": "race", "before": "tcgen05-fence", "barrier": "race", "after": "tcgen05-fence", "loaded": "tcgen05-wait",
-        "reuse": "race", "freed": "race", "alloc": "race",
+        "stored": "race", "before": "tcgen05-fence", "barrier": "race", "after": "tcgen05-fence",
+        "loaded": "tcgen05-wait", "reuse": "race", "freed": "race", "alloc": "race",
     },
     options={"block": (160, 1, 1)},
 )  # fmt: skip

@@ -65,7 +65,7 @@ def test_stmatrix_is_the_inverse(trans):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_ldmatrix_of_bytes(count):
-    """Four consecutive columns of two rows of the transposed 16x16 matrix: columns 4 (l % 4) ..., rows l / 4 and + 8."""
+    """Four consecutive columns of two rows of the transposed 16x16 matrix: 4 (l % 4) ..., of rows l / 4 and + 8."""
     x, y = aligned(512).view(np.uint32), np.zeros((32, 2 * count), np.uint32)
     x[:] = np.random.default_rng(1).integers(0, 2**32, 128, np.uint32)
     registers = [f"%r{20 + i}" for i in range(2 * count)]

@@ -513,7 +513,8 @@ def test_shift(order):
     lines = [line for line in ptx.splitlines() if line.startswith("tcgen05.mma")]
     for line in lines:
         ptx = ptx.replace(line, "", 1)
-    ptx = ptx.replace("setp.ne.u32 %p3", "add.u32 %r20, %r3, 0x400101;\ntcgen05.shift.cta_group::1.down [%r20];\nsetp.ne.u32 %p3", 1)
+    instruction = "add.u32 %r20, %r3, 0x400101;\ntcgen05.shift.cta_group::1.down [%r20];\n"
+    ptx = ptx.replace("setp.ne.u32 %p3", instruction + "setp.ne.u32 %p3", 1)
     ptx = ptx.replace("add.u32 %r31, %r5, 12;", "add.u32 %r5, %r5, 256;\nadd.u32 %r31, %r5, 12;")
     actual = execute(ptx, [None], [b], a_tmem=words, columns=12, order=order)[0]
     expected = words.copy()

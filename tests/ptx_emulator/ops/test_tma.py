@@ -151,7 +151,8 @@ def test_scatter4(order):
     setp.ne.u32 %p0, %r0, 0;
     @%p0 bra DONE;
     mov.b64 %rd0, map;
-    cp.async.bulk.tensor.2d.global.shared::cta.tile::scatter4.bulk_group [%rd0, {{4, {", ".join(map(str, rows))}}}], [%r1];
+    cp.async.bulk.tensor.2d.global.shared::cta.tile::scatter4.bulk_group \
+[%rd0, {{4, {", ".join(map(str, rows))}}}], [%r1];
     cp.async.bulk.commit_group;
     cp.async.bulk.wait_group 0;
 DONE:""",
