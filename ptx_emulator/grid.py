@@ -108,24 +108,33 @@ class Grid:
         """Runs the grid, or what run_early has left of it."""
         started = time.perf_counter()
         cluster = self._cluster
-        if self._suspended:
+        by_cluster, before = [], Counter()
+        while self._suspended or self.waiting:
+            if not self._suspended:
+                cluster.start(self.waiting.popleft())
             cluster.run()
-        while self.waiting:
-            cluster.start(self.waiting.popleft())
-            cluster.run()
-        counts = cluster.instruction_counts()
-        for name, amount in zip(native.COUNTERS, self.native_counters, strict=True):
-            if amount:
-                self.counters[name] += int(amount)
+            self._suspended = False
+            total = self._total_counters()
+            by_cluster.append(total - before)
+            before = total
         return Report(
             self.kernel.name,
-            counts,
+            cluster.instruction_counts(),
             self.kernel.instructions,
-            self.counters,
+            self._total_counters(),
             time.perf_counter() - started,
             int(np.prod(self.dim)),
             [] if self.checker is None else self.checker.hazards,
+            by_cluster,
         )
+
+    def _total_counters(self) -> Counter:
+        """Those of the handlers and those of native forms, without zeros."""
+        total = Counter(self.counters)
+        for name, amount in zip(native.COUNTERS, self.native_counters, strict=True):
+            if amount:
+                total[name] += int(amount)
+        return total
 
 
 def aligned_bytes(nbytes: int, align: int) -> np.ndarray:

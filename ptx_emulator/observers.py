@@ -19,6 +19,7 @@ class Report:
     counters      totals that operations keep (`tma_load_bytes`, ...)
     wall_seconds  time spent, decoding not included
     hazards       what checks found (hazards.Hazard), errors first; of all launches so far that share a checker
+    by_cluster    the counters of each cluster, in the order in which they ran: x fastest, then y, z
     """
 
     kernel: str
@@ -28,6 +29,7 @@ class Report:
     wall_seconds: float = 0.0
     ctas: int = 0
     hazards: list = field(default_factory=list)
+    by_cluster: list[Counter] = field(default_factory=list, repr=False)
 
     @property
     def warp_instructions(self) -> int:
