@@ -102,13 +102,13 @@ def work_items(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) 
     kernel = MlaDecode(config)
     scheduler = kernel.scheduler
     total = sum(scheduler.request_cost(keys) for keys in seq_lens)
-    share = split_kv.share_tiles(total, num_ctas // kernel.plan.cluster_size)
+    shares = split_kv.Shares.of(total, num_ctas // kernel.plan.cluster_size)
     items, first = [], 0
     for keys in seq_lens:
         for row_tile in range(scheduler.row_tiles):
             cost = scheduler.cost(row_tile, keys)
-            for unit in range(first // share, (first + cost - 1) // share + 1):
-                taken = split_kv.take(first, cost, unit * share, (unit + 1) * share)
+            for unit in range(shares.unit_of(first), shares.unit_of(first + cost - 1) + 1):
+                taken = split_kv.take(first, cost, shares.begin(unit), shares.begin(unit + 1))
                 phases = scheduler.phases(row_tile, keys, taken.begin, taken.end)
                 below_end, below_begin = (
                     min(tile * scheduler.tile_tokens, phases.keys) for tile in (phases.end, phases.begin)

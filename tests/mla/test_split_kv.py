@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 
 from mla import split_kv
 from mla.config import MlaDecodeConfig
 from mla.tile_scheduler import TileScheduler
+from tests.wrappers.emulation import PATHS, launch_with_reports
+from wrappers.testing import MlaProblem
 
 NUM_CTAS = 148
 
@@ -29,14 +32,16 @@ def line_of(scheduler: TileScheduler, seq_lens: list[int]) -> list[tuple[int, in
     return line
 
 
-def shares_of(scheduler: TileScheduler, seq_lens: list[int], num_ctas: int) -> list[list[tuple[int, int, int, int, int]]]:
+def shares_of(
+    scheduler: TileScheduler, seq_lens: list[int], num_ctas: int
+) -> list[list[tuple[int, int, int, int, int]]]:
     """Per CTA: (request, row tile, begin, end, slot or -1), as the scheduler warp announces them."""
     line = line_of(scheduler, seq_lens)
     total = line[-1][2] + line[-1][3]
-    share = split_kv.share_tiles(total, num_ctas)
+    cut = split_kv.Shares.of(total, num_ctas)
     shares = []
     for cta in range(num_ctas):
-        begin, end = cta * share, min(cta * share + share, total)
+        begin, end = cut.begin(cta), cut.begin(cta + 1)
         items = []
         for request, row_tile, first, cost in line:
             taken = split_kv.take(first, cost, begin, end)
@@ -87,22 +92,24 @@ def test_the_merge_finds_the_slots_that_were_written():
     scheduler = scheduler_of()
     for seq_lens in batches():
         line = line_of(scheduler, seq_lens)
-        share = split_kv.share_tiles(line[-1][2] + line[-1][3], NUM_CTAS)
+        cut = split_kv.Shares.of(line[-1][2] + line[-1][3], NUM_CTAS)
         written: dict[tuple[int, int], list[int]] = {}
         for items in shares_of(scheduler, seq_lens, NUM_CTAS):
             for request, row_tile, _, _, slot in items:
                 written.setdefault((request, row_tile), []).append(slot)
         for request, row_tile, first, cost in line:
-            ctas = range(first // share, (first + cost - 1) // share + 1)
-            slots = [split_kv.partial_slot(cta, max(cta * share - first, 0)) for cta in ctas]
+            ctas = range(cut.unit_of(first), cut.unit_of(first + cost - 1) + 1)
+            slots = [split_kv.partial_slot(cta, max(cut.begin(cta) - first, 0)) for cta in ctas]
             assert written[request, row_tile] == (slots if len(slots) > 1 else [-1])
 
 
-def tokenspeed_makespan(seq_lens: list[int], row_tiles: int, num_ctas: int) -> int:
-    """Tiles of the busiest CTA under one split count for the batch, from its longest request (M64 rule: wave-aware,
-    at most 64 splits), as peers.md describes TokenSpeed-MLA."""
-    tiles = [-(-length // 64) for length in seq_lens]
-    splits = max(1, min(64, num_ctas // (len(seq_lens) * row_tiles)))
+def tokenspeed_makespan(
+    seq_lens: list[int], row_tiles: int, num_ctas: int, tile_tokens: int = 64, most_splits: int = 64
+) -> int:
+    """Tiles of the busiest CTA, or pair, under one split count for the batch, from its longest request (wave-aware, at
+    most 64 splits of single CTAs or 32 of pairs), as peers.md describes TokenSpeed-MLA."""
+    tiles = [-(-length // tile_tokens) for length in seq_lens]
+    splits = max(1, min(most_splits, num_ctas // (len(seq_lens) * row_tiles)))
     parts = sorted((-(-count // splits) for count in tiles for _ in range(splits * row_tiles)), reverse=True)
     load = [0] * num_ctas
     for part in parts:
@@ -110,9 +117,15 @@ def tokenspeed_makespan(seq_lens: list[int], row_tiles: int, num_ctas: int) -> i
     return max(load)
 
 
-@pytest.mark.parametrize(
-    "seq_lens", [[4096] * 64, [262144 >> i for i in range(8)], [131072] + [1024] * 63, [131072]], ids=["uniform", "geometric", "one-long", "single"]
-)
+BATCHES = {
+    "uniform": [4096] * 64,
+    "geometric": [262144 >> i for i in range(8)],
+    "one-long": [131072] + [1024] * 63,
+    "single": [131072],
+}
+
+
+@pytest.mark.parametrize("seq_lens", BATCHES.values(), ids=BATCHES)
 def test_makespan_is_within_a_tile_of_perfect(seq_lens):
     scheduler = scheduler_of()
     shares = shares_of(scheduler, seq_lens, NUM_CTAS)
@@ -120,14 +133,55 @@ def test_makespan_is_within_a_tile_of_perfect(seq_lens):
     perfect = -(-sum(loads) // NUM_CTAS)
     assert max(loads) <= perfect + 1
     assert max(loads) <= tokenspeed_makespan(seq_lens, scheduler.row_tiles, NUM_CTAS)
-    if seq_lens == [131072]:
-        assert all(loads[:-1]) and sum(map(bool, loads)) >= NUM_CTAS - 2
+    assert min(loads) >= max(loads) - 1 > 0, "every SM has work, at batch 1 too"
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("seq_lens", BATCHES.values(), ids=BATCHES)
+def test_emulated_makespan(seq_lens, path):
+    """Key tiles that each CTA, or pair, has multiplied, counted by the emulator in a launch on all 148 SMs."""
+    loads = emulated_loads(seq_lens, path)
+    num_units = len(loads)
+    assert num_units == {"narrow": 148, "wide": 74}[path]
+    assert sum(loads) == sum(length // 128 for length in seq_lens)
+    assert max(loads) <= -(-sum(loads) // num_units) + 1
+    peer = tokenspeed_makespan(seq_lens, 1, num_units, 128, {"narrow": 64, "wide": 32}[path])
+    assert max(loads) <= peer
+    if seq_lens == BATCHES["single"]:
+        assert min(loads) > 0 and peer > max(loads), "the peer's split count leaves SMs idle"
+
+
+def emulated_loads(seq_lens: list[int], path: str) -> list[int]:
+    """Tiles of 128 e4m3 keys per unit. All requests share one page: only the work matters here."""
+    tokens = 128
+    tables = torch.zeros(len(seq_lens), max(seq_lens) // tokens, dtype=torch.int32)
+    problem = MlaProblem(
+        torch.ones(len(seq_lens), 1, 1, 576).to(torch.float8_e4m3fn),
+        torch.ones(1, tokens, 576).to(torch.float8_e4m3fn), tables, torch.tensor(seq_lens, dtype=torch.int32),
+    )  # fmt: skip
+    report = launch_with_reports(problem, num_ctas=NUM_CTAS, path=path)[2].decode
+    steps_of_a_tile = 576 // 32 + 128 // 32 * 2
+    counts = [counters["tcgen05_mma"] for counters in report.by_cluster]
+    assert not any(count % steps_of_a_tile for count in counts)
+    return [count // steps_of_a_tile for count in counts]
 
 
 def test_no_share_is_smaller_than_the_minimum():
     shares = shares_of(scheduler_of(), [64 * 10], NUM_CTAS)
     loads = [sum(end - begin for *_, begin, end, _ in items) for items in shares if items]
-    assert loads == [4, 4, 2], "the last share takes what is left"
+    assert loads == [5, 5]
+
+
+@pytest.mark.parametrize("num_units", [1, 2, 3, 74, 148])
+@pytest.mark.parametrize("total", [0, 1, 3, 4, 7, 8, 9, 591, 592, 593, 5000])
+def test_shares_by_counting(total, num_units):
+    cut = split_kv.Shares.of(total, num_units)
+    sizes = [cut.begin(unit + 1) - cut.begin(unit) for unit in range(num_units)]
+    used = [size for size in sizes if size]
+    assert cut.begin(0) == 0 and sum(sizes) == max(total, 1) and sizes[: len(used)] == used
+    assert max(used) - min(used) <= 1 and (len(used) == 1 or min(used) >= split_kv.MIN_SHARE_TILES)
+    owners = [unit for unit, size in enumerate(sizes) for _ in range(size)]
+    assert [cut.unit_of(position) for position in range(total)] == owners[:total]
 
 
 def test_workspace_bytes():
