@@ -95,7 +95,8 @@ def fake_arguments(config: MlaDecodeConfig) -> tuple[Any, ...]:
     def stride() -> Any:
         return aligned(config.element_bytes)
 
-    rows = (batch, config.seq_len_q, config.num_heads)
+    tokens = (1, cute.sym_int()) if config.ragged_query else (batch, config.seq_len_q)
+    rows = (*tokens, config.num_heads)
     query = make_fake_tensor(element, (*rows, config.head_dim), (stride(), stride(), stride(), 1), assumed_align=16)
     cache = make_fake_tensor(
         element, (pages, config.page_size, config.head_dim), (stride(), stride(), 1), assumed_align=16
@@ -115,10 +116,23 @@ def fake_arguments(config: MlaDecodeConfig) -> tuple[Any, ...]:
         )
     stream = make_fake_stream(use_tvm_ffi_env_stream=True)
     workspace = make_fake_tensor(cutlass.Float32, (cute.sym_int64(),), (1,), assumed_align=16)
-    return query, cache, tables, lens, out, lse, workspace, cutlass.Int32(1), scale(config), scale(config), stream
+    cu_seqlens_q = None
+    if config.ragged_query:
+        cu_seqlens_q = make_fake_tensor(cutlass.Int32, (cute.sym_int(),), (1,), assumed_align=4)
+    tree_mask = None
+    if config.tree_mask:
+        tree_mask = make_fake_tensor(
+            cutlass.Int32, (*tokens, cute.sym_int()), (cute.sym_int64(), cute.sym_int64(), 1), assumed_align=4
+        )
+    dcp_rank = cutlass.Int32(0) if config.dcp_world > 1 else None
+    numbers = (cutlass.Int32(1), *scales(config))
+    return query, cache, tables, lens, out, lse, workspace, *numbers, cu_seqlens_q, tree_mask, dcp_rank, stream
 
 
-def scale(config: MlaDecodeConfig) -> Any:
-    if config.scales_on_device:
-        return make_fake_tensor(cutlass.Float32, (1,), (1,), assumed_align=4)
-    return cutlass.Float32(1.0)
+def scales(config: MlaDecodeConfig) -> list[Any]:
+    """softmax_scale and output_scale, each a number or a one-element tensor."""
+    on_device = (config.softmax_scale_on_device, config.output_scale_on_device)
+    return [
+        make_fake_tensor(cutlass.Float32, (1,), (1,), assumed_align=4) if is_tensor else cutlass.Float32(1.0)
+        for is_tensor in on_device
+    ]

@@ -21,7 +21,7 @@ class MlaDecodeConfig:
 
     dtype:            "bf16", "fp16" or "fp8" (e4m3), of query and cache; of the output too, but see fp8_output.
     num_heads:        query heads, 1..128.
-    seq_len_q:        query tokens per request, >= 1.
+    seq_len_q:        query tokens per request, >= 1; the most that a request may have where ragged_query.
     is_causal:        True: query token t sees keys below K - (seq_len_q - 1) + t. False: all K keys.
     page_size:        tokens per cache page, 16, 32, 64 or 128.
     kv_lora_rank:     latent dimensions (both key and value), elements.
@@ -29,12 +29,16 @@ class MlaDecodeConfig:
     lse_base:         None (no LSE output), "e" or "2".
     query_packed:     the query's token stride is num_heads * its head stride, so that (token, head) is one
                       TMA mode and a row tile is loaded in boxes of 64 rows whatever num_heads is.
-    scales_on_device: softmax_scale and output_scale are one-element fp32 tensors that the kernel reads, so that
-                      calibrated scales need no host synchronisation; else numbers.
+    softmax_scale_on_device, output_scale_on_device: the scale is a one-element fp32 tensor that the kernel reads, so
+                      that a calibrated scale needs no host synchronisation; else a number.
     arch:             "sm_100a" or "sm_103a".
     fp8_output:       with dtype "fp8": e4m3 output (rounded to nearest, saturating at 448) instead of bf16.
     path:             "narrow" (one CTA, 64 rows), "wide" (a pair of CTAs, 128 rows), or "auto": wide for requests of more
                       than 64 rows (seq_len_q * num_heads), whose keys the narrow path would load more than once.
+    tree_mask:        the query tokens are a tree, whose mask the kernel reads; needs is_causal.
+    dcp_world, dcp_interleave: decode context parallelism: of a request's keys, dcp_interleave neighbours lie on each of
+                      dcp_world ranks in turn; the rank is an argument of the launch. seq_lens count all ranks' keys.
+    ragged_query:     requests have any number of query tokens up to seq_len_q, read on the device: cu_seqlens_q.
     """
 
     dtype: str
@@ -46,10 +50,15 @@ class MlaDecodeConfig:
     qk_rope_head_dim: int = 64
     lse_base: str | None = None
     query_packed: bool = True
-    scales_on_device: bool = False
+    softmax_scale_on_device: bool = False
+    output_scale_on_device: bool = False
     arch: str = "sm_100a"
     fp8_output: bool = False
     path: str = "auto"
+    ragged_query: bool = False
+    tree_mask: bool = False
+    dcp_world: int = 1
+    dcp_interleave: int = 1
 
     def __post_init__(self) -> None:
         validate(self)
@@ -80,7 +89,7 @@ class MlaDecodeConfig:
 
     @property
     def num_rows(self) -> int:
-        """Rows of one request: row = token * num_heads + head."""
+        """Rows of one request, the most of any where ragged_query: row = token * num_heads + head."""
         return self.seq_len_q * self.num_heads
 
     @property
@@ -102,6 +111,10 @@ def validate(config: MlaDecodeConfig) -> None:
     require(config.dtype in DTYPES, "dtype", f"one of {DTYPES}")
     require(1 <= config.num_heads <= 128, "num_heads", "in 1..128")
     require(config.seq_len_q >= 1, "seq_len_q", ">= 1")
+    require(config.is_causal or not config.tree_mask, "is_causal", "True with tree_mask")
+    require(config.dcp_world >= 1, "dcp_world", ">= 1")
+    require(config.dcp_interleave >= 1, "dcp_interleave", ">= 1")
+    require(config.dcp_world == 1 or not config.tree_mask, "dcp_world", "1 with tree_mask")
     require(config.page_size in PAGE_SIZES, "page_size", f"one of {PAGE_SIZES}")
     require(config.kv_lora_rank == 512, "kv_lora_rank", "512, which the TMEM plans are made for")
     require(config.qk_rope_head_dim == 64, "qk_rope_head_dim", "64, one 128-byte swizzle span")

@@ -8,8 +8,9 @@ from typing import Any
 import cutlass.cute as cute
 from cutlass import AddressSpace, Float32, Int32, Int64
 
-from mla.causal_mask import TilePhases
+from mla.causal_mask import CausalMask, TilePhases
 from mla.config import MlaDecodeConfig
+from mla.line import Request, RequestList
 from mla.memory_plan import WORK_RECORD_INTS, MemoryPlan
 from mla.pipelines import BARRIER_BYTES, LEADER_RANK, Pipeline
 from mla.tile_scheduler import TileScheduler
@@ -54,6 +55,8 @@ class Arguments:
     partial_lse: Any
     scale_log2: Any
     output_scale: Any
+    cu_seqlens_q: Any
+    tree_mask: Any
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ class Context:
     tmem: Any
     cta_rank: Any
     scheduler: TileScheduler
+
+    @property
+    def requests(self) -> RequestList:
+        return RequestList(self.args.seq_lens, self.args.cu_seqlens_q, self.scheduler)
 
     @property
     def is_leader(self) -> Any:
@@ -101,17 +108,23 @@ class WorkItem:
     """A part of one row tile, read from the `work` ring.
 
     batch:     request index; negative: no more work.
+    request:   its lengths.
+    mask:      its visibility rule.
     first_row: this CTA's first row in the request's flat (token, head) packing.
-    seq_len_k: keys of the request.
     slot:      partial result to write, or -1 to write the output itself.
     phases:    the key tiles of this part.
     """
 
     batch: Any
+    request: Request
+    mask: CausalMask
     first_row: Any
-    seq_len_k: Any
     slot: Any
     phases: TilePhases
+
+    def place(self, row: Any) -> tuple[Any, Any, Any]:
+        """(batch, token, head) index into query, output and log-sum-exp of a row of the request."""
+        return self.request.place(self.batch, row, self.mask.num_heads)
 
 
 def work_cells(ctx: Context, item: Any) -> Any:
@@ -130,9 +143,14 @@ def has_work(ctx: Context, item: Any) -> Any:
 def read_work(ctx: Context, item: Any) -> WorkItem:
     """The item that has_work announced. The caller releases it with `release_work` once all its lanes have read it."""
     cells = work_cells(ctx, item)
-    batch, row_tile, seq_len_k, begin, end, slot = (cells[i] for i in range(WORK_RECORD_INTS))
-    phases = ctx.scheduler.phases(row_tile, seq_len_k, begin, end)
-    return WorkItem(batch, row_tile * ctx.scheduler.tile_rows + ctx.first_cta_row, seq_len_k, slot, phases)
+    batch, row_tile, begin, end, slot, seq_len_k = (cells[i] for i in range(WORK_RECORD_INTS - 2))
+    request = Request(0, ctx.config.seq_len_q, seq_len_k)
+    if ctx.config.ragged_query:
+        request = Request(cells[WORK_RECORD_INTS - 2], cells[WORK_RECORD_INTS - 1], seq_len_k)
+    scheduler = ctx.scheduler.of_request(request.seq_len_q)
+    phases = scheduler.phases(row_tile, seq_len_k, begin, end)
+    first_row = row_tile * scheduler.tile_rows + ctx.first_cta_row
+    return WorkItem(batch, request, scheduler.mask, first_row, slot, phases)
 
 
 def release_work(ctx: Context, item: Any) -> None:

@@ -49,6 +49,9 @@ class MlaDecode:
         num_ctas: Int32,
         softmax_scale: Float32 | cute.Tensor,
         output_scale: Float32 | cute.Tensor,
+        cu_seqlens_q: cute.Tensor | None,
+        tree_mask: cute.Tensor | None,
+        dcp_rank: Int32 | None,
         stream,
     ):
         """Host side: build the TMA descriptors, launch `num_ctas` CTAs (in pairs on the wide path; an odd one stays
@@ -56,7 +59,10 @@ class MlaDecode:
 
         query [B, seq_len_q, num_heads, 576], kv_cache [pages, page_size, 576], block_tables [B, W] int32,
         seq_lens [B] int32, out [B, seq_len_q, num_heads, 512], lse [B, seq_len_q, num_heads] fp32 or None, workspace
-        fp32 [split_kv.workspace_bytes(num_units, ...) / 4 or more]; scales as config.scales_on_device says.
+        fp32 [split_kv.workspace_bytes(num_units, ...) / 4 or more]; a scale is a number or, where the config says so,
+        fp32 [1]. With a ragged query, cu_seqlens_q [B + 1] int32, and query, out and lse are [1, tokens of all
+        requests, num_heads, ...]. tree_mask [..., words] int32 over the tokens of query, and dcp_rank: where the
+        config has them, else None.
         """
         plan, config = self.plan, self.config
         num_units = num_ctas // plan.cluster_size
@@ -73,7 +79,8 @@ class MlaDecode:
         )
         partial_out, partial_lse = self.partials(workspace, num_units)
         self.kernel(
-            *boxes, block_tables, seq_lens, out, lse, partial_out, partial_lse, softmax_scale, output_scale
+            *boxes, block_tables, seq_lens, out, lse, partial_out, partial_lse, softmax_scale, output_scale,
+            cu_seqlens_q, tree_mask, dcp_rank,
         ).launch(
             grid=[num_units * plan.cluster_size, 1, 1],
             block=[plan.warps.threads, 1, 1],
@@ -82,7 +89,9 @@ class MlaDecode:
             stream=stream,
         )
         merge = MergePartials(config, self.scheduler)
-        merge.kernel(seq_lens, out, lse, partial_out, partial_lse, num_units, output_scale).launch(
+        merge.kernel(
+            seq_lens, cu_seqlens_q, dcp_rank, out, lse, partial_out, partial_lse, num_units, output_scale
+        ).launch(
             grid=[merge.num_ctas(cute.size(seq_lens)), 1, 1], block=[merge.threads, 1, 1], stream=stream, use_pdl=True
         )
 
@@ -97,13 +106,13 @@ class MlaDecode:
 
     @cute.jit
     def query_view(self, query: cute.Tensor):
-        """[head, dim, token, batch]; a packed query is one token of seq_len_q * num_heads heads."""
+        """[head, dim, token, batch]; a packed query is one token of all of a request's (token, head) rows."""
         if cutlass.const_expr(not self.config.query_packed):
             return cute.make_tensor(query.iterator, cute.select(query.layout, mode=[2, 3, 1, 0]))
-        batch, head_stride = query.layout.shape[0], query.layout.stride[2]
+        (batch, tokens, heads, dims), head_stride = query.layout.shape, query.layout.stride[2]
+        rows = tokens * heads
         layout = cute.make_layout(
-            (self.config.num_rows, self.config.head_dim, 1, batch),
-            stride=(head_stride, 1, self.config.num_rows * head_stride, query.layout.stride[0]),
+            (rows, dims, 1, batch), stride=(head_stride, 1, rows * head_stride, query.layout.stride[0])
         )
         return cute.make_tensor(query.iterator, layout)
 
@@ -128,6 +137,9 @@ class MlaDecode:
         partial_lse: cute.Tensor,
         softmax_scale: Float32 | cute.Tensor,
         output_scale: Float32 | cute.Tensor,
+        cu_seqlens_q: cute.Tensor | None,
+        tree_mask: cute.Tensor | None,
+        dcp_rank: Int32 | None,
     ):
         plan = self.plan
         warps, is_paired = plan.warps, plan.is_paired
@@ -152,10 +164,12 @@ class MlaDecode:
         args = Arguments(
             Boxes(query_tma, query), Boxes(query_rope_tma, query_rope), Boxes(kv_tma, kv), Boxes(kv_rope_tma, kv_rope),
             Boxes(kv_tail_tma, kv_tail) if is_paired else None, block_tables, seq_lens, out, lse, partial_out,
-            partial_lse, operands.scalar(softmax_scale) * LOG2_E, operands.scalar(output_scale),
+            partial_lse, operands.scalar(softmax_scale) * LOG2_E, operands.scalar(output_scale), cu_seqlens_q,
+            tree_mask,
         )  # fmt: skip
         cta_rank = cute.arch.block_idx_in_cluster() if is_paired else Int32(0)
-        ctx = Context(self.config, plan, args, smem, Int32(tmem_pointer.toint()), cta_rank, self.scheduler)
+        scheduler_of_rank = self.scheduler.of_rank(dcp_rank)
+        ctx = Context(self.config, plan, args, smem, Int32(tmem_pointer.toint()), cta_rank, scheduler_of_rank)
         if warp == warps.scheduler:
             scheduler.run(ctx)
         if warp == warps.page_table:

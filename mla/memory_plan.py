@@ -14,7 +14,7 @@ CHUNK_BYTES = 128  # row pitch of a 128-byte-swizzled chunk
 FLOAT_BYTES = 4
 INT_BYTES = 4
 TMEM_COLUMN_BYTES = 4
-WORK_RECORD_INTS = 6  # batch, row tile, seq_len_k, begin, end, slot
+WORK_RECORD_INTS = 8  # batch, row tile, begin, end, slot, seq_len_k; of a ragged query: query_begin, seq_len_q
 OUTPUT_N = 256  # N of one P*V instruction, the largest
 WIDE_STAGES = {1: (2, 6), 2: (3, 4)}  # element bytes: ring slots of keys and of values, as many as fit
 

@@ -8,17 +8,25 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
+import cutlass
+import cutlass.cute as cute
+
 from mla import causal_mask, decode, operands, softmax, split_kv
+from mla.causal_mask import CausalMask, KeyShard
 from mla.compile import CompiledDecode, compile_kernel
 from mla.config import MlaDecodeConfig
 from mla.context import Context
 from mla.decode import MlaDecode
+from mla.line import Request, RequestList
 from mla.pipelines import Pipeline
 from mla.reduction import MergePartials
 from mla.roles import correction, load
+from mla.roles import softmax as softmax_role
+from mla.tile_scheduler import TileScheduler
 
 
 def _no_mtp_mask(mask: Any, row: Any, seq_len_k: Any) -> Any:
@@ -37,6 +45,44 @@ def _no_mask(values: list[Any], visible: Any) -> list[Any]:
     return values
 
 
+def _one_query_length(requests: RequestList, index: Any) -> Request:
+    request = _REQUEST(requests, index)
+    return replace(request, seq_len_q=requests.scheduler.mask.seq_len_q)
+
+
+def _first_query(request: Request, batch: Any, row: Any, num_heads: int) -> tuple[Any, Any, Any]:
+    return _PLACE(replace(request, query_begin=cutlass.Int32(0)), batch, row, num_heads)
+
+
+def _every_world_th_key(shard: KeyShard, count: Any) -> Any:
+    return (count + (shard.world - 1 - shard.rank)) // shard.world
+
+
+def _bound_of_local_keys(mask: CausalMask, row: Any, seq_len_k: Any) -> Any:
+    local = seq_len_k if mask.shard is None else mask.shard.local_keys(seq_len_k)
+    return _K_BOUND(replace(mask, shard=None), row, local)
+
+
+def _next_rank(scheduler: TileScheduler, dcp_rank: Any) -> TileScheduler:
+    return _OF_RANK(scheduler, dcp_rank + 1)
+
+
+def _all_drafts(word_of: Any, first: Any, seq_len_q: Any) -> Any:
+    return _DRAFT_WINDOW(lambda index: cutlass.Int64(causal_mask.WORD_BITS), first, seq_len_q)
+
+
+def _first_words(word_of: Any, first: Any, seq_len_q: Any) -> Any:
+    return _DRAFT_WINDOW(lambda index: word_of(cutlass.Int32(0)), first, seq_len_q)
+
+
+def _next_draft(word_of: Any, first: Any, seq_len_q: Any) -> Any:
+    return _DRAFT_WINDOW(word_of, first + 1, seq_len_q)
+
+
+def _unread_scalar(value: Any) -> Any:
+    return cutlass.Float32(1.0) if isinstance(value, cute.Tensor) else value
+
+
 def _nothing(*arguments: Any) -> None:
     return None
 
@@ -52,6 +98,11 @@ def _skip_probs_wait(pipeline: Pipeline, count: Any) -> None:
 
 _WAIT_FULL = Pipeline.wait_full
 _TAKE = split_kv.take
+_REQUEST = RequestList.request
+_PLACE = Request.place
+_K_BOUND = CausalMask.k_bound
+_OF_RANK = TileScheduler.of_rank
+_DRAFT_WINDOW = causal_mask.draft_window
 
 MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     "no-mtp-mask": (
@@ -93,6 +144,42 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     "unscaled-probs": (
         "probabilities are rounded to e4m3 as they are, in [0, 1]; the same kernel for fp16 and bf16",
         lambda: mock.patch.object(MlaDecodeConfig, "probs_scale_log2", 0),
+    ),
+    "ragged-longest": (
+        "every request of a ragged query counts as having the most tokens that one may have",
+        lambda: mock.patch.object(RequestList, "request", _one_query_length),
+    ),
+    "ragged-first": (
+        "the results of all requests of a ragged query are written to the first one's tokens",
+        lambda: mock.patch.object(Request, "place", _first_query),
+    ),
+    "dcp-no-interleave": (
+        "every world-th key is taken for the rank's, whatever the interleave",
+        lambda: mock.patch.object(KeyShard, "local_keys", _every_world_th_key),
+    ),
+    "dcp-local-mask": (
+        "the causal bound is taken among the rank's keys instead of all ranks'",
+        lambda: mock.patch.object(CausalMask, "k_bound", _bound_of_local_keys),
+    ),
+    "dcp-next-rank": (
+        "a rank takes its keys for those of the next",
+        lambda: mock.patch.object(TileScheduler, "of_rank", _next_rank),
+    ),
+    "no-tree-mask": (
+        "every draft token sees all of them",
+        lambda: mock.patch.object(softmax_role, "draft_window", _all_drafts),
+    ),
+    "tree-first-word": (
+        "only the first 32 draft tokens have bits of their own",
+        lambda: mock.patch.object(softmax_role, "draft_window", _first_words),
+    ),
+    "tree-off-by-one": (
+        "every bit of the tree mask counts for the draft token before its own",
+        lambda: mock.patch.object(softmax_role, "draft_window", _next_draft),
+    ),
+    "unread-scales": (
+        "scales that are tensors count as 1",
+        lambda: mock.patch.object(operands, "scalar", _unread_scalar),
     ),
     "no-multicast": (
         "commits arrive in the leading CTA only",

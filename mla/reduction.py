@@ -16,7 +16,7 @@ from cutlass import Float32, Int32
 from mla import operands, softmax, split_kv
 from mla.arch import WARP_SIZE
 from mla.config import MlaDecodeConfig
-from mla.line import line_length
+from mla.line import RequestList, line_length
 from mla.tile_scheduler import TileScheduler
 
 ROWS_PER_CTA = 8
@@ -44,6 +44,8 @@ class MergePartials:
     def kernel(
         self,
         seq_lens: cute.Tensor,
+        cu_seqlens_q: cute.Tensor | None,
+        dcp_rank: Int32 | None,
         out: cute.Tensor,
         lse: cute.Tensor | None,
         partial_out: cute.Tensor,
@@ -56,22 +58,31 @@ class MergePartials:
         batch, row_tile = tile // self.scheduler.row_tiles, tile % self.scheduler.row_tiles
         row = block % self.ctas_per_tile * ROWS_PER_CTA + cute.arch.make_warp_uniform(cute.arch.warp_idx())
         position = row_tile * self.scheduler.tile_rows + row
-        first, cost, share = self.place(seq_lens, batch, row_tile, num_units)
+        requests = RequestList(seq_lens, cu_seqlens_q, self.scheduler.of_rank(dcp_rank))
+        request = requests.request(batch)
+        first, cost, share = self.position(requests, request, batch, row_tile, num_units)
         first_unit, last_unit = first // share, (first + cost - 1) // share
         cute.arch.griddepcontrol_wait()
-        if (first_unit != last_unit) & (position < self.config.num_rows):
-            factor = operands.scalar(output_scale)
-            self.merge_row(out, lse, partial_out, partial_lse, batch, row, position, first, share, last_unit, factor)
+        if (first_unit != last_unit) & (position < request.seq_len_q * self.config.num_heads):
+            factor, place = operands.scalar(output_scale), request.place(batch, position, self.config.num_heads)
+            self.merge_row(out, lse, partial_out, partial_lse, place, row, first, share, last_unit, factor)
 
     @cute.jit
-    def place(self, seq_lens: cute.Tensor, batch: Int32, row_tile: Int32, num_units: Int32):
+    def position(
+        self,
+        requests: cutlass.Constexpr,
+        request: cutlass.Constexpr,
+        batch: Int32,
+        row_tile: Int32,
+        num_units: Int32,
+    ):
         """(first position, positions) of a row tile in the line of work, and the share of a unit."""
-        total = line_length(seq_lens, cute.size(seq_lens), self.scheduler)
-        first = line_length(seq_lens, batch, self.scheduler)
-        length = cutlass.max(seq_lens[batch], 0)
+        total = line_length(requests, requests.count)
+        first = line_length(requests, batch)
+        scheduler = requests.scheduler.of_request(request.seq_len_q)
         for earlier in cutlass.range(row_tile, unroll=1):
-            first = first + self.scheduler.cost(earlier, length)
-        return first, self.scheduler.cost(row_tile, length), split_kv.share_tiles(total, num_units)
+            first = first + scheduler.cost(earlier, request.seq_len_k)
+        return first, scheduler.cost(row_tile, request.seq_len_k), split_kv.share_tiles(total, num_units)
 
     @cute.jit
     def merge_row(
@@ -80,15 +91,14 @@ class MergePartials:
         lse: cute.Tensor | None,
         partial_out: cute.Tensor,
         partial_lse: cute.Tensor,
-        batch: Int32,
+        place: cutlass.Constexpr,
         row: Int32,
-        position: Int32,
         first: Int32,
         share: Int32,
         last_unit: Int32,
         output_scale: Float32,
     ):
-        """One warp: 16 of the 512 latent dimensions per lane, in groups of 4 neighbours."""
+        """One warp's row, to (batch, token, head) `place`: 16 of the 512 latent dimensions per lane, in groups of 4."""
         config, lane = self.config, cute.arch.lane_idx()
         first_unit = first // share
         highest = Float32(softmax.NEG_INF)
@@ -110,7 +120,7 @@ class MergePartials:
                     sums[4 * group + i] = sums[4 * group + i] + weight * values[i]
         is_empty = total == Float32(0.0)
         factor = output_scale / total
-        target = out[batch, position // config.num_heads, position % config.num_heads, None]
+        target = out[(*place, None)]
         for group in cutlass.range_constexpr(groups):
             values = [cutlass.select_(is_empty, Float32(0.0), sums[4 * group + i] * factor) for i in range(4)]
             words = operands.converted_words(values, config.output_dtype)
@@ -119,6 +129,4 @@ class MergePartials:
             if lane == 0:
                 merged = reference + cute.math.log2(total, fastmath=True)
                 merged = cutlass.select_(is_empty, Float32(softmax.NEG_INF), merged)
-                lse[batch, position // config.num_heads, position % config.num_heads] = softmax.in_base(
-                    merged, config.lse_base
-                )
+                lse[place] = softmax.in_base(merged, config.lse_base)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mla import split_kv
-from mla.causal_mask import CausalMask, TilePhases
+from mla.causal_mask import CausalMask, KeyShard, TilePhases
 from mla.config import MlaDecodeConfig
 
 
@@ -19,25 +19,34 @@ class TileScheduler:
 
     tile_rows: int
     tile_tokens: int
-    row_tiles: int
     mask: CausalMask
 
     @classmethod
     def of(cls, config: MlaDecodeConfig, tile_rows: int, tile_tokens: int) -> TileScheduler:
-        mask = CausalMask(config.is_causal, config.num_heads, config.seq_len_q)
-        return cls(tile_rows, tile_tokens, -(-config.num_rows // tile_rows), mask)
+        """The scheduler of rank 0."""
+        shard = KeyShard(config.dcp_world, config.dcp_interleave, 0) if config.dcp_world > 1 else None
+        mask = CausalMask(config.is_causal, config.num_heads, config.seq_len_q, config.tree_mask, shard)
+        return cls(tile_rows, tile_tokens, mask)
+
+    def of_rank(self, dcp_rank: Any) -> TileScheduler:
+        """The scheduler of a rank of decode context parallelism; without that, the same whatever the rank."""
+        if self.mask.shard is None:
+            return self
+        return replace(self, mask=replace(self.mask, shard=replace(self.mask.shard, rank=dcp_rank)))
+
+    def of_request(self, seq_len_q: Any) -> TileScheduler:
+        """The scheduler of a request with `seq_len_q` query tokens."""
+        return replace(self, mask=replace(self.mask, seq_len_q=seq_len_q))
+
+    @property
+    def row_tiles(self) -> Any:
+        """Row tiles of a request."""
+        return (self.mask.num_rows + (self.tile_rows - 1)) // self.tile_rows
 
     def cost(self, row_tile: Any, seq_len_k: Any) -> Any:
         """Positions of a row tile in the line."""
         first_row = row_tile * self.tile_rows
         return split_kv.item_cost(self.mask.num_tiles(first_row, self.tile_rows, self.tile_tokens, seq_len_k))
-
-    def request_cost(self, seq_len_k: Any) -> Any:
-        """Positions of all row tiles of a request."""
-        total = self.cost(0, seq_len_k)
-        for row_tile in range(1, self.row_tiles):
-            total = total + self.cost(row_tile, seq_len_k)
-        return total
 
     def phases(self, row_tile: Any, seq_len_k: Any, begin: Any, end: Any) -> TilePhases:
         """Key tiles [begin, end) of a row tile; an empty row tile, whose one position is no tile, has none."""

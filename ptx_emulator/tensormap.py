@@ -7,7 +7,6 @@ in kernel parameters or global memory; programs only pass its address on. Limits
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -43,9 +42,22 @@ SWIZZLES = {
 _FILLS = ("zero", "nan")
 _TYPES = tuple(ELEMENT_BYTES)
 _SWIZZLE_NAMES = tuple(SWIZZLES)
-_MAGIC = b"PTXEMAP1"
-# magic, address, type, rank, swizzle, fill, dims, strides, box, element strides
-_RECORD = struct.Struct("<8sQ4B5Q4Q5H5B")
+_MAGIC = b"PTXM"
+# The record takes the first 64 of the 128 bytes, like NVIDIA's: kernels that change a copy of a map copy no more. Bit
+# 21 of the word at byte 8 is always 0 here: after replacing a global_dim, NVIDIA's compiler clears it.
+# Name: (first byte, bytes each, how many, what is subtracted from the value).
+FIELDS = {
+    "elemtype": (4, 1, 1, 0),
+    "rank": (5, 1, 1, 0),
+    "swizzle_mode": (6, 1, 1, 0),
+    "fill_mode": (7, 1, 1, 0),
+    "element_stride": (8, 1, MAX_RANK, 0),
+    "box_dim": (13, 1, MAX_RANK, 1),
+    "global_address": (18, 6, 1, 0),
+    "global_dim": (24, 4, MAX_RANK, 1),
+    "global_stride": (44, 5, MAX_RANK - 1, 0),
+}
+_RECORD_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -54,8 +66,9 @@ class TensorMap:
 
     address: global address of element 0, a multiple of 16. dims, box: elements, dimension 0 first (contiguous).
     strides: bytes between neighbours in dimensions 1.., one fewer than dims, multiples of 16. element_strides: step
-    of the traversal (5.5.3.2). element_type: a key of ELEMENT_BYTES; a tf32 element is copied as it is. swizzle: a
-    key of SWIZZLES. oob_fill: "zero" or "nan". Raises ValueError for anything else.
+    of the traversal (5.5.3.2). element_type: a key of ELEMENT_BYTES; loads round a tf32 element to the nearest tf32
+    (CUTLASS, `sm90_mma_tma_gmma_ss_warpspecialized.hpp`: "TMA converts f32 input to tf32"). swizzle: a key of SWIZZLES.
+    oob_fill: "zero" or "nan". Raises ValueError for anything else.
     """
 
     address: int
@@ -98,8 +111,8 @@ class TensorMap:
         ):
             if len(value) != length:
                 raise ValueError(f"tensor map: {name}={value} has {len(value)} entries, rank {rank} needs {length}")
-        if self.address % 16:
-            raise ValueError(f"tensor map: address={self.address:#x} is not a multiple of 16")
+        if self.address % 16 or not 0 <= self.address < 1 << 48:
+            raise ValueError(f"tensor map: address={self.address:#x} is not a multiple of 16 below 2**48")
         if any(not 1 <= d <= 1 << 32 for d in self.dims):
             raise ValueError(f"tensor map: dims={self.dims}, each must be 1 to 2**32")
         if any(s % 16 or not 0 <= s < 1 << 40 for s in self.strides):
@@ -168,47 +181,65 @@ class TensorMap:
 
     def to_bytes(self) -> bytes:
         """The 128-byte record."""
-        pad = MAX_RANK - self.rank
-        record = _RECORD.pack(
-            _MAGIC,
-            self.address,
-            _TYPES.index(self.element_type),
-            self.rank,
-            _SWIZZLE_NAMES.index(self.swizzle),
-            _FILLS.index(self.oob_fill),
-            *self.dims,
-            *(0,) * pad,
-            *self.strides,
-            *(0,) * pad,
-            *self.box,
-            *(0,) * pad,
-            *self.element_strides,
-            *(0,) * pad,
-        )
-        return record.ljust(TENSOR_MAP_BYTES, b"\0")
+        record = np.zeros(TENSOR_MAP_BYTES, np.uint8)
+        record[: len(_MAGIC)] = np.frombuffer(_MAGIC, np.uint8)
+        values = {
+            "elemtype": (_TYPES.index(self.element_type),),
+            "rank": (self.rank,),
+            "swizzle_mode": (_SWIZZLE_NAMES.index(self.swizzle),),
+            "fill_mode": (_FILLS.index(self.oob_fill),),
+            "element_stride": self.element_strides,
+            "box_dim": self.box,
+            "global_address": (self.address,),
+            "global_dim": self.dims,
+            "global_stride": self.strides,
+        }
+        for name, given in values.items():
+            for ordinal, value in enumerate(given):
+                replace_field(record, name, ordinal, value)
+        return record.tobytes()
 
     @staticmethod
     def from_bytes(record: bytes) -> TensorMap:
         """Read a record back. Raises ValueError if the bytes are not one."""
-        return _from_bytes(bytes(record))
+        if len(record) != TENSOR_MAP_BYTES:
+            raise ValueError(f"a tensor map has {TENSOR_MAP_BYTES} bytes, not {len(record)}")
+        return _from_bytes(bytes(record[:_RECORD_BYTES]))
+
+
+def replace_field(record: np.ndarray, name: str, ordinal: int, value: int) -> None:
+    """Overwrite one field of a record (uint8 [128]) in place; whether the map still makes sense is checked when it is
+    used. name: a key of FIELDS; ordinal: which dimension (0 for a field that is there once). Elements, swizzles and
+    fills are given by their place in this module's tables. Raises ValueError for bytes that are not a record."""
+    if record[: len(_MAGIC)].tobytes() != _MAGIC:
+        raise ValueError(f"not a tensor map of this emulator: it starts {record[:8].tobytes()!r}")
+    start, size, count, less = FIELDS[name]
+    if not 0 <= ordinal < count or not 0 <= value - less < 1 << 8 * size:
+        raise ValueError(f"tensor map field {name}[{ordinal}] = {value}: there are {count}, of {size} bytes")
+    raw = (value - less).to_bytes(size, "little")
+    record[start + ordinal * size : start + (ordinal + 1) * size] = np.frombuffer(raw, np.uint8)
 
 
 @lru_cache(maxsize=4096)
 def _from_bytes(record: bytes) -> TensorMap:
-    if len(record) != TENSOR_MAP_BYTES or record[:8] != _MAGIC:
-        raise ValueError(f"not a tensor map of this emulator: {len(record)} bytes starting {record[:8]!r}")
-    fields = _RECORD.unpack_from(record)
-    _, address, element_type, rank, swizzle, fill = fields[:6]
-    dims, strides, box, steps = fields[6:11], fields[11:15], fields[15:20], fields[20:25]
+    if record[: len(_MAGIC)] != _MAGIC:
+        raise ValueError(f"not a tensor map of this emulator: it starts {record[:8]!r}")
+
+    def read(name: str) -> tuple[int, ...]:
+        start, size, count, less = FIELDS[name]
+        starts = range(start, start + size * count, size)
+        return tuple(int.from_bytes(record[i : i + size], "little") + less for i in starts)
+
+    (rank,) = read("rank")
     return TensorMap(
-        address,
-        _TYPES[element_type],
-        dims[:rank],
-        strides[: rank - 1],
-        box[:rank],
-        steps[:rank],
-        _SWIZZLE_NAMES[swizzle],
-        _FILLS[fill],
+        read("global_address")[0],
+        _TYPES[read("elemtype")[0]],
+        read("global_dim")[:rank],
+        read("global_stride")[: rank - 1],
+        read("box_dim")[:rank],
+        read("element_stride")[:rank],
+        _SWIZZLE_NAMES[read("swizzle_mode")[0]],
+        _FILLS[read("fill_mode")[0]],
     )
 
 
@@ -286,6 +317,12 @@ def copy_box(memory, origin, shared, start, coordinates, table, bits, source, ta
                                 elif not store:
                                     shared[address + j] = memory[place + chunk + j] if inbound else fill[j % size]
                     row += inner
+
+
+def round_tf32(words: np.ndarray) -> np.ndarray:
+    """uint32 float32 patterns with the 13 bits that tf32 lacks rounded away, to nearest even; NaN, Inf as they are."""
+    rounded = words + np.uint32(0xFFF) + (words >> np.uint32(13) & np.uint32(1)) & np.uint32(0xFFFFE000)
+    return np.where(words & np.uint32(0x7F800000) == 0x7F800000, words, rounded)
 
 
 def padded(coordinates) -> np.ndarray:

@@ -54,7 +54,7 @@ def measure(dtype: str, path: str, arch: str) -> Resources:
     """Compiles one variant and reads what it takes."""
     config = MlaDecodeConfig(dtype, NUM_HEADS, SEQ_LEN_Q, True, PAGE_SIZE, lse_base="e", arch=arch, path=path)
     kernels = report_cubin(compile_decode(config).cubin)
-    decode, merge = (next(k for k in kernels if name in k.name) for name in ("MlaDecode", "MergePartials"))
+    decode, merge = (next(k for k in kernels if name in k.name) for name in ("kernel_MlaDecode", "kernel_MergePartials"))
     plan = plan_of(config)
     return Resources(
         dtype, path, arch, plan.warps.threads, decode.registers, merge.registers,

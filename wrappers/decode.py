@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from wrappers import validate
-from wrappers.fallback import decode_torch
+from wrappers.fallback import KeyShard, decode_torch
 from wrappers.validate import LATENT_DIM, DecodeCall
 
 # Compute capability -> the architecture the kernel is compiled for.
@@ -20,8 +20,8 @@ def mla_decode(
     block_tables: torch.Tensor,
     seq_lens: torch.Tensor,
     *,
-    softmax_scale: float,
-    output_scale: float = 1.0,
+    softmax_scale: float | torch.Tensor,
+    output_scale: float | torch.Tensor = 1.0,
     is_causal: bool = True,
     out: torch.Tensor | None = None,
     return_lse: bool = False,
@@ -30,6 +30,12 @@ def mla_decode(
     workspace: torch.Tensor | None = None,
     check_values: bool | None = None,
     backend: str = "auto",
+    cu_seqlens_q: torch.Tensor | None = None,
+    max_seq_len_q: int | None = None,
+    tree_mask: torch.Tensor | None = None,
+    dcp_world: int = 1,
+    dcp_rank: int = 0,
+    dcp_interleave: int = 1,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Multi-head latent attention of each request's last `seq_len_q` tokens over its paged KV cache.
 
@@ -40,7 +46,8 @@ def mla_decode(
     seq_lens: [B] int32, keys per request, the query tokens' own keys included; 0 is a padded request.
     is_causal: query token t sees keys [0, seq_lens[b] - seq_len_q + 1 + t), clamped to [0, seq_lens[b]].
     softmax_scale, output_scale: factors of the scores and of the output; for e4m3 they carry the quantisation scales,
-        query's times cache's and cache's.
+        query's times cache's and cache's. Each a number, or a one-element float32 tensor on the query's device, which
+        is read there and never waited for.
     out: [B, seq_len_q, num_heads, 512] in the query's dtype, bfloat16 for float8_e4m3fn; written in place; must not
         overlap the inputs.
     lse: [B, seq_len_q, num_heads] float32, any strides; with `return_lse`, written in place and returned.
@@ -54,6 +61,19 @@ def mla_decode(
     backend: "cute" is the Blackwell kernel (an SM100 or SM103 GPU, on the caller's current stream). "emulator"
         executes the same kernel's PTX on CPU tensors, for verification only: it is many orders of magnitude slower.
         "torch" runs anywhere. "auto" is "cute" where that can run and "torch" elsewhere.
+    cu_seqlens_q: [B + 1] int32: ragged query, of which request b has tokens cu_seqlens_q[b] up to cu_seqlens_q[b + 1],
+        from none up to `max_seq_len_q`. Query, out and lse are then [total_q, num_heads, ...]; tokens from
+        cu_seqlens_q[B] on are neither read nor written. A request without tokens reads no keys. A kernel is compiled
+        per power of two of `max_seq_len_q`, which may be larger than any request's.
+    tree_mask: which draft tokens each of them sees, where they are a tree and not a chain: the request's query tokens
+        are its last keys, token t sees all keys ahead of them and token u iff tree_mask[b, t, u]. Bool
+        [B, seq_len_q, seq_len_q] or, ragged, [total_q, max_seq_len_q], of which a request's row counts as far as its
+        tokens go; or packed, one bit each, lowest first: int32, uint32, int64 or uint64 [..., words] (bool is packed
+        by the call, which allocates). At most `validate.MAX_TREE_TOKENS` tokens per request.
+    dcp_world, dcp_rank, dcp_interleave: decode context parallelism: key g of a request is held by rank
+        g // dcp_interleave % dcp_world. kv_cache and block_tables are this rank's, the keys in order; seq_lens count
+        the keys of all ranks and are the same on every rank. The result is this rank's part, of lse -inf where it
+        holds no visible key; `wrappers.partials.merge_partials` joins the parts.
 
     Returns `out`, or `(out, lse [B, seq_len_q, num_heads] float32)` with `return_lse`. Rows that see no key have
     `out = 0` and `lse = -inf`.
@@ -77,16 +97,17 @@ def mla_decode(
     call = validate.check_decode_call(
         query, kv_cache, block_tables, seq_lens, softmax_scale=softmax_scale, output_scale=output_scale,
         is_causal=is_causal, out=out, return_lse=return_lse, lse=lse, lse_base=lse_base, workspace=workspace,
-        check_values=check_values,
+        check_values=check_values, cu_seqlens_q=cu_seqlens_q, max_seq_len_q=max_seq_len_q, tree_mask=tree_mask,
+        dcp_world=dcp_world, dcp_rank=dcp_rank, dcp_interleave=dcp_interleave,
     )  # fmt: skip
     chosen = choose_backend(backend, call)
     if chosen != "torch" and call.workspace is not None:
         validate.check_kernel_workspace(call.workspace, workspace_bytes(query.device))
     if out is None:
-        out = torch.empty(*query.shape[:3], LATENT_DIM, dtype=call.output_dtype, device=query.device)
+        out = torch.empty(*query.shape[:-1], LATENT_DIM, dtype=call.output_dtype, device=query.device)
     if return_lse and lse is None:
-        lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
-    if call.batch:
+        lse = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
+    if call.batch and query.numel():
         run_backend(chosen, call, out, lse)
     return (out, lse) if return_lse else out
 
@@ -143,7 +164,8 @@ def run_backend(backend: str, call: DecodeCall, out: torch.Tensor, lse: torch.Te
         decode_torch(
             call.query, call.kv_cache, call.block_tables, call.seq_lens, out, lse,
             softmax_scale=call.softmax_scale, output_scale=call.output_scale, is_causal=call.is_causal,
-            lse_base=call.lse_base,
+            lse_base=call.lse_base, cu_seqlens_q=call.cu_seqlens_q, tree_mask=call.tree_mask,
+            shard=KeyShard(call.dcp_world, call.dcp_rank, call.dcp_interleave) if call.dcp_world > 1 else None,
         )  # fmt: skip
         return
     from wrappers import kernel  # on use, as in `workspace_bytes`

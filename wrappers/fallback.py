@@ -2,12 +2,15 @@
 
 Memory: each chunk gathers at most `CHUNK_KEYS` of the request's own keys from the paged cache, so the working set
 does not grow with the key length and no mask over (query tokens x keys) is ever stored: a row's visible keys are a
-prefix, and its bound is one number. Rows are packed as (token, head), `row = token * num_heads + head`.
+prefix, and its bound is one number; a tree mask covers the query tokens alone. Rows are packed as (token, head),
+`row = token * num_heads + head`.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -24,27 +27,76 @@ def decode_torch(
     out: torch.Tensor,
     lse: torch.Tensor | None,
     *,
-    softmax_scale: float,
-    output_scale: float,
+    softmax_scale: float | torch.Tensor,
+    output_scale: float | torch.Tensor,
     is_causal: bool,
     lse_base: str,
+    cu_seqlens_q: torch.Tensor | None = None,
+    tree_mask: torch.Tensor | None = None,
+    shard: KeyShard | None = None,
 ) -> None:
     """Writes `out` and, where given, `lse`. Scores, softmax and accumulation are fp32.
 
     query [B, Q, H, 576]; kv_cache [pages, page_size, 576]; block_tables [B, W] int32; seq_lens [B] int32;
-    out [B, Q, H, 512] of any float dtype; lse [B, Q, H] float32. Arguments are as
-    `wrappers.validate.check_decode_call` leaves them. `seq_lens` is read on the host, so the call synchronises a
-    GPU and cannot be captured in a CUDA graph.
+    out [B, Q, H, 512] of any float dtype; lse [B, Q, H] float32; with cu_seqlens_q, [total_q, H, ...] each. tree_mask
+    packed, [B, Q, words] or [total_q, words] int32. Arguments are as `wrappers.validate.check_decode_call` leaves
+    them. Lengths are read on the host, so the call synchronises a GPU and cannot be captured in a CUDA graph.
     """
-    batch, num_tokens, num_heads, _ = query.shape
+    num_heads = query.shape[-2]
+    starts = None if cu_seqlens_q is None else cu_seqlens_q.tolist()
     for request, num_keys in enumerate(seq_lens.tolist()):
-        rows = query[request].reshape(num_tokens * num_heads, -1)
-        bounds = row_bounds(num_tokens, num_heads, num_keys, is_causal, query.device)
-        latent, log_sum = attend(rows, kv_cache, block_tables[request], num_keys, bounds, softmax_scale)
-        out[request] = (latent * output_scale).view(num_tokens, num_heads, LATENT_DIM).to(out.dtype)
+        tokens = request if starts is None else slice(starts[request], starts[request + 1])
+        num_tokens = query[tokens].shape[0]
+        if num_tokens == 0:
+            continue
+        rows = query[tokens].reshape(num_tokens * num_heads, -1)
+        bounds = row_bounds(num_tokens, num_heads, num_keys, is_causal and tree_mask is None, query.device)
+        drafts = None
+        if tree_mask is not None:
+            seen = unpack(tree_mask[tokens], num_tokens).repeat_interleave(num_heads, 0)
+            drafts = DraftKeys(num_keys - num_tokens, seen)
+        if shard is not None:
+            num_keys, bounds = shard.local_keys(num_keys), shard.local_keys(bounds)
+        latent, log_sum = attend(rows, kv_cache, block_tables[request], num_keys, bounds, softmax_scale, drafts)
+        out[tokens] = (latent * output_scale).view(num_tokens, num_heads, LATENT_DIM).to(out.dtype)
         if lse is not None:
             base = 1.0 if lse_base == "e" else math.log(2.0)
-            lse[request] = log_sum.view(num_tokens, num_heads) / base
+            lse[tokens] = log_sum.view(num_tokens, num_heads) / base
+
+
+@dataclass(frozen=True)
+class KeyShard:
+    """The keys of decode context parallelism that this rank holds: `interleave` neighbours to each rank in turn."""
+
+    world: int
+    rank: int
+    interleave: int
+
+    def local_keys(self, count: Any) -> Any:
+        """How many of the first `count` keys of a request lie on this rank; a number or a tensor of them."""
+        cycle = self.world * self.interleave
+        rest = count % cycle - self.rank * self.interleave
+        clamp = torch.clamp if isinstance(rest, torch.Tensor) else lambda value, low, high: max(low, min(value, high))
+        return count // cycle * self.interleave + clamp(rest, 0, self.interleave)
+
+
+@dataclass(frozen=True)
+class DraftKeys:
+    """Which of the draft tokens, keys `first` and on, each packed row sees: `seen` [M, Q] bool."""
+
+    first: int
+    seen: torch.Tensor
+
+    def hidden(self, start: int, stop: int) -> torch.Tensor:
+        """[M, stop - start] bool: keys [start, stop) that the rows do not see."""
+        draft = torch.arange(start, stop, device=self.seen.device) - self.first
+        return (draft >= 0) & ~self.seen[:, draft.clamp(0, self.seen.shape[1] - 1)]
+
+
+def unpack(words: torch.Tensor, count: int) -> torch.Tensor:
+    """The first `count` bits of packed rows [T, words] int32, lowest first, as [T, count] bool."""
+    bit = torch.arange(count, device=words.device)
+    return (words[:, bit // 32] >> (bit % 32)) & 1 != 0
 
 
 def row_bounds(num_tokens: int, num_heads: int, num_keys: int, is_causal: bool, device: torch.device) -> torch.Tensor:
@@ -61,7 +113,8 @@ def attend(
     page_ids: torch.Tensor,
     num_keys: int,
     bounds: torch.Tensor,
-    softmax_scale: float,
+    softmax_scale: float | torch.Tensor,
+    drafts: DraftKeys | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Online softmax of packed rows `[M, 576]` over keys [0, num_keys): `(latent [M, 512], lse [M])`, both fp32.
 
@@ -79,6 +132,8 @@ def attend(
         keys = gather(kv_cache, page_ids, start, stop).float()
         scores = (rows @ keys.T) * softmax_scale
         hidden = torch.arange(start, stop, device=rows.device) >= bounds[:, None]
+        if drafts is not None:
+            hidden = hidden | drafts.hidden(start, stop)
         scores = scores.masked_fill(hidden, -math.inf)
         new_max = torch.maximum(row_max, scores.amax(dim=-1))
         # A row that has seen no key yet has maximum -inf; (-inf) - (-inf) would be NaN.

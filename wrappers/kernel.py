@@ -16,15 +16,24 @@ EMULATED_CTAS = 148
 
 def decode_config(call: DecodeCall, arch: str, path: str = "auto") -> MlaDecodeConfig:
     """The compile key of the kernel that runs `call`, on the operand path that MlaDecodeConfig chooses or on `path`."""
-    token_stride, head_stride = launch_view(call.query).stride()[1:3]
+    token_stride, head_stride = launch_view(batched(call, call.query)).stride()[1:3]
+    seq_len_q = call.seq_len_q
+    if call.is_ragged:
+        seq_len_q = 1 << (seq_len_q - 1).bit_length()
     return MlaDecodeConfig(
         dtype=DTYPE_NAMES[call.query.dtype],
         num_heads=call.num_heads,
-        seq_len_q=call.seq_len_q,
+        seq_len_q=seq_len_q,
         is_causal=call.is_causal,
         page_size=call.page_size,
         lse_base=call.lse_base if call.return_lse else None,
         query_packed=token_stride == call.num_heads * head_stride,
+        softmax_scale_on_device=isinstance(call.softmax_scale, torch.Tensor),
+        output_scale_on_device=isinstance(call.output_scale, torch.Tensor),
+        ragged_query=call.is_ragged,
+        tree_mask=call.tree_mask is not None,
+        dcp_world=call.dcp_world,
+        dcp_interleave=call.dcp_interleave if call.dcp_world > 1 else 1,
         arch=arch,
         path=path,
     )
@@ -66,16 +75,19 @@ def kernel_arguments(
 ) -> tuple[object, ...]:
     """What the compiled host function takes, in its order; the stream comes from the environment."""
     return (
-        launch_view(call.query),
+        launch_view(batched(call, call.query)),
         launch_view(call.kv_cache),
         call.block_tables,
         call.seq_lens,
-        launch_view(out),
-        lse,
+        launch_view(batched(call, out)),
+        None if lse is None else batched(call, lse),
         workspace,
         ctas,
         call.softmax_scale,
         call.output_scale,
+        call.cu_seqlens_q,
+        None if call.tree_mask is None else batched(call, call.tree_mask),
+        call.dcp_rank if call.dcp_world > 1 else None,
     )
 
 
@@ -84,6 +96,11 @@ def launch(kernel: CompiledDecode, call: DecodeCall, out: torch.Tensor, lse: tor
     ctas = num_ctas(call.query.device)
     with torch.cuda.device(call.query.device):
         kernel.host(*kernel_arguments(call, out, lse, workspace_of(call, ctas), ctas))
+
+
+def batched(call: DecodeCall, rows: torch.Tensor) -> torch.Tensor:
+    """Query, output or log-sum-exp as [batch, token, head, ...]: the tokens of a ragged query are one batch."""
+    return rows.unsqueeze(0) if call.is_ragged else rows
 
 
 def launch_view(tensor: torch.Tensor) -> torch.Tensor:

@@ -19,48 +19,83 @@ def mla_decode_reference(
     block_tables: torch.Tensor,
     seq_lens: torch.Tensor,
     *,
-    softmax_scale: float,
-    output_scale: float = 1.0,
+    softmax_scale: float | torch.Tensor,
+    output_scale: float | torch.Tensor = 1.0,
     is_causal: bool = True,
     lse_base: str = "e",
     dtype: torch.dtype = torch.float32,
+    cu_seqlens_q: torch.Tensor | None = None,
+    tree_mask: torch.Tensor | None = None,
+    dcp_world: int = 1,
+    dcp_rank: int = 0,
+    dcp_interleave: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of `seq_len_q` query tokens per request over that request's own keys.
 
     query [B, Q, H, 576]; kv_cache [pages, page_size, 576], [pages, 1, page_size, 576] or
     [pages, page_size, 1, 576]; block_tables [B, W] page ids; seq_lens [B] keys per request, the query tokens' own
-    keys included. The first 512 of the 576 cache elements are the value.
+    keys included. The first 512 of the 576 cache elements are the value. A scale is a number or a one-element tensor.
 
-    Returns `(out [B, Q, H, 512], lse [B, Q, H])`, both in `dtype` (torch.float32 or torch.float64). The log-sum-exp
+    With `cu_seqlens_q` [B + 1], query is [total_q, H, 576] and request b has tokens cu_seqlens_q[b] up to
+    cu_seqlens_q[b + 1]. `tree_mask`, bool [B, Q, Q] or, ragged, [total_q, Q], says which of the request's query tokens,
+    its last keys, a token sees. With `dcp_world` ranks, key g of a request of seq_lens[b] keys lies on rank
+    g // interleave % world, and the cache has this rank's keys, in order.
+
+    Returns `(out [B, Q, H, 512], lse [B, Q, H])`, or `[total_q, H, ...]`, both
+    in `dtype` (torch.float32 or torch.float64). The log-sum-exp
     is of the scaled scores, base e or base 2. A row that sees no key has `out = 0` and `lse = -inf`.
     """
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype}: the reference computes in torch.float32 or torch.float64")
-    batch, num_tokens, num_heads, _ = query.shape
-    out = torch.zeros(batch, num_tokens, num_heads, LATENT_DIM, dtype=dtype, device=query.device)
-    lse = torch.full((batch, num_tokens, num_heads), -math.inf, dtype=dtype, device=query.device)
-    for request in range(batch):
-        kv = gather_tokens(kv_cache, block_tables[request], int(seq_lens[request])).to(dtype)
+    softmax_scale, output_scale = float(softmax_scale), float(output_scale)
+    out = torch.zeros(*query.shape[:-1], LATENT_DIM, dtype=dtype, device=query.device)
+    lse = torch.full(query.shape[:-1], -math.inf, dtype=dtype, device=query.device)
+    for request, tokens in enumerate(tokens_of_requests(query, cu_seqlens_q)):
+        num_keys = int(seq_lens[request])
+        held = keys_of_rank(num_keys, dcp_world, dcp_rank, dcp_interleave)
+        kv = gather_tokens(kv_cache, block_tables[request], len(held)).to(dtype)
+        num_tokens = len(query[tokens])
         for token in range(num_tokens):
-            keys = visible_keys(token, num_tokens, kv.shape[0], is_causal)
+            tree_row = None if tree_mask is None else tree_mask[tokens][token].tolist()
+            visible = set(visible_keys(token, num_tokens, num_keys, is_causal, tree_row))
+            keys = [local for local, key in enumerate(held) if key in visible]
             if not keys:
                 continue
             seen = kv[torch.tensor(keys, device=kv.device)]
-            scores = softmax_scale * (query[request, token].to(dtype) @ seen.T)
+            scores = softmax_scale * (query[tokens][token].to(dtype) @ seen.T)
             log_sum = torch.logsumexp(scores, dim=-1)
             probabilities = torch.exp(scores - log_sum[:, None])
-            out[request, token] = output_scale * (probabilities @ seen[:, :LATENT_DIM])
-            lse[request, token] = log_sum if lse_base == "e" else log_sum / math.log(2.0)
+            out[tokens][token] = output_scale * (probabilities @ seen[:, :LATENT_DIM])
+            lse[tokens][token] = log_sum if lse_base == "e" else log_sum / math.log(2.0)
     return out, lse
 
 
-def visible_keys(token: int, num_tokens: int, num_keys: int, is_causal: bool) -> list[int]:
+def tokens_of_requests(query: torch.Tensor, cu_seqlens_q: torch.Tensor | None) -> list[int | slice]:
+    """Index of each request's tokens in the first dimension of query, output and log-sum-exp."""
+    if cu_seqlens_q is None:
+        return list(range(query.shape[0]))
+    bounds = cu_seqlens_q.tolist()
+    return [slice(begin, end) for begin, end in zip(bounds, bounds[1:])]
+
+
+def keys_of_rank(num_keys: int, world: int, rank: int, interleave: int) -> list[int]:
+    """Positions of the keys that a rank holds, in the order of its cache: `interleave` keys to each rank in turn."""
+    return [key for key in range(num_keys) if key // interleave % world == rank]
+
+
+def visible_keys(
+    token: int, num_tokens: int, num_keys: int, is_causal: bool, tree_row: list[bool] | None = None
+) -> list[int]:
     """Key positions that query token `token` (0-based, of `num_tokens`) attends to, in ascending order.
 
     The query tokens are the last `num_tokens` positions of the request: token t sits at position
     `num_keys - num_tokens + t`, which is negative for tokens that precede the first key. Causal attention sees every
-    key at or before that position.
+    key at or before that position. With `tree_row` it sees every key ahead of the query tokens, and query token u iff
+    tree_row[u].
     """
+    if tree_row is not None:
+        first = num_keys - num_tokens
+        return [key for key in range(num_keys) if key < first or tree_row[key - first]]
     position = num_keys - num_tokens + token
     return [key for key in range(num_keys) if not is_causal or key <= position]
 

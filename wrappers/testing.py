@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 
-from wrappers.reference import gather_tokens, mla_decode_reference, visible_keys
+from wrappers.reference import (
+    gather_tokens,
+    keys_of_rank,
+    mla_decode_reference,
+    tokens_of_requests,
+    visible_keys,
+)
 from wrappers.validate import OUTPUT_DTYPES
 
 LATENT_DIM = 512
@@ -29,15 +35,24 @@ UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}
 
 @dataclass(frozen=True)
 class MlaProblem:
-    """Inputs of one call: query [B, Q, H, 576], kv_cache 3D or 4D, block_tables [B, W] int32, seq_lens [B] int32."""
+    """Inputs of one call: query [B, Q, H, 576], kv_cache 3D or 4D, block_tables [B, W] int32, seq_lens [B] int32.
+
+    Ragged: query [total_q, H, 576], cu_seqlens_q [B + 1] int32. Tree: tree_mask bool [B, Q, Q] or [total_q, Q].
+    """
 
     query: torch.Tensor
     kv_cache: torch.Tensor
     block_tables: torch.Tensor
     seq_lens: torch.Tensor
-    softmax_scale: float = DEFAULT_SCALE
-    output_scale: float = 1.0
+    softmax_scale: float | torch.Tensor = DEFAULT_SCALE
+    output_scale: float | torch.Tensor = 1.0
     is_causal: bool = True
+    cu_seqlens_q: torch.Tensor | None = None
+    max_seq_len_q: int | None = None
+    tree_mask: torch.Tensor | None = None
+    dcp_world: int = 1
+    dcp_rank: int = 0
+    dcp_interleave: int = 1
 
     @property
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -45,11 +60,11 @@ class MlaProblem:
 
     @property
     def options(self) -> dict[str, object]:
-        return {
-            "softmax_scale": self.softmax_scale,
-            "output_scale": self.output_scale,
-            "is_causal": self.is_causal,
-        }
+        """Keyword arguments of `mla_decode`; those that say nothing are left out."""
+        always = ("softmax_scale", "output_scale", "is_causal")
+        others = [field for field in fields(self)[4:] if field.name not in always]
+        given = [field.name for field in others if getattr(self, field.name) is not field.default]
+        return {name: getattr(self, name) for name in (*always, *given)}
 
     @property
     def out_dtype(self) -> torch.dtype:
@@ -57,24 +72,39 @@ class MlaProblem:
 
     @property
     def out_shape(self) -> tuple[int, ...]:
-        return (*self.query.shape[:3], LATENT_DIM)
+        return (*self.query.shape[:-1], LATENT_DIM)
 
     def reference(self, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
         """`(out, lse)` of the brute-force reference, lse base e."""
-        return mla_decode_reference(*self.tensors, **self.options, dtype=dtype)
+        options = {name: value for name, value in self.options.items() if name != "max_seq_len_q"}
+        return mla_decode_reference(*self.tensors, **options, dtype=dtype)
+
+    def requests(self) -> Iterator[tuple[int | slice, int, list[list[int]]]]:
+        """Per request: index of its tokens in the query's first dimension, keys in its cache, and for each token which
+        of these it sees, by the reference's rule.
+        """
+        lengths = self.seq_lens.tolist()
+        for request, tokens in enumerate(tokens_of_requests(self.query, self.cu_seqlens_q)):
+            held = keys_of_rank(lengths[request], self.dcp_world, self.dcp_rank, self.dcp_interleave)
+            num_tokens, seen = len(self.query[tokens]), []
+            for token in range(num_tokens):
+                tree_row = None if self.tree_mask is None else self.tree_mask[tokens][token].tolist()
+                visible = set(visible_keys(token, num_tokens, lengths[request], self.is_causal, tree_row))
+                seen.append([local for local, key in enumerate(held) if key in visible])
+            yield tokens, len(held), seen
 
     def active_rows(self) -> torch.Tensor:
-        """Rows that see at least one key, `[B, Q, H]` bool, by the reference's rule."""
-        batch, num_tokens, num_heads, _ = self.query.shape
-        active = [
-            [bool(visible_keys(token, num_tokens, num_keys, self.is_causal)) for token in range(num_tokens)]
-            for num_keys in self.seq_lens.tolist()
-        ]
-        return torch.tensor(active, device=self.query.device).view(batch, num_tokens, 1).expand(-1, -1, num_heads)
+        """Rows that see at least one key, bool, the query's shape without the last dimension."""
+        active = torch.zeros(self.query.shape[:-1], dtype=torch.bool, device=self.query.device)
+        for tokens, _, seen in self.requests():
+            for token, keys in enumerate(seen):
+                active[tokens][token] = bool(keys)
+        return active
 
     def to(self, device: torch.device | str) -> MlaProblem:
-        moved = (tensor.to(device) for tensor in self.tensors)
-        return replace(self, **dict(zip(("query", "kv_cache", "block_tables", "seq_lens"), moved)))
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: value.to(device) for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return replace(self, **moved)
 
 
 def make_problem(
@@ -93,8 +123,14 @@ def make_problem(
     cache_rank: int = 3,
     strided: bool = False,
     hostile: bool = True,
+    query_lens: Sequence[int] | None = None,
+    tree: bool = False,
 ) -> MlaProblem:
     """A random problem; `kv_len` is one length for all requests or a length per request.
+
+    `query_lens`, a number of query tokens per request of at most `seq_len_q`, makes the query ragged. `tree` gives
+    every query token a parent among the earlier ones, or none, and has it see itself and its ancestors; a few see no
+    query token at all.
 
     Queries and keys are unit normal before rounding, so the scores have standard deviation
     `softmax_scale / DEFAULT_SCALE`; `value_mean` is added to the latent part, which moves all scores of a row alike.
@@ -129,18 +165,63 @@ def make_problem(
         for index, page in enumerate(ids.tolist()):
             part = kv[index * page_size : (index + 1) * page_size]
             cache[page, : len(part)] = part
-    query = torch.randn(batch, seq_len_q, num_heads, HEAD_DIM, generator=generator).to(dtype)
+    tokens = (batch, seq_len_q) if query_lens is None else (sum(query_lens),)
+    query = torch.randn(*tokens, num_heads, HEAD_DIM, generator=generator).to(dtype)
+    modes = {}
+    if query_lens is not None:
+        starts = torch.tensor([0, *query_lens]).cumsum(0).int()
+        modes |= {"cu_seqlens_q": starts, "max_seq_len_q": seq_len_q}
+    if tree:
+        trees = random_trees(query_lens or [seq_len_q] * batch, seq_len_q, generator)
+        modes["tree_mask"] = trees.view(*tokens, seq_len_q)
     if strided:
         query, cache = widen(query), widen(cache)
     if cache_rank == 4:
         cache = cache.unsqueeze(1)
     problem = MlaProblem(
-        query, cache, table, torch.tensor(lengths, dtype=torch.int32), softmax_scale, output_scale, is_causal
-    )
+        query, cache, table, torch.tensor(lengths, dtype=torch.int32),
+        softmax_scale, output_scale, is_causal,
+        **modes,
+    )  # fmt: skip
     if hostile:
         # By way of fp32: torch fills no selection of e4m3 elements.
         query.copy_(query.float().masked_fill(~problem.active_rows()[..., None], math.nan))
     return problem
+
+
+def random_trees(query_lens: Sequence[int], width: int, generator: torch.Generator) -> torch.Tensor:
+    """Bool [sum(query_lens), width]: row of token t, column of token u of the same request; t sees u.
+
+    Columns from the request's number of tokens on are junk, set for every other token.
+    """
+    rows = []
+    for count in query_lens:
+        seen = torch.zeros(count, width, dtype=torch.bool)
+        for token in range(count):
+            choice = int(torch.randint(-2, max(token, 1), (1,), generator=generator))
+            if choice >= 0 and token:
+                seen[token] = seen[choice]
+            seen[token, token] = choice > -2
+            seen[token, count:] = bool(token % 2)
+        rows.append(seen)
+    return torch.cat(rows)
+
+
+def shard(problem: MlaProblem, world: int, rank: int, interleave: int, page_size: int = 16) -> MlaProblem:
+    """What rank `rank` of `world` is given of an unsplit problem: its keys in a hostile cache of its own."""
+    lengths = problem.seq_lens.tolist()
+    held = [keys_of_rank(length, world, rank, interleave) for length in lengths]
+    own = make_problem(
+        len(lengths), 1, 1, [len(keys) for keys in held], page_size=page_size, dtype=problem.query.dtype, seed=rank
+    )
+    for request, keys in enumerate(held):
+        kv = gather_tokens(problem.kv_cache, problem.block_tables[request], lengths[request])
+        for local, key in enumerate(keys):
+            own.kv_cache[own.block_tables[request, local // page_size], local % page_size] = kv[key]
+    return replace(
+        problem, kv_cache=own.kv_cache, block_tables=own.block_tables,
+        dcp_world=world, dcp_rank=rank, dcp_interleave=interleave,
+    )  # fmt: skip
 
 
 def widen(tensor: torch.Tensor, pad: int = 64) -> torch.Tensor:
@@ -160,27 +241,28 @@ def baseline_output(problem: MlaProblem, probs_scale_log2: int | None = None) ->
     """
     query, dtype = problem.query, problem.query.dtype
     probs_scale = 2.0 ** (PROBS_SCALE_LOG2[dtype] if probs_scale_log2 is None else probs_scale_log2)
-    batch, num_tokens, num_heads, _ = query.shape
     out = torch.zeros(problem.out_shape, dtype=problem.out_dtype)
-    lse = torch.full(query.shape[:3], -math.inf)
-    for request, num_keys in enumerate(problem.seq_lens.tolist()):
-        kv = gather_tokens(problem.kv_cache, problem.block_tables[request], num_keys).float()
-        for token in range(num_tokens):
-            count = len(visible_keys(token, num_tokens, num_keys, problem.is_causal))
-            if not count:
+    lse = torch.full(query.shape[:-1], -math.inf)
+    for request, (tokens, num_keys, seen) in enumerate(problem.requests()):
+        cached = gather_tokens(problem.kv_cache, problem.block_tables[request], num_keys).float()
+        for token, keys in enumerate(seen):
+            if not keys:
                 continue
-            scores = problem.softmax_scale * (query[request, token].float() @ kv[:count].T)
+            kv = cached[keys]
+            scores = float(problem.softmax_scale) * (query[tokens][token].float() @ kv.T)
             row_max = scores.amax(dim=-1, keepdim=True)
             probabilities = torch.exp(scores - row_max) * probs_scale
             row_sum = probabilities.sum(dim=-1, keepdim=True)
-            latent = probabilities.to(dtype).float() @ kv[:count, :LATENT_DIM]
-            out[request, token] = (latent * (problem.output_scale / row_sum)).to(out.dtype)
-            lse[request, token] = (row_max + torch.log(row_sum / probs_scale)).squeeze(-1)
+            latent = probabilities.to(dtype).float() @ kv[:, :LATENT_DIM]
+            out[tokens][token] = (latent * (float(problem.output_scale) / row_sum)).to(out.dtype)
+            lse[tokens][token] = (row_max + torch.log(row_sum / probs_scale)).squeeze(-1)
     return out, lse
 
 
 def snr_db(out: torch.Tensor, reference: torch.Tensor, rows: torch.Tensor) -> float:
-    """Signal-to-noise ratio over `rows` ([B, Q, H] bool): 10 log10(sum ref^2 / sum (out - ref)^2), in dB.
+    """Signal-to-noise ratio over `rows`: 10 log10(sum ref^2 / sum (out - ref)^2), in dB.
+
+    rows: bool, the output's shape without its last dimension.
 
     +inf for an exact output, -inf for one that holds a NaN or Inf, +inf where no row is active.
     """
@@ -264,6 +346,7 @@ def assert_matches(problem: MlaProblem, out: torch.Tensor, lse: torch.Tensor | N
 
 
 def describe_rows(rows: torch.Tensor) -> str:
-    """Count and first member of a [B, Q, H] selection, for messages."""
-    request, token, head = rows.nonzero()[0].tolist()
-    return f"{int(rows.sum())} of {rows.numel()} rows (first: request {request}, token {token}, head {head})"
+    """Count and first member of a [B, Q, H] or [total_q, H] selection, for messages."""
+    names = ("request", "token", "head")[-rows.dim() :]
+    first = ", ".join(f"{name} {index}" for name, index in zip(names, rows.nonzero()[0].tolist()))
+    return f"{int(rows.sum())} of {rows.numel()} rows (first: {first})"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from wrappers.fallback import KeyShard
+
 LATENT_DIM = 512
 ROPE_DIM = 64
 HEAD_DIM = LATENT_DIM + ROPE_DIM
@@ -21,8 +23,15 @@ OUTPUT_DTYPES = {
 DTYPES = tuple(OUTPUT_DTYPES)
 BACKENDS = ("auto", "cute", "emulator", "torch")
 LSE_BASES = ("e", "2")
+# Query tokens of a request under a tree mask. The kernel's mask has no limit of its own; tests go this far.
+MAX_TREE_TOKENS = 256
+TREE_WORD_BITS = 32
+# What the bits of a packed tree mask may come in.
+TREE_WORD_DTYPES = (torch.int32, torch.uint32, torch.int64, torch.uint64)
 # Key positions are int32 in the kernel and are rounded up to whole tiles of keys.
 MAX_KV_LEN = 2**31 - 1024
+# Keys after which the ranks of decode context parallelism take turns anew: world * interleave.
+MAX_DCP_CYCLE = 2**24
 # Strides and base addresses that a TMA tensor map can hold (PTX ISA, tensor-map: 16-byte aligned global address,
 # global strides that are multiples of 16 bytes and below 2^40).
 TMA_ALIGN_BYTES = 16
@@ -37,7 +46,11 @@ class DecodeCall:
     """The arguments of one call after validation, the cache as a 3D view.
 
     query [B, Q, H, 576], kv_cache [pages, page_size, 576], block_tables [B, W] int32, seq_lens [B] int32; `out`
-    [B, Q, H, 512] in `output_dtype` or None where the caller gave none; workspace 1D bytes or None.
+    [B, Q, H, 512] in `output_dtype` or None where the caller gave none; workspace 1D bytes or None;
+    a scale is a float, or float32 [1] on the query's device.
+
+    Ragged: query [total_q, H, 576], out [total_q, H, 512], lse [total_q, H], cu_seqlens_q [B + 1] int32. tree_mask is
+    packed, int32 [B, Q, words] or [total_q, words]. Under decode context parallelism seq_lens are of all ranks' keys.
     """
 
     query: torch.Tensor
@@ -46,15 +59,25 @@ class DecodeCall:
     seq_lens: torch.Tensor
     out: torch.Tensor | None
     workspace: torch.Tensor | None
-    softmax_scale: float
-    output_scale: float
+    softmax_scale: float | torch.Tensor
+    output_scale: float | torch.Tensor
     is_causal: bool
     return_lse: bool
     lse_base: str
+    cu_seqlens_q: torch.Tensor | None = None
+    max_seq_len_q: int | None = None
+    tree_mask: torch.Tensor | None = None
+    dcp_world: int = 1
+    dcp_rank: int = 0
+    dcp_interleave: int = 1
 
     @property
     def batch(self) -> int:
-        return self.query.shape[0]
+        return self.seq_lens.shape[0]
+
+    @property
+    def is_ragged(self) -> bool:
+        return self.cu_seqlens_q is not None
 
     @property
     def output_dtype(self) -> torch.dtype:
@@ -62,11 +85,12 @@ class DecodeCall:
 
     @property
     def seq_len_q(self) -> int:
-        return self.query.shape[1]
+        """Query tokens per request, the most that one may have where the query is ragged."""
+        return self.max_seq_len_q if self.is_ragged else self.query.shape[1]
 
     @property
     def num_heads(self) -> int:
-        return self.query.shape[2]
+        return self.query.shape[-2]
 
     @property
     def page_size(self) -> int:
@@ -79,8 +103,8 @@ def check_decode_call(
     block_tables: torch.Tensor,
     seq_lens: torch.Tensor,
     *,
-    softmax_scale: float,
-    output_scale: float,
+    softmax_scale: float | torch.Tensor,
+    output_scale: float | torch.Tensor,
     is_causal: bool,
     out: torch.Tensor | None,
     return_lse: bool,
@@ -88,6 +112,12 @@ def check_decode_call(
     workspace: torch.Tensor | None,
     lse: torch.Tensor | None = None,
     check_values: bool | None = None,
+    cu_seqlens_q: torch.Tensor | None = None,
+    max_seq_len_q: int | None = None,
+    tree_mask: torch.Tensor | None = None,
+    dcp_world: int = 1,
+    dcp_rank: int = 0,
+    dcp_interleave: int = 1,
 ) -> DecodeCall:
     """The call's arguments, checked.
 
@@ -96,12 +126,13 @@ def check_decode_call(
     table entries in use are among what is checked: None is where they are in the host's memory; True reads them from
     any device, which waits for it.
     """
-    check_query(query)
+    check_query(query, is_ragged=cu_seqlens_q is not None)
     cache = check_kv_cache(kv_cache, query)
-    check_index_tensor("block_tables", block_tables, 2, query)
-    check_index_tensor("seq_lens", seq_lens, 1, query)
-    check_finite_float("softmax_scale", softmax_scale)
-    check_finite_float("output_scale", output_scale)
+    batch = check_batch(query, cu_seqlens_q, max_seq_len_q)
+    check_index_tensor("block_tables", block_tables, 2, query, batch)
+    check_index_tensor("seq_lens", seq_lens, 1, query, batch)
+    softmax_scale = checked_scale("softmax_scale", softmax_scale, query)
+    output_scale = checked_scale("output_scale", output_scale, query)
     check_bool("is_causal", is_causal)
     check_bool("return_lse", return_lse)
     check_choice("lse_base", lse_base, LSE_BASES)
@@ -111,26 +142,108 @@ def check_decode_call(
         check_lse(lse, query, return_lse)
     if workspace is not None:
         check_workspace(workspace, query)
+    check_dcp(dcp_world, dcp_rank, dcp_interleave)
+    if tree_mask is not None:
+        tree_mask = checked_tree_mask(tree_mask, query, max_seq_len_q, is_causal, dcp_world)
     if wants_value_checks(check_values, query):
-        check_lengths_and_pages(cache, block_tables, seq_lens)
+        if cu_seqlens_q is not None:
+            check_query_lengths(cu_seqlens_q, max_seq_len_q, query.shape[0])
+        shard = KeyShard(dcp_world, dcp_rank, dcp_interleave)
+        check_lengths_and_pages(cache, block_tables, seq_lens, shard)
     return DecodeCall(
-        query, cache, block_tables, seq_lens, out, workspace,
-        float(softmax_scale), float(output_scale), is_causal, return_lse, lse_base,
+        query, cache, block_tables, seq_lens, out, workspace, softmax_scale, output_scale, is_causal, return_lse,
+        lse_base, cu_seqlens_q, max_seq_len_q, tree_mask, dcp_world, dcp_rank, dcp_interleave,
     )  # fmt: skip
 
 
-def check_query(query: torch.Tensor) -> None:
+def check_query(query: torch.Tensor, is_ragged: bool = False) -> None:
     check_tensor("query", query, DTYPES)
-    if query.dim() != 4:
-        raise ValueError(f"query has shape {shape_text(query)}: must be [batch, seq_len_q, num_heads, {HEAD_DIM}]")
-    _, num_tokens, num_heads, head_dim = query.shape
+    tokens = "total_q" if is_ragged else "batch, seq_len_q"
+    if query.dim() != (3 if is_ragged else 4):
+        given = "with cu_seqlens_q" if is_ragged else "without cu_seqlens_q"
+        raise ValueError(
+            f"query has shape {shape_text(query)}: must be [{tokens}, num_heads, {HEAD_DIM}] {given}"
+        )
+    num_tokens, num_heads, head_dim = query.shape[-3:]
+    last = query.dim() - 1
     if head_dim != HEAD_DIM:
-        raise ValueError(f"query.shape[3]={head_dim}: must be {HEAD_DIM} (kv_lora_rank {LATENT_DIM} + rope {ROPE_DIM})")
+        raise ValueError(
+            f"query.shape[{last}]={head_dim}: must be {HEAD_DIM} (kv_lora_rank {LATENT_DIM} + rope {ROPE_DIM})"
+        )
     if not 1 <= num_heads <= MAX_HEADS:
-        raise ValueError(f"query.shape[2]={num_heads}: num_heads must be 1..{MAX_HEADS}")
-    if num_tokens < 1:
+        raise ValueError(f"query.shape[{last - 1}]={num_heads}: num_heads must be 1..{MAX_HEADS}")
+    if num_tokens < 1 and not is_ragged:
         raise ValueError(f"query.shape[1]={num_tokens}: seq_len_q must be at least 1")
     check_last_dim_contiguous("query", query)
+
+
+def check_batch(query: torch.Tensor, cu_seqlens_q: torch.Tensor | None, max_seq_len_q: int | None) -> int:
+    """The number of requests; `cu_seqlens_q` and `max_seq_len_q` are given both or neither."""
+    if cu_seqlens_q is None:
+        if max_seq_len_q is not None:
+            raise ValueError(f"max_seq_len_q={max_seq_len_q}: must be None without cu_seqlens_q")
+        return query.shape[0]
+    check_tensor("cu_seqlens_q", cu_seqlens_q, (torch.int32,))
+    check_device("cu_seqlens_q", cu_seqlens_q, query)
+    if cu_seqlens_q.dim() != 1 or cu_seqlens_q.shape[0] < 1:
+        raise ValueError(f"cu_seqlens_q has shape {shape_text(cu_seqlens_q)}: must be [batch + 1]")
+    check_last_dim_contiguous("cu_seqlens_q", cu_seqlens_q)
+    check_int("max_seq_len_q", max_seq_len_q, 1, MAX_KV_LEN)
+    return cu_seqlens_q.shape[0] - 1
+
+
+def check_query_lengths(cu_seqlens_q: torch.Tensor, max_seq_len_q: int, total_q: int) -> None:
+    """Starts ascend from 0, no request has more tokens than declared, and the query has them all."""
+    starts = cu_seqlens_q.tolist()
+    if starts[0] != 0:
+        raise ValueError(f"cu_seqlens_q[0]={starts[0]}: must be 0")
+    for request, (begin, end) in enumerate(zip(starts, starts[1:])):
+        if not 0 <= end - begin <= max_seq_len_q:
+            raise ValueError(
+                f"cu_seqlens_q[{request + 1}]={end}, {end - begin} more than the entry before it: must be 0 to "
+                f"max_seq_len_q={max_seq_len_q} more"
+            )
+    if starts[-1] > total_q:
+        raise ValueError(f"cu_seqlens_q[{len(starts) - 1}]={starts[-1]}: must be at most query.shape[0]={total_q}")
+
+
+def check_dcp(world: int, rank: int, interleave: int) -> None:
+    check_int("dcp_world", world, 1, MAX_DCP_CYCLE)
+    check_int("dcp_rank", rank, 0, world - 1)
+    check_int("dcp_interleave", interleave, 1, MAX_DCP_CYCLE // world)
+
+
+def checked_tree_mask(
+    tree_mask: torch.Tensor, query: torch.Tensor, max_seq_len_q: int | None, is_causal: bool, dcp_world: int
+) -> torch.Tensor:
+    """The mask as int32 words, `[batch, seq_len_q, words]` or, ragged, `[total_q, words]`, lowest bit first."""
+    check_tensor("tree_mask", tree_mask, (torch.bool, *TREE_WORD_DTYPES))
+    check_device("tree_mask", tree_mask, query)
+    if not is_causal:
+        raise ValueError("tree_mask: must be None with is_causal=False, which has every query token see every key")
+    if dcp_world > 1:
+        raise ValueError(f"tree_mask: must be None with dcp_world={dcp_world}: it is defined for unsplit caches only")
+    num_tokens = query.shape[1] if max_seq_len_q is None else max_seq_len_q
+    if num_tokens > MAX_TREE_TOKENS:
+        name = "query.shape[1]" if max_seq_len_q is None else "max_seq_len_q"
+        raise ValueError(f"{name}={num_tokens}: must be at most {MAX_TREE_TOKENS} with a tree_mask")
+    bits = 1 if tree_mask.dtype == torch.bool else 8 * tree_mask.element_size()
+    expected = [*query.shape[:-2], -(-num_tokens // bits)]
+    if list(tree_mask.shape) != expected:
+        raise ValueError(
+            f"tree_mask has shape {shape_text(tree_mask)} of {tree_mask.dtype}: must be {expected}, {bits} query "
+            f"token{'s' if bits > 1 else ''} to an element"
+        )
+    check_last_dim_contiguous("tree_mask", tree_mask)
+    return pack_bits(tree_mask) if tree_mask.dtype == torch.bool else tree_mask.view(torch.int32)
+
+
+def pack_bits(mask: torch.Tensor) -> torch.Tensor:
+    """Bool `[..., n]` as int32 `[..., ceil(n / 32)]`, lowest bit first."""
+    words = -(-mask.shape[-1] // TREE_WORD_BITS)
+    padded = torch.nn.functional.pad(mask, (0, words * TREE_WORD_BITS - mask.shape[-1]))
+    weights = 1 << torch.arange(TREE_WORD_BITS, device=mask.device)
+    return (padded.unflatten(-1, (words, TREE_WORD_BITS)) * weights).sum(-1).to(torch.int32)
 
 
 def check_kv_cache(kv_cache: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
@@ -157,21 +270,22 @@ def check_kv_cache(kv_cache: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
     return cache
 
 
-def check_index_tensor(name: str, value: torch.Tensor, rank: int, query: torch.Tensor) -> None:
+def check_index_tensor(name: str, value: torch.Tensor, rank: int, query: torch.Tensor, batch: int) -> None:
     check_tensor(name, value, (torch.int32,))
     check_device(name, value, query)
     expected = "[batch]" if rank == 1 else "[batch, pages per request]"
     if value.dim() != rank:
         raise ValueError(f"{name} has shape {shape_text(value)}: must be {expected}")
-    if value.shape[0] != query.shape[0]:
-        raise ValueError(f"{name}.shape[0]={value.shape[0]}: must be the batch of query, {query.shape[0]}")
+    if value.shape[0] != batch:
+        of = "query" if query.dim() == 4 else "cu_seqlens_q"
+        raise ValueError(f"{name}.shape[0]={value.shape[0]}: must be the batch of {of}, {batch}")
     check_last_dim_contiguous(name, value)
 
 
 def check_out(out: torch.Tensor, query: torch.Tensor) -> None:
     check_tensor("out", out, (OUTPUT_DTYPES[query.dtype],))
     check_device("out", out, query)
-    expected = [*query.shape[:3], LATENT_DIM]
+    expected = [*query.shape[:-1], LATENT_DIM]
     if list(out.shape) != expected:
         raise ValueError(f"out has shape {shape_text(out)}: must be {expected}")
     check_last_dim_contiguous("out", out)
@@ -227,7 +341,9 @@ def wants_value_checks(check_values: bool | None, query: torch.Tensor) -> bool:
     return check_values
 
 
-def check_lengths_and_pages(kv_cache: torch.Tensor, block_tables: torch.Tensor, seq_lens: torch.Tensor) -> None:
+def check_lengths_and_pages(
+    kv_cache: torch.Tensor, block_tables: torch.Tensor, seq_lens: torch.Tensor, shard: KeyShard
+) -> None:
     """Lengths in range, the table wide enough for the longest, every table entry in use naming a page."""
     if seq_lens.numel() == 0:
         return
@@ -236,17 +352,19 @@ def check_lengths_and_pages(kv_cache: torch.Tensor, block_tables: torch.Tensor, 
     for request, length in enumerate(lengths):
         if not 0 <= length <= MAX_KV_LEN:
             raise ValueError(f"seq_lens[{request}]={length}: must be 0..{MAX_KV_LEN}")
-    longest = max(range(len(lengths)), key=lengths.__getitem__)
-    needed = -(-lengths[longest] // page_size)
+    held = shard.local_keys(seq_lens.long())
+    longest = int(held.argmax())
+    needed = -(-int(held[longest]) // page_size)
+    of_rank = f" on rank {shard.rank} of {shard.world}" if shard.world > 1 else ""
     if width < needed:
         raise ValueError(
-            f"block_tables.shape[1]={width}: seq_lens[{longest}]={lengths[longest]} with page_size={page_size} "
-            f"needs at least {needed} entries"
+            f"block_tables.shape[1]={width}: seq_lens[{longest}]={lengths[longest]}{of_rank} with "
+            f"page_size={page_size} needs at least {needed} entries"
         )
     if needed == 0:
         return
     table = block_tables[:, :needed]
-    used = torch.arange(needed, device=table.device) * page_size < seq_lens[:, None]
+    used = torch.arange(needed, device=table.device) * page_size < held[:, None]
     wrong = used & ((table < 0) | (table >= kv_cache.shape[0]))
     if wrong.any():
         request, entry = wrong.nonzero()[0].tolist()
@@ -298,11 +416,26 @@ def check_last_dim_contiguous(name: str, value: torch.Tensor) -> None:
         raise ValueError(f"{name} has strides {list(value.stride())}: the last dimension must be contiguous (stride 1)")
 
 
-def check_finite_float(name: str, value: object) -> None:
+def checked_scale(name: str, value: object, query: torch.Tensor) -> float | torch.Tensor:
+    """A finite float, or a one-element float32 tensor as a view of shape [1]; its value stays unread."""
+    if isinstance(value, torch.Tensor):
+        check_tensor(name, value, (torch.float32,))
+        check_device(name, value, query)
+        if value.numel() != 1:
+            raise ValueError(f"{name} has shape {shape_text(value)}: a tensor must have one element")
+        return value.reshape(1)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} is a {type(value).__name__}: must be a float")
+        raise TypeError(f"{name} is a {type(value).__name__}: must be a float or a one-element float32 tensor")
     if not math.isfinite(value):
         raise ValueError(f"{name}={value}: must be finite")
+    return float(value)
+
+
+def check_int(name: str, value: object, lowest: int, highest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is a {type(value).__name__}: must be an int")
+    if not lowest <= value <= highest:
+        raise ValueError(f"{name}={value}: must be {lowest}..{highest}")
 
 
 def check_bool(name: str, value: object) -> None:

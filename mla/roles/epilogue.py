@@ -33,17 +33,16 @@ def run(ctx: cutlass.Constexpr, work: cutlass.Constexpr, lane: Int32, tiles: Int
         scaled = [cutlass.select_(is_empty, Float32(0.0), value) for value in softmax.scaled(values, factor)]
         if slot >= 0:
             store_partial(ctx, slot, lane, column, operands.register_words(scaled))
-        elif position < config.num_rows:
-            store_output(ctx, work.batch, position, lane, column, operands.converted_words(scaled, config.output_dtype))
+        elif position < work.mask.num_rows:
+            store_output(ctx, work.place(position), lane, column, operands.converted_words(scaled, config.output_dtype))
 
 
 @cute.jit
 def store_output(
-    ctx: cutlass.Constexpr, batch: Int32, row: Int32, lane: Int32, column: cutlass.Constexpr, words: cute.Tensor
+    ctx: cutlass.Constexpr, place: cutlass.Constexpr, lane: Int32, column: cutlass.Constexpr, words: cute.Tensor
 ):
-    config = ctx.config
-    target = ctx.args.out[batch, row // config.num_heads, row % config.num_heads, None]
-    operands.store_row(target, accumulator.output_dim(lane, column) * config.output_bytes, words)
+    target = ctx.args.out[(*place, None)]
+    operands.store_row(target, accumulator.output_dim(lane, column) * ctx.config.output_bytes, words)
 
 
 @cute.jit

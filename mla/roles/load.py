@@ -15,8 +15,8 @@ from cutlass import Int32
 
 from mla import operands
 from mla.causal_mask import TilePhases, maximum, minimum
-from mla.context import Column, Context, has_work, read_work, release_work
-from mla.memory_plan import CHUNK_BYTES
+from mla.context import Boxes, Column, Context, WorkItem, has_work, read_work, release_work
+from mla.memory_plan import CHUNK_BYTES, Span
 from mla.page_ring import PageSpan
 from mla.paths import path_of
 
@@ -84,7 +84,7 @@ def load_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32, stages: Int32, 
     release_work(ctx, item)
     phases = work.phases
     part = Part(phases, PageSpan.of(ctx.plan, phases), tiles, stages)
-    load_query(ctx, item, work.batch, work.first_row)
+    load_query(ctx, item, work)
     ahead = 0 if ctx.plan.keys_are_values else 1
     for tile in cutlass.range(phases.begin - ahead, phases.end, unroll=1):
         if tile + ahead < phases.end:
@@ -97,27 +97,45 @@ def load_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32, stages: Int32, 
 
 
 @cute.jit
-def load_query(ctx: cutlass.Constexpr, item: Int32, batch: Int32, first_row: Int32):
-    """This CTA's rows, in boxes that never straddle two tokens; rows past the last token arrive as zeros."""
+def load_query(ctx: cutlass.Constexpr, item: Int32, work: cutlass.Constexpr):
+    """This CTA's rows, in boxes that never straddle two tokens, or, packed, of any rows.
+
+    Rows past the request's last token arrive as zeros or are the next request's: no row's result depends on another's,
+    and theirs are not written.
+    """
     plan, config = ctx.plan, ctx.config
     query = ctx.pipe("query")
     box_rows = config.query_box_rows(plan.cta_rows)
-    rows_per_token = config.num_rows if config.query_packed else config.num_heads
+    batch = work.place(work.first_row)[0]
     query.wait_empty(item)
     with cute.arch.elect_one():
         query.expect_bytes(item, plan.query_bytes)
     for box in cutlass.range(plan.cta_rows // box_rows, unroll=1):
-        row = first_row + box * box_rows
-        token, head_box = row // rows_per_token, row % rows_per_token // box_rows
+        row = work.first_row + box * box_rows
+        token, head_box = Int32(0), row // box_rows
+        if cutlass.const_expr(not config.query_packed):
+            _, token, head = work.place(row)
+            head_box = head // box_rows
         offset = plan.query_offset
         for column in cutlass.range_constexpr(len(plan.spans)):
             span = plan.spans[column]
-            boxes = ctx.args.query if span.start < config.kv_lora_rank else ctx.args.query_rope
+            boxes = query_boxes(ctx, work, span)
             elements = span.bytes // config.element_bytes
             coordinate = (head_box, span.start // elements, token, batch)
             place = offset + box * (box_rows * span.bytes)
             operands.load_box(ctx, boxes, box_rows, elements, coordinate, place, query.full_barrier(item))
             offset = offset + plan.cta_rows * span.bytes
+
+
+def query_boxes(ctx: Context, work: WorkItem, span: Span) -> Boxes:
+    """The query as TMA reads `span` of it; a ragged one that is packed starts at the request's first row, a multiple of
+    nothing.
+    """
+    boxes = ctx.args.query if span.start < ctx.config.kv_lora_rank else ctx.args.query_rope
+    if not (ctx.config.query_packed and ctx.config.ragged_query):
+        return boxes
+    first_row = work.request.query_begin * ctx.config.num_heads
+    return replace(boxes, tensor=cute.domain_offset((first_row, 0, 0, 0), boxes.tensor))
 
 
 @cute.jit

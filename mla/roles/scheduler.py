@@ -19,8 +19,9 @@ from mla.line import lane_request, line_length, warp_sum
 
 @cute.jit
 def run(ctx: cutlass.Constexpr):
-    batch_size = cute.size(ctx.args.seq_lens)
-    total = line_length(ctx.args.seq_lens, batch_size, ctx.scheduler)
+    requests = ctx.requests
+    batch_size = requests.count
+    total = line_length(requests, batch_size)
     share = split_kv.share_tiles(total, cute.arch.grid_dim()[0] // ctx.plan.cluster_size)
     share_begin = unit_index(ctx) * share
     share_end = cutlass.min(share_begin + share, total)
@@ -28,11 +29,11 @@ def run(ctx: cutlass.Constexpr):
     item, position = Int32(0), Int32(0)
     for first in cutlass.range(0, batch_size, WARP_SIZE, unroll=1):
         if position < share_end:
-            length, cost = lane_request(ctx.args.seq_lens, batch_size, first, ctx.scheduler)
+            of_lane, cost = lane_request(requests, batch_size, first)
             if position + warp_sum(cost) > share_begin:
-                item = announce_requests(ctx, item, first, length, cost, position, share_begin, share_end)
+                item = announce_requests(ctx, item, first, of_lane, cost, position, share_begin, share_end)
             position = position + warp_sum(cost)
-    announce(ctx, item, Int32(-1), Int32(0), Int32(0), Int32(0), Int32(0), Int32(0))
+    announce(ctx, item, (Int32(-1),) + (Int32(0),) * 5)
 
 
 def unit_index(ctx: Context) -> Any:
@@ -45,7 +46,7 @@ def announce_requests(
     ctx: cutlass.Constexpr,
     item: Int32,
     first: Int32,
-    length: Int32,
+    of_lane: cutlass.Constexpr,
     cost: Int32,
     position: Int32,
     share_begin: Int32,
@@ -53,21 +54,25 @@ def announce_requests(
 ):
     """Announce what the share takes of requests [first, first + 32), whose line starts at `position`.
 
-    `length` and `cost` are one request per lane. Returns the next item number.
+    `of_lane` and `cost` are one request per lane. Returns the next item number.
     """
     for lane in cutlass.range(WARP_SIZE, unroll=1):
-        request_length = cute.arch.shuffle_sync(length, lane)
+        request = of_lane.of_lane(lane)
         request_cost = cute.arch.shuffle_sync(cost, lane)
         if (position < share_end) & (position + request_cost > share_begin):
             start = position
-            for row_tile in cutlass.range(ctx.scheduler.row_tiles, unroll=1):
-                tile_cost = ctx.scheduler.cost(row_tile, request_length)
+            scheduler = ctx.scheduler.of_request(request.seq_len_q)
+            for row_tile in cutlass.range(scheduler.row_tiles, unroll=1):
+                tile_cost = scheduler.cost(row_tile, request.seq_len_k)
                 taken = split_kv.take(start, tile_cost, share_begin, share_end)
                 if taken.begin < taken.end:
                     slot = split_kv.partial_slot(unit_index(ctx), taken.begin)
                     is_whole = (taken.begin == 0) & (taken.end == tile_cost)
                     slot = cutlass.select_(is_whole, Int32(-1), slot)
-                    announce(ctx, item, first + lane, row_tile, request_length, taken.begin, taken.end, slot)
+                    record = (first + lane, row_tile, taken.begin, taken.end, slot, request.seq_len_k)
+                    if cutlass.const_expr(ctx.config.ragged_query):
+                        record = (*record, request.query_begin, request.seq_len_q)
+                    announce(ctx, item, record)
                     item = item + 1
                 start = start + tile_cost
         position = position + request_cost
@@ -75,26 +80,16 @@ def announce_requests(
 
 
 @cute.jit
-def announce(
-    ctx: cutlass.Constexpr,
-    item: Int32,
-    batch: Int32,
-    row_tile: Int32,
-    seq_len_k: Int32,
-    begin: Int32,
-    end: Int32,
-    slot: Int32,
-):
-    """Write ring entry `item` once every warp has released the one before it."""
+def announce(ctx: cutlass.Constexpr, item: Int32, record: cutlass.Constexpr):
+    """Write `record` to ring entry `item` once every warp has released the one before it.
+
+    record: the integers of memory_plan.WORK_RECORD_INTS; those missing at the end are not read.
+    """
     work = ctx.pipe("work")
     cells = work_cells(ctx, item)
     work.wait_empty(item)
     with cute.arch.elect_one():
-        cells[0] = batch
-        cells[1] = row_tile
-        cells[2] = seq_len_k
-        cells[3] = begin
-        cells[4] = end
-        cells[5] = slot
+        for i, value in enumerate(record):
+            cells[i] = value
         work.arrive_full(item)
     cute.arch.sync_warp()

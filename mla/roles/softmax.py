@@ -6,13 +6,15 @@ threads of lanes r and r + 64 share row r). Registers: half a tile's scores of o
 
 from __future__ import annotations
 
+from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32
+from cutlass import Float32, Int32, Int64
 
 from mla import operands, softmax
-from mla.context import has_work, read_work, release_work
+from mla.causal_mask import DRAFT_BITS, WORD_BITS, draft_window, minimum
+from mla.context import Context, WorkItem, has_work, read_work, release_work
 from mla.memory_plan import CHUNK_BYTES
 from mla.paths import accumulator
 
@@ -36,20 +38,20 @@ def soften_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     release_work(ctx, item)
     phases = work.phases
     lane = cute.arch.thread_idx()[0] - ctx.plan.warps.softmax[0] * 32
-    bound = ctx.scheduler.mask.k_bound(work.first_row + accumulator.row_of_lane(lane), work.seq_len_k)
+    bound = work.mask.k_bound(work.first_row + accumulator.row_of_lane(lane), work.request.seq_len_k)
     row_max, row_sum = Float32(softmax.NEG_INF), Float32(0.0)
     shift = tiles - phases.begin
 
     for tile in cutlass.range(phases.begin, phases.bulk_end, unroll=1):
-        row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, lane, bound, row_max, row_sum, False)
+        row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, bound, row_max, row_sum, False)
     for tile in cutlass.range(phases.bulk_end, phases.end - 1, unroll=1):
-        row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, lane, bound, row_max, row_sum, True)
+        row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, bound, row_max, row_sum, True)
     if phases.num_tiles > 0:
         tile = phases.end - 1
         if phases.final_straddles:
-            row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, lane, bound, row_max, row_sum, True)
+            row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, bound, row_max, row_sum, True)
         else:
-            row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, lane, bound, row_max, row_sum, False)
+            row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, bound, row_max, row_sum, False)
     finish(ctx, work, tiles + phases.num_tiles + item, lane, row_max, row_sum)
     return tiles + phases.num_tiles
 
@@ -60,6 +62,7 @@ def soften_tile(
     tile: Int32,
     count: Int32,
     item: Int32,
+    work: cutlass.Constexpr,
     lane: Int32,
     bound: Int32,
     row_max: Float32,
@@ -82,7 +85,10 @@ def soften_tile(
     values = softmax.scaled(scores, ctx.args.scale_log2)
     if cutlass.const_expr(is_masked):
         first_token = tile * plan.tile_tokens + accumulator.half_of_lane(lane) * half_tokens
-        values = softmax.masked(values, bound - first_token)
+        if cutlass.const_expr(ctx.config.tree_mask):
+            values = softmax.masked_by_bits(values, draft_bits(ctx, work, lane, first_token, half_tokens))
+        else:
+            values = softmax.masked(values, bound - first_token)
     local_max = cute.arch.fmax(row_max, softmax.maximum(values))
     new_max = cute.arch.fmax(local_max, exchange(ctx, announced, lane, local_max))
     reference = softmax.reference_maximum(new_max)
@@ -97,6 +103,21 @@ def soften_tile(
     probs = softmax.probabilities(values, reference - ctx.config.probs_scale_log2)
     store_probabilities(ctx, count, lane, probs)
     return new_max, row_sum * rescale + softmax.total(probs)
+
+
+def draft_bits(ctx: Context, work: WorkItem, lane: Any, first_token: Any, count: int) -> list[Any]:
+    """Which of keys [first_token, first_token + count) the row of `lane` sees under its tree mask, 32 to a word."""
+    mask = work.mask
+    row = minimum(work.first_row + accumulator.row_of_lane(lane), mask.num_rows - 1)
+    batch, token, _ = work.place(row)
+    tokens_words = ctx.args.tree_mask[batch, token, None]
+
+    def word_of(index: Any) -> Any:
+        return Int64(tokens_words[minimum(index, cute.size(tokens_words) - 1)]) & WORD_BITS
+
+    first_draft = first_token - mask.first_draft(work.request.seq_len_k)
+    firsts = range(0, count, DRAFT_BITS)
+    return [Int32(draft_window(word_of, first_draft + first, mask.seq_len_q)) for first in firsts]
 
 
 @cute.jit
@@ -156,7 +177,5 @@ def finish(
     elif cutlass.const_expr(config.lse_base is not None):
         position = work.first_row + row
         lse_out = ctx.args.lse
-        if (accumulator.half_of_lane(lane) == 0) & (position < config.num_rows):
-            lse_out[work.batch, position // config.num_heads, position % config.num_heads] = softmax.in_base(
-                lse, config.lse_base
-            )
+        if (accumulator.half_of_lane(lane) == 0) & (position < work.mask.num_rows):
+            lse_out[work.place(position)] = softmax.in_base(lse, config.lse_base)

@@ -175,15 +175,18 @@ def pack(spec: KernelSpec, values: Sequence[Any] | Mapping[int, Any], ptx_text: 
     return [blob.data for _, blob in packed]
 
 
-def launch(ir_text: str, ptx_text: str, host_args: Sequence[Any], **options: Any) -> list[Any]:
+def launch(
+    ir_text: str, ptx_text: str, host_args: Sequence[Any], *, buffers: Sequence[Any] = (), **options: Any
+) -> list[Any]:
     """Runs the host function's launches in the emulator; returns one report per launch.
 
-    `host_args` as for `plan`; the arrays among them are the memory that the kernels may access. `options` go to
-    `ptx_emulator.launch` (`order`, `seed`, ...).
+    `host_args` as for `plan`; the arrays among them, and `buffers`, are the memory that the kernels may access (a
+    kernel that finds addresses in its arguments needs the arrays there named). `options` go to `ptx_emulator.launch`
+    (`order`, `seed`, ...).
     """
     from .. import launch as run_kernel
 
-    buffers = buffers_of(flatten_arguments(host_args))
+    buffers = buffers_of([*flatten_arguments(host_args), *buffers])
     reports = []
     for item in plan(ir_text, host_args):
         reports.append(

@@ -39,7 +39,7 @@ def _make_atom(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
 # CuTe's printed tma_format -> ptx_emulator.tensormap element type.
 _TMA_FORMATS = {
     "U8": "u8", "U16": "u16", "U32": "u32", "S32": "s32", "U64": "u64", "S64": "s64",
-    "F16_RN": "f16", "BF16_RN": "bf16", "F32_RN": "f32", "F64_RN": "f64",
+    "F16_RN": "f16", "BF16_RN": "bf16", "F32_RN": "f32", "F64_RN": "f64", "TF32_RN": "tf32",
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from . import (
     sync,
     tcgen05,
     tcgen05_mma,
+    tensormaps,
     tma,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "sync",
     "tcgen05",
     "tcgen05_mma",
+    "tensormaps",
     "tma",
 ]

@@ -15,7 +15,7 @@ from ..errors import EmulationError, OutOfBounds, UnsupportedInstruction
 from ..ir import Address, Vector
 from ..reduction import REDUCTION_TYPES, REDUCTIONS, check_type, reduce
 from ..registry import Blocked, cta_exit, cta_state, op, unsupported
-from ..tensormap import SWIZZLES, TENSOR_MAP_BYTES, TensorMap, box_extent, copy_box, padded
+from ..tensormap import SWIZZLES, TENSOR_MAP_BYTES, TensorMap, box_extent, copy_box, padded, round_tf32
 from ..warp import lane_list, require
 from .per_thread import lane_address, lane_word
 
@@ -197,6 +197,8 @@ def _run_boxes(grid, tensor: TensorMap, boxes, shared, start: int, inst, store: 
     swizzle = SWIZZLES[tensor.swizzle]
     for i, box in enumerate(boxes):
         window, origin = _global_window(grid, tensor, box, inst, store)
+        if tensor.element_type == "tf32" and not store:
+            window = round_tf32(window.view(np.uint32)).view(np.uint8)
         copy_box(
             window,
             origin,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 import torch
 from torch.nn.attention.bias import causal_lower_right
 
-from mla.causal_mask import CausalMask
+from mla.causal_mask import CausalMask, KeyShard, draft_window
 
 TILE_ROWS = 64
 TILE_TOKENS = 64
@@ -93,3 +94,55 @@ def test_mask_tile_count_bounds_the_masked_tiles(is_causal):
 )
 def test_mask_tile_count_formula(seq_len_q, is_causal, expected):
     assert CausalMask(is_causal, 16, seq_len_q).mask_tile_count(64) == expected
+
+
+SHARDS = [(1, 1), (2, 1), (2, 3), (3, 64), (4, 1), (8, 5)]
+
+
+@pytest.mark.parametrize("world, interleave", SHARDS)
+def test_local_keys_count_what_the_rank_holds(world, interleave):
+    for rank in range(world):
+        shard = KeyShard(world, interleave, rank)
+        held = [key for key in range(700) if key // interleave % world == rank]
+        for count in range(701):
+            assert shard.local_keys(count) == sum(key < count for key in held), (rank, count)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("world, interleave", SHARDS)
+def test_k_bound_of_a_rank_matches_brute_force(world, interleave, is_causal):
+    for num_heads, seq_len_q, seq_len_k in itertools.product((1, 3), (1, 2, 5), (0, 1, 4, 63, 200)):
+        for rank in range(world):
+            mask = CausalMask(is_causal, num_heads, seq_len_q, shard=KeyShard(world, interleave, rank))
+            held = [key for key in range(seq_len_k) if key // interleave % world == rank]
+            for row in range(num_heads * seq_len_q):
+                token = row // num_heads
+                seen = [brute_force_visible(is_causal, seq_len_q, seq_len_k, token, key) for key in held]
+                assert mask.k_bound(row, seq_len_k) == sum(seen)
+                assert seen == sorted(seen, reverse=True), "what a row sees of a shard is its first keys"
+
+
+def test_draft_window_is_bit_by_bit_what_the_row_says():
+    rng = random.Random(0)
+    for _ in range(2000):
+        seq_len_q, first = rng.randrange(1, 200), rng.randrange(-100, 260)
+        row = [rng.random() < 0.5 for _ in range(seq_len_q)]
+        junk = [rng.random() < 0.5 for _ in range(-seq_len_q % 32)]
+        bits = row + junk
+        words = [sum(bit << i for i, bit in enumerate(bits[start : start + 32])) for start in range(0, len(bits), 32)]
+        drafts = range(first, first + 32)
+        expected = [draft < 0 or (draft < seq_len_q and row[draft]) for draft in drafts]
+        window = draft_window(lambda index: words[min(index, len(words) - 1)], first, seq_len_q)
+        assert [bool(window >> i & 1) for i in range(32)] == expected and window >> 32 == 0
+
+
+def test_tree_phases_mask_the_drafts_alone():
+    for num_heads, seq_len_q, seq_len_k in SHAPES:
+        mask = CausalMask(True, num_heads, seq_len_q, is_tree=True)
+        for first_row in range(0, num_heads * seq_len_q, TILE_ROWS):
+            shape = (first_row, TILE_ROWS, TILE_TOKENS, seq_len_k)
+            phases = mask.phases(*shape, 0, mask.num_tiles(*shape))
+            first_draft = max(seq_len_k - seq_len_q, 0)
+            assert phases.keys == seq_len_k and phases.end == -(-seq_len_k // TILE_TOKENS)
+            assert phases.bulk_end == max(min(first_draft // TILE_TOKENS, phases.end - 1), 0)
+            assert phases.final_straddles == (first_draft // TILE_TOKENS < phases.end)

@@ -149,19 +149,27 @@ def test_scales(backend, softmax_scale):
     assert_matches(problem, *run(problem, backend))
 
 
-def test_scales_read_on_the_device():
-    """softmax_scale and output_scale as one-element tensors: the same bits as the numbers give."""
-    problem = make_problem(3, 16, 4, (300, 70, 0), softmax_scale=0.07, output_scale=0.5)
-    expected, expected_lse = launch_emulated(problem)
-    call = replace(
-        checked_call(problem),
-        softmax_scale=torch.tensor([problem.softmax_scale]),
-        output_scale=torch.tensor([problem.output_scale]),
-    )
-    compiled = compile_decode(replace(kernel.decode_config(call, EMULATED_ARCH), scales_on_device=True))
-    out, lse = torch.empty_like(expected), torch.empty_like(expected_lse)
-    emulated.launch(compiled, call, out, lse, num_ctas=NUM_CTAS)
+def problem_with_scale_tensors(*names: str) -> MlaProblem:
+    """Requests that one CTA computes, that several share, and an empty one; scales `names` are tensors."""
+    problem = make_problem(3, 16, 4, (1300, 70, 0), softmax_scale=0.07, output_scale=0.5)
+    return replace(problem, **{name: torch.tensor([getattr(problem, name)]) for name in names})
+
+
+SCALES = ("softmax_scale", "output_scale")
+
+
+@pytest.mark.parametrize("names", [SCALES, SCALES[:1], SCALES[1:]], ids="+".join)
+def test_scales_read_on_the_device(names):
+    """As one-element tensors: the same bits as the numbers give."""
+    expected, expected_lse = launch_emulated(problem_with_scale_tensors())
+    out, lse = launch_emulated(problem_with_scale_tensors(*names))
     assert torch.equal(out, expected) and torch.equal(lse, expected_lse)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", SCALES)
+def test_an_unread_scale_fails(name, path):
+    assert is_caught(problem_with_scale_tensors(name), "unread-scales", "in_order", path)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -204,8 +212,12 @@ def is_caught(problem: MlaProblem, name: str, order: str, path: str) -> bool:
         return True
 
 
-# P of bf16 and fp16 is not scaled; tests/wrappers/test_emulated.py shows this mutant on fp8.
-@pytest.mark.parametrize("name", sorted(set(MUTANTS) - {"unscaled-probs"}))
+# Mutants of what this problem has not: P of bf16 and fp16 is not scaled (tests/wrappers/test_emulated.py shows that on
+# fp8), scales are numbers, and each of the others has a test file of its own.
+OF_OTHER_PROBLEMS = ("unscaled-probs", "unread-scales", "ragged-", "dcp-", "tree-", "no-tree-mask")
+
+
+@pytest.mark.parametrize("name", [name for name in MUTANTS if not name.startswith(OF_OTHER_PROBLEMS)])
 @pytest.mark.parametrize("path", PATHS)
 def test_mutants_fail(path, name):
     """Each wrong kernel is caught, under at least one execution order; the kernel itself under none."""

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mla import compile as mla_compile
 from mla.store import CompiledDecode
 from wrappers import decode, kernel
+from wrappers.compat import flashinfer, flashmla, tokenspeed, use_backend
 from wrappers.decode import mla_decode
 from wrappers.testing import make_problem
 
@@ -109,3 +110,29 @@ def test_nothing_is_compiled_while_a_graph_is_captured(gpu, monkeypatch):
     with pytest.raises(ValueError, match="during CUDA graph capture: MlaDecodeConfig.*is not compiled; call wrappers"):
         mla_decode(**arguments())
     assert not gpu
+
+
+def peer_calls():
+    """Each adapter's call with all the memory its signature has a place for, and the operators it may need beside."""
+    call = arguments()
+    tensors = [call[name] for name in ("query", "kv_cache", "workspace", "block_tables", "seq_lens")]
+    query, cache, workspace, table, lengths = tensors
+    dims, out, lse = (512, 64), call["out"], call["lse"]
+    yield set(), lambda: tokenspeed.tokenspeed_mla_decode(
+        query, cache, workspace, *dims, table, lengths, 40, 0.1, out=out
+    )
+    yield set(), lambda: flashinfer.trtllm_batch_decode_with_kv_cache_mla(
+        query, cache, workspace, 128, *dims, table, lengths, 40, out=out, lse=lse, return_lse=True
+    )
+    yield {"empty", "transpose", "eq", "masked_fill_"}, lambda: flashmla.flash_mla_with_kvcache(
+        query, cache.unsqueeze(2), table, lengths, 512, flashmla.get_mla_metadata()[0]
+    )
+
+
+@pytest.mark.parametrize("index", range(3), ids=["tokenspeed", "flashinfer", "flashmla"])
+def test_the_adapters_can_be_captured_too(index, gpu):
+    allowed, call = list(peer_calls())[index]
+    with Recorder() as recorder, use_backend("cute"):
+        call()
+    assert len(gpu) == 1
+    assert set(recorder.names) <= VIEWS | allowed

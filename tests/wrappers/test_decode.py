@@ -18,7 +18,8 @@ def test_signature():
     names = [parameter.strip().split(":")[0].split("=")[0] for parameter in text[1:].split(") ->")[0].split(", ")]
     assert names == [
         "query", "kv_cache", "block_tables", "seq_lens", "*", "softmax_scale", "output_scale", "is_causal", "out",
-        "return_lse", "lse", "lse_base", "workspace", "check_values", "backend",
+        "return_lse", "lse", "lse_base", "workspace", "check_values", "backend", "cu_seqlens_q", "max_seq_len_q",
+        "tree_mask", "dcp_world", "dcp_rank", "dcp_interleave",
     ]  # fmt: skip
     defaults = {
         name: parameter.default
@@ -27,7 +28,8 @@ def test_signature():
     }
     assert defaults == {
         "output_scale": 1.0, "is_causal": True, "out": None, "return_lse": False, "lse": None, "lse_base": "e",
-        "workspace": None, "check_values": None, "backend": "auto",
+        "workspace": None, "check_values": None, "backend": "auto", "cu_seqlens_q": None, "max_seq_len_q": None,
+        "tree_mask": None, "dcp_world": 1, "dcp_rank": 0, "dcp_interleave": 1,
     }  # fmt: skip
 
 
@@ -50,6 +52,14 @@ def test_results(dtype, out_dtype):
     mine = torch.empty_like(out)
     assert mla_decode(*problem.tensors, **problem.options, out=mine) is mine
     assert torch.equal(mine, out)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_scales_may_be_tensors(shape):
+    problem = make_problem(2, 2, 3, [0, 40], output_scale=0.5)
+    scales = {name: torch.full(shape, problem.options[name]) for name in ("softmax_scale", "output_scale")}
+    expected = mla_decode(*problem.tensors, **problem.options)
+    torch.testing.assert_close(mla_decode(*problem.tensors, **scales), expected)
 
 
 def test_the_callers_lse_is_written_and_returned():

@@ -208,10 +208,25 @@ BAD = {
         r"seq_lens\[1\]=2147483647: must be 0\.\.",
     ),
     # scalars
-    "scale_a_tensor": (
-        replace("softmax_scale", torch.tensor),
+    "scale_a_float64_tensor": (
+        replace("softmax_scale", lambda v: torch.tensor(v, dtype=torch.float64)),
         TypeError,
-        "softmax_scale is a Tensor: must be a float",
+        "softmax_scale has dtype torch.float64: must be torch.float32",
+    ),
+    "scale_of_two_elements": (
+        replace("output_scale", lambda v: torch.ones(2)),
+        ValueError,
+        r"output_scale has shape \[2\]: a tensor must have one element",
+    ),
+    "scale_on_another_device": (
+        replace("output_scale", lambda v: torch.ones(1, device="meta")),
+        ValueError,
+        "output_scale is on meta: must be on the device of query, cpu",
+    ),
+    "scale_a_list": (
+        replace("softmax_scale", lambda v: [v]),
+        TypeError,
+        "softmax_scale is a list: must be a float or a one-element float32 tensor",
     ),
     "scale_a_bool": (replace("softmax_scale", bool), TypeError, "softmax_scale is a bool"),
     "scale_nan": (

@@ -127,7 +127,7 @@ REFUSED = {
     "kv_lora_rank": ({"kv_lora_rank": 256}, ValueError, "kv_lora_rank=256: must be 512"),
     "max_seq_len": ({"max_seq_len": 0}, ValueError, "max_seq_len=0: must be at least 1"),
     "lse of FlashMLA's layout": (
-        {"lse": torch.zeros(3, 3, 2), "return_lse": True}, ValueError, r"lse has shape \[3, 3, 2\]: must be \[3, 2, 3\]",
+        {"lse": torch.zeros(3, 3, 2), "return_lse": True}, ValueError, r"lse has shape \[3, 3, 2\]: must be",
     ),
     "lse with gaps": (
         {"lse": torch.zeros(6, 6)[:, :3], "return_lse": True}, ValueError, r"lse has strides \[6, 1\]: must be",

@@ -1,0 +1,1 @@
+"""Runnable examples of the API, which the tests run too."""
