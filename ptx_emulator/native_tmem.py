@@ -55,8 +55,9 @@ def _first_cell(p_head, p_warp, p_arguments, lanes):
     return cta[nat.C_TMEM] + 4 * (lane * TMEM_COLUMNS + column)
 
 
-@nat.native
-def load(p_head, p_warp, p_arguments, lanes):
+@njit(**OPTIONS)
+def _move(p_head, p_warp, p_arguments, lanes, storing):
+    """Registers to Tensor Memory, or back. Returns 0 if the access is not allowed."""
     first = _first_cell(p_head, p_warp, p_arguments, lanes)
     if first == 0:
         return 0
@@ -64,31 +65,25 @@ def load(p_head, p_warp, p_arguments, lanes):
     cells, words = int32s(nat.address_of(p_arguments + 4 * _CELLS)), cell_u32(first)
     registers = rows_u32(int64s(p_warp)[st.W_R32])
     count, packed = np.int64(arguments[_REGISTERS]), arguments[_PACKED] != 0
+    low, half = np.uint32(0xFFFF), np.uint32(16)
     for lane in range(32):
         for i in range(count):
-            cell = cells[lane * count + i]
-            value = words[cell]
-            if packed:
-                value = value & np.uint32(0xFFFF) | words[cell + 1] << np.uint32(16)
-            registers[np.uint64(arguments[_ROWS + i])][lane] = value
+            cell, row = cells[lane * count + i], registers[np.uint64(arguments[_ROWS + i])]
+            if not storing:
+                row[lane] = words[cell] & low | words[cell + 1] << half if packed else words[cell]
+            elif packed:
+                words[cell] = row[lane] & low
+                words[cell + 1] = row[lane] >> half
+            else:
+                words[cell] = row[lane]
     return 1
+
+
+@nat.native
+def load(p_head, p_warp, p_arguments, lanes):
+    return _move(p_head, p_warp, p_arguments, lanes, False)
 
 
 @nat.native
 def store(p_head, p_warp, p_arguments, lanes):
-    first = _first_cell(p_head, p_warp, p_arguments, lanes)
-    if first == 0:
-        return 0
-    arguments = int32s(p_arguments)
-    cells, words = int32s(nat.address_of(p_arguments + 4 * _CELLS)), cell_u32(first)
-    registers = rows_u32(int64s(p_warp)[st.W_R32])
-    count, packed = np.int64(arguments[_REGISTERS]), arguments[_PACKED] != 0
-    for lane in range(32):
-        for i in range(count):
-            cell = cells[lane * count + i]
-            value = registers[np.uint64(arguments[_ROWS + i])][lane]
-            if packed:
-                words[cell + 1] = value >> np.uint32(16)
-                value &= np.uint32(0xFFFF)
-            words[cell] = value
-    return 1
+    return _move(p_head, p_warp, p_arguments, lanes, True)
