@@ -101,20 +101,25 @@ def mask_name(case: Case | Row) -> str:
 
 
 def default_cases(dtype: str) -> list[Case]:
-    """The fixed set, on both operand paths: B=10, H=16, K=2048, then one shape per further property."""
+    """The fixed set, on both operand paths: B=10, H=16, K=2048, then one shape per further property. A mode is on one
+    path for fp8 and on the other for bf16 and fp16.
+    """
+    modes = [Case(dtype, seq_len_q=6, kv_len=300, batch=4, mode=mode) for mode in MODES[1:]]
+    modes = modes if dtype == "fp8" else modes[::-1]
     either = [
         Case(dtype),
         Case(dtype, num_heads=40, seq_len_q=5, kv_len=777, batch=3, page_size=16, is_ragged=True),
         Case(dtype, seq_len_q=4, kv_len=600, batch=4, page_size=128, is_causal=False),
-        *(Case(dtype, seq_len_q=6, kv_len=300, batch=4, mode=mode) for mode in MODES[1:]),
     ]
     narrow = [
         *either,
+        *modes[:2],
         Case(dtype, seq_len_q=1),
         Case(dtype, num_heads=3, seq_len_q=2, kv_len=1300, batch=6, page_size=32, is_ragged=True),
     ]
     wide = [
         *either,
+        *modes[2:],
         Case(dtype, num_heads=128, seq_len_q=1, kv_len=1024, batch=2),
         Case(dtype, num_heads=7, seq_len_q=11, kv_len=1300, batch=4, page_size=32, is_ragged=True),
     ]
