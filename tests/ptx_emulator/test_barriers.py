@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ class Cta:
 
     def __init__(self, count: int):
         self.rank = 1
+        self.grid = SimpleNamespace(observer=None)
         self.header = np.zeros(st.H_SIZE, np.int64)
         self.shared = np.full(4096, 0xFF, np.uint8)
         self.mbarriers = np.zeros((512, st.B_SIZE), np.int64)
