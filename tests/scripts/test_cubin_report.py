@@ -86,3 +86,15 @@ def test_our_kernels_spill_nothing_and_use_no_local_memory(path, dtype, arch, qu
     decode_and_merge = report_cubin(compile_decode(config).cubin)
     assert len(decode_and_merge) == 2
     assert all(report.is_clean for report in decode_and_merge), decode_and_merge
+
+
+@pytest.mark.parametrize(
+    "path, dtype, arch, modes",
+    [
+        ("wide", "bf16", "sm_100a", {"dcp_world": 2, "dcp_interleave": 3, "ragged_query": True}),
+        ("narrow", "fp8", "sm_103a", {"ragged_query": True, "tree_mask": True}),
+    ],
+)
+def test_modes_spill_nothing_either(path, dtype, arch, modes):
+    config = MlaDecodeConfig(dtype, 16, 8, True, 64, lse_base="e", arch=arch, path=path, **modes)
+    assert all(report.is_clean for report in report_cubin(compile_decode(config).cubin))
