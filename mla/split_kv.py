@@ -2,8 +2,8 @@
 
 All row tiles of all requests stand in one line, each as long as it has key tiles (an empty one counts as one, so that
 somebody writes its zeros). A unit is a CTA, or a pair of CTAs on the wide path. Shares differ by one position at most;
-where they would be smaller than MIN_SHARE_TILES there are fewer shares, and the last units stay idle. The cut depends on
-`seq_lens` as they are on the device, so one launch, one workspace and one captured CUDA graph serve any lengths.
+where they would be smaller than MIN_SHARE_TILES there are fewer shares, and the last units stay idle. The cut depends
+on `seq_lens` as they are on the device, so one launch, one workspace and one captured CUDA graph serve any lengths.
 
 Functions take Python integers (tests, host code) or traced Int32 values (kernels) alike.
 """

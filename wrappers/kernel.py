@@ -58,7 +58,7 @@ def num_ctas(device: torch.device | str | int | None) -> int:
 
 
 def workspace_bytes(ctas: int) -> int:
-    """Bytes of workspace that a launch of `ctas` CTAs needs. Pairs of them, half as many, have tiles of twice the rows."""
+    """Bytes of workspace that a launch of `ctas` CTAs needs. Pairs, half as many, have tiles of twice the rows."""
     return split_kv.workspace_bytes(ctas, NARROW_ROWS, LATENT_DIM)
 
 

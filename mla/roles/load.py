@@ -125,7 +125,7 @@ def load_query(ctx: cutlass.Constexpr, item: Int32, work: cutlass.Constexpr):
 
 
 def query_boxes(ctx: Context, work: WorkItem) -> Boxes:
-    """The query as TMA reads it; a ragged one that is packed starts at the request's first row, a multiple of nothing."""
+    """The query as TMA reads it; a ragged packed one starts at the request's first row, a multiple of nothing."""
     boxes = ctx.args.query
     if not (ctx.config.query_packed and ctx.config.ragged_query):
         return boxes
