@@ -91,6 +91,11 @@ class Context:
         offset = self.plan.barrier_offset + plan.offset(name)
         return Pipeline(plan.edge(name), self.smem_pointer(Int64, offset, BARRIER_BYTES), self.plan.is_paired)
 
+    def slot_offset(self, edge: str, count: Any) -> Any:
+        """Byte offset, in dynamic shared memory, of slot `count` of the ring of keys or of values."""
+        first, size = self.plan.ring(edge)
+        return first + self.pipe(edge).stage(count) * size
+
     def smem_pointer(self, dtype: Any, offset: Any, align: int) -> Any:
         """Pointer into dynamic shared memory, `offset` bytes from its start."""
         return cute.make_ptr(dtype, self.smem + offset, AddressSpace.smem, assumed_align=align)

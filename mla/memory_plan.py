@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,7 +43,7 @@ class ValueSlot:
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
+class MemoryPlan(ABC):
     """Capacity plan of one CTA, 64 query rows. What differs between the operand paths is filled in by plans.py.
 
     Shared memory, bytes: Q, the ring of keys, the ring of values (wide only: the narrow path reads keys again as
@@ -73,38 +74,39 @@ class MemoryPlan:
 
     # --- tiles: what a path decides ---
     @property
+    @abstractmethod
     def cluster_size(self) -> int:
         """CTAs that compute a row tile together."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def tile_tokens(self) -> int:
         """Keys per tile."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def key_slots(self) -> int:
         """Ring slots that a tile's keys take."""
-        raise NotImplementedError
 
-    @cached_property
+    @property
+    @abstractmethod
     def value_slots(self) -> tuple[ValueSlot, ...]:
         """Ring slots of a tile's values, in the order of P*V."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def value_slot_bytes(self) -> int:
-        raise NotImplementedError
+        """Bytes of a slot of the ring of values."""
 
     @property
+    @abstractmethod
     def value_chunk_bytes(self) -> int:
         """Distance, in a value slot, of neighbouring 128-byte chunks of the latent dimension."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def query_tmem_spans(self) -> int:
         """Leading spans of Q that Q*K reads from TMEM instead of shared memory."""
-        raise NotImplementedError
 
     # --- tiles: what follows ---
     @property
@@ -208,6 +210,19 @@ class MemoryPlan:
     @property
     def value_offset(self) -> int:
         return self.key_offset + self.key_stages * self.key_slot_bytes
+
+    @property
+    def value_edge(self) -> str:
+        """The ring that P*V reads."""
+        return "keys" if self.keys_are_values else "values"
+
+    def ring(self, edge: str) -> tuple[int, int]:
+        """(byte offset of the first slot, bytes of a slot) of the ring of keys or of values."""
+        rings = {
+            "keys": (self.key_offset, self.key_slot_bytes),
+            "values": (self.value_offset, self.value_slot_bytes),
+        }
+        return rings[edge]
 
     @property
     def probs_offset(self) -> int:

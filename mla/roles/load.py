@@ -41,12 +41,11 @@ class Part:
 class Slot:
     """What goes into a ring slot.
 
-    edge, number: the ring, and the slot of the tile. columns: what of each token. first_token: first token, counted
-    from the tile's first. tokens: how many, if the tile is whole. holds_values: P*V will read it.
+    edge: the ring. columns: what of each token. first_token: first token, counted from the tile's first. tokens: how
+    many, if the tile is whole. holds_values: P*V will read it.
     """
 
     edge: str
-    number: int
     columns: list[Column]
     first_token: Any
     tokens: int
@@ -140,7 +139,7 @@ def load_keys(ctx: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32, ragg
     ctx.pipe("pages").wait_full(part.stage(tile))
     first_token = ctx.cta_rank * plan.key_rows
     for number in cutlass.range_constexpr(plan.key_slots):
-        slot = Slot("keys", number, key_columns(ctx, number), first_token, plan.key_rows, plan.keys_are_values)
+        slot = Slot("keys", key_columns(ctx, number), first_token, plan.key_rows, plan.keys_are_values)
         ragged = fill_slot(ctx, part, slot, part.count(tile) * plan.key_slots + number, tile, ragged)
     return ragged
 
@@ -152,7 +151,7 @@ def load_values(ctx: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32, ra
         slots = ctx.plan.value_slots
         for number in cutlass.range_constexpr(len(slots)):
             columns = path_of(ctx.plan).value_columns(ctx, number, ctx.args.kv)
-            slot = Slot("values", number, columns, slots[number].first_token, slots[number].tokens, True)
+            slot = Slot("values", columns, slots[number].first_token, slots[number].tokens, True)
             ragged = fill_slot(ctx, part, slot, part.count(tile) * len(slots) + number, tile, ragged)
     return ragged
 
@@ -245,15 +244,6 @@ def tail_columns(ctx: Context, slot: Slot) -> list[Column]:
     return [replace(column, boxes=ctx.args.kv_tail) for column in slot.columns]
 
 
-def slot_offset(ctx: Context, slot: Slot, count: Any) -> Any:
-    """Byte offset, in dynamic shared memory, of slot `count` of its ring."""
-    plan = ctx.plan
-    first, size = plan.key_offset, plan.key_slot_bytes
-    if slot.edge == "values":
-        first, size = plan.value_offset, plan.value_slot_bytes
-    return first + ctx.pipe(slot.edge).stage(count) * size
-
-
 @cute.jit
 def load_boxes(
     ctx: cutlass.Constexpr,
@@ -270,7 +260,7 @@ def load_boxes(
     page_ids = ctx.smem_ints(plan.page_ids_offset, plan.page_stages * plan.page_ids_per_stage)
     stage = ctx.pipe("pages").stage(part.stage(tile))
     first_id = stage * plan.page_ids_per_stage + part.span.position(tile)
-    offset = slot_offset(ctx, slot, count)
+    offset = ctx.slot_offset(slot.edge, count)
     for box in cutlass.range(num_boxes, unroll=1):
         token = slot.first_token + box * plan.box_tokens
         page_id = page_ids[first_id + token // page_size]
@@ -296,7 +286,7 @@ def clear_rows(ctx: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, to
         for first in cutlass.range_constexpr(0, units, 32):
             unit = lane + first
             if unit < units:
-                offset = slot_offset(ctx, slot, count) + unit // units_per_row * plan.value_chunk_bytes
+                offset = ctx.slot_offset(slot.edge, count) + unit // units_per_row * plan.value_chunk_bytes
                 offset = offset + row * CHUNK_BYTES + unit % units_per_row * 16
                 cells = cute.make_tensor(ctx.smem_pointer(Int32, offset, 16), cute.make_layout(4))
                 cells.fill(0)

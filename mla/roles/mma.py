@@ -76,7 +76,7 @@ def scores(ctx: cutlass.Constexpr, count: Int32):
 def output(ctx: cutlass.Constexpr, count: Int32, visible: Int32, accumulate: cutlass.Boolean):
     """O (+)= P(count) V(count) over the first `visible` tokens, slot by slot. accumulate: False starts O anew."""
     plan, probs = ctx.plan, ctx.pipe("probs")
-    ring = ctx.pipe("keys" if plan.keys_are_values else "values")
+    ring = ctx.pipe(plan.value_edge)
     probs.wait_full(count)
     ctx.pipe("rescaled").wait_full(count)
     for number in cutlass.range_constexpr(len(plan.value_slots)):
@@ -94,7 +94,7 @@ def issue_scores(ctx: Context, count: Any, slot: Any, number: int) -> None:
     """The part of S(count) that lies in ring slot `slot`, the tile's number `number`. One thread."""
     plan, path = ctx.plan, path_of(ctx.plan)
     idesc = operands.instruction_descriptor(ctx.config.dtype, path.MMA_M, plan.tile_tokens, b_is_mn_major=False)
-    address = ctx.smem + (plan.key_offset + ctx.pipe("keys").stage(slot) * plan.key_slot_bytes)
+    address = ctx.smem + ctx.slot_offset("keys", slot)
     for span_number, span, offset in plan.key_slot_spans(number):
         keys = operands.smem_descriptor(address + offset, row_bytes=span.bytes)
         for step in mma_steps(span.bytes):
@@ -124,11 +124,7 @@ def issue_output(
     """P*V with the values in ring slot `slot`, the tile's number `number`, in whole K steps. One thread."""
     plan, config = ctx.plan, ctx.config
     part = plan.value_slots[number]
-    first, size, edge = plan.value_offset, plan.value_slot_bytes, "values"
-    if cutlass.const_expr(plan.keys_are_values):
-        first, size, edge = plan.key_offset, plan.key_slot_bytes, "keys"
-    address = ctx.smem + (first + ctx.pipe(edge).stage(slot) * size)
-    values = operands.smem_descriptor(address, plan.value_chunk_bytes)
+    values = operands.smem_descriptor(ctx.smem + ctx.slot_offset(plan.value_edge, slot), plan.value_chunk_bytes)
     idesc = operands.instruction_descriptor(config.dtype, path_of(plan).MMA_M, OUTPUT_N, b_is_mn_major=True)
     for token in cutlass.range_constexpr(part.first_token, part.first_token + part.tokens, plan.mma_k):
         if visible > token:
