@@ -169,9 +169,7 @@ def count(
         workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=page_size,
         dtype=DTYPES[workload.dtype], is_causal=is_causal,
     )  # fmt: skip
-    call = validate.check_decode_call(
-        *problem.tensors, **problem.options, out=None, return_lse=False, lse_base="e", workspace=None
-    )
+    call = problem.decode_call(return_lse=False)
     out = torch.empty(problem.out_shape, dtype=problem.out_dtype)
     reports = emulated.launch(kernel.compiled(call, ARCH, path), call, out, None, num_ctas=num_ctas)
     return summarise(kernel.decode_config(call, ARCH, path), problem.seq_lens.tolist(), reports, num_ctas)

@@ -57,9 +57,7 @@ def measure(workload: Workload, page_size: int, order: str, repeats: int) -> Spe
         workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=page_size,
         dtype=DTYPES[workload.dtype],
     )  # fmt: skip
-    call = validate.check_decode_call(
-        *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=None
-    )
+    call = problem.decode_call()
     out = torch.empty(problem.out_shape, dtype=problem.out_dtype)
     lse = torch.empty(problem.out_shape[:3])
     compiled = kernel.compiled(call, ARCH)

@@ -27,7 +27,6 @@ from ptx_emulator import mutation
 from wrappers import emulated, kernel
 from wrappers.decode import EMULATED_ARCH
 from wrappers.testing import MlaProblem, assert_matches, make_problem
-from wrappers.validate import check_decode_call
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 # Key lengths of the requests: on two CTAs several work items for each, with full, masked and partial tiles, some split.
@@ -84,9 +83,7 @@ def problem(options: argparse.Namespace, lens: tuple[int, ...]) -> MlaProblem:
 
 def prepare(problem: MlaProblem) -> tuple[Callable, str, set[int]]:
     """(execute(ptx, **options), the unchanged PTX, the lines that it executes). Raises if the kernel is not clean."""
-    call = check_decode_call(
-        *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=None
-    )
+    call = problem.decode_call()
     compiled = compile_decode(kernel.decode_config(call, EMULATED_ARCH))
     out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.query.shape[:3])
 

@@ -311,9 +311,7 @@ def run_backend(
     device = torch.device("cuda" if options.backend == "cute" else "cpu")
     arch = decode.device_arch(device) if options.backend == "cute" else options.arch
     placed = problem.to(device)
-    call = validate.check_decode_call(
-        *placed.tensors, **placed.options, out=None, return_lse=True, lse_base="e", workspace=None
-    )
+    call = placed.decode_call()
     say("compile")
     started = time.monotonic()
     kernel = compile_kernel(call, arch, path, options.mutate)

@@ -15,7 +15,7 @@ from wrappers.reference import (
     tokens_of_requests,
     visible_keys,
 )
-from wrappers.validate import OUTPUT_DTYPES
+from wrappers.validate import OUTPUT_DTYPES, DecodeCall, check_decode_call
 
 LATENT_DIM = 512
 HEAD_DIM = 576
@@ -73,6 +73,12 @@ class MlaProblem:
     @property
     def out_shape(self) -> tuple[int, ...]:
         return (*self.query.shape[:-1], LATENT_DIM)
+
+    def decode_call(self, *, return_lse: bool = True, workspace: torch.Tensor | None = None) -> DecodeCall:
+        """The checked call, with a new output and, base e, a new log-sum-exp."""
+        return check_decode_call(
+            *self.tensors, **self.options, out=None, return_lse=return_lse, lse_base="e", workspace=workspace
+        )
 
     def reference(self, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
         """`(out, lse)` of the brute-force reference, lse base e."""

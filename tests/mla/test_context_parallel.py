@@ -14,7 +14,6 @@ from wrappers import kernel
 from wrappers.decode import EMULATED_ARCH
 from wrappers.partials import merge_partials
 from wrappers.testing import MlaProblem, assert_matches, make_problem, shard
-from wrappers.validate import check_decode_call
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 # Fewer keys than ranks, than query tokens, none; around the tiles of a rank's keys; many.
@@ -64,7 +63,7 @@ def test_a_world_of_one_is_none_bit_for_bit():
     alone = replace(problem, dcp_world=1, dcp_rank=0, dcp_interleave=7)
     configs = {
         kernel.decode_config(
-            check_decode_call(*p.tensors, **p.options, out=None, return_lse=True, lse_base="e", workspace=None),
+            p.decode_call(),
             EMULATED_ARCH,
         )
         for p in (problem, alone)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mla.mutants import MUTANTS, WIDE_MUTANTS
-from tests.wrappers.emulation import PATHS, checked_call, is_caught, launch, run
+from tests.wrappers.emulation import PATHS, is_caught, launch, run
 from tests.wrappers.probe import visible_mask
 from wrappers import kernel
 from wrappers.decode import EMULATED_ARCH, mla_decode
@@ -85,7 +85,7 @@ def test_exact_mask(seq_len_q, seq_len_k, is_causal):
 def test_strided_views(backend, num_heads, seq_len_q, path):
     """Token strides that are not num_heads times the head stride, and a cache with gaps between tokens and pages."""
     problem = make_problem(3, num_heads, seq_len_q, (70, 129, 4), page_size=32, strided=True, cache_rank=4)
-    assert not kernel.decode_config(checked_call(problem), EMULATED_ARCH).query_packed
+    assert not kernel.decode_config(problem.decode_call(), EMULATED_ARCH).query_packed
     assert_matches(problem, *run(problem, backend, path))
 
 

@@ -10,24 +10,16 @@ from ptx_emulator.errors import EmulationError
 from wrappers import emulated, kernel
 from wrappers.decode import EMULATED_ARCH, device_arch
 from wrappers.testing import MlaProblem, compare
-from wrappers.validate import DecodeCall, check_decode_call
 
 PATHS = ("narrow", "wide")
 NUM_CTAS = 13  # few enough that shares straddle requests, and prime so that they straddle row tiles
-
-
-def checked_call(problem: MlaProblem) -> DecodeCall:
-    """A call with a new output and log-sum-exp, base e."""
-    return check_decode_call(
-        *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=None
-    )
 
 
 def run(problem: MlaProblem, backend: str, path: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
     """(out, lse) on the CPU, of an emulated launch or, `backend="cute"`, of one on the GPU."""
     if backend == "emulator":
         return launch(problem, path=path)
-    call = checked_call(problem.to("cuda"))
+    call = problem.to("cuda").decode_call()
     out = torch.empty(problem.out_shape, dtype=problem.out_dtype, device="cuda")
     lse = torch.empty(problem.out_shape[:-1], device="cuda")
     kernel.launch(kernel.compiled(call, device_arch(out.device), path), call, out, lse)
@@ -35,10 +27,15 @@ def run(problem: MlaProblem, backend: str, path: str = "auto") -> tuple[torch.Te
 
 
 def launch_with_reports(
-    problem: MlaProblem, mutant: str | None = None, num_ctas: int = NUM_CTAS, path: str = "auto", **options
+    problem: MlaProblem,
+    mutant: str | None = None,
+    num_ctas: int = NUM_CTAS,
+    path: str = "auto",
+    workspace: torch.Tensor | None = None,
+    **options,
 ) -> tuple[torch.Tensor, torch.Tensor, emulated.DecodeReports]:
     """(out, lse, reports) of the kernel, or of one of its mutants; `options` go to the emulator."""
-    call = checked_call(problem)
+    call = problem.decode_call(workspace=workspace)
     config = kernel.decode_config(call, EMULATED_ARCH, path)
     compiled = compile_mutant(config, mutant) if mutant else compile_decode(config)
     out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.out_shape[:-1])

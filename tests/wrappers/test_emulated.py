@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from mla.compile import compile_decode
-from mla.mutants import compile_mutant
-from wrappers import emulated, kernel, validate
+from tests.wrappers import emulation
+from wrappers import emulated, kernel
 from wrappers.decode import mla_decode, workspace_bytes
 from wrappers.testing import DEFAULT_SCALE, MlaProblem, assert_matches, baseline_output, compare, make_problem
 
@@ -41,16 +41,9 @@ def run(problem: MlaProblem, backend: str, **options) -> tuple[torch.Tensor, tor
     return out.cpu(), lse.cpu()
 
 
-def launch(problem: MlaProblem, mutant: str | None = None, workspace: torch.Tensor | None = None, **options):
-    """`(out, lse)` of an emulated launch; `options` are those of `emulated.launch`."""
-    call = validate.check_decode_call(
-        *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=workspace
-    )
-    config = kernel.decode_config(call, "sm_100a")
-    compiled = compile_mutant(config, mutant) if mutant else compile_decode(config)
-    out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.out_shape[:3])
-    emulated.launch(compiled, call, out, lse, **options)
-    return out, lse
+def launch(problem: MlaProblem, mutant: str | None = None, num_ctas: int = kernel.EMULATED_CTAS, **options):
+    """`(out, lse)` of an emulated launch on a whole GPU; `options` are those of `emulation.launch`."""
+    return emulation.launch(problem, mutant, num_ctas=num_ctas, **options)
 
 
 def check_fp8(num_heads, seq_len_q, page_size, is_causal, backend):
@@ -268,9 +261,7 @@ CHECKED_LENGTHS = (330, 65, 0, 200)
 def test_no_hazards(dtype, num_heads):
     """Every order gives the same bits, and the happens-before checker, which reads all of them alike, finds nothing."""
     problem = make_problem(len(CHECKED_LENGTHS), num_heads, 4, CHECKED_LENGTHS, dtype=dtype)
-    call = validate.check_decode_call(
-        *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=None
-    )
+    call = problem.decode_call()
     compiled = compile_decode(kernel.decode_config(call, "sm_100a"))
     results = []
     for order, seed in (("in_order", 0), ("late", 0), ("random", 1), ("adversarial", 2), ("adversarial", 3)):
@@ -286,9 +277,7 @@ def test_no_hazards(dtype, num_heads):
 def test_removed_synchronisation_is_a_hazard(removed, kind):
     """The checker can fail on our own kernels: a dependency wait, or a warp's synchronisation before one lane arrives."""
     problem = make_problem(2, 16, 4, (330, 65))
-    call = validate.check_decode_call(
-        *problem.tensors, **problem.options, out=None, return_lse=True, lse_base="e", workspace=None
-    )
+    call = problem.decode_call()
     compiled = compile_decode(kernel.decode_config(call, "sm_100a"))
     lines = [line for line in compiled.ptx.splitlines() if removed not in line]
     assert len(lines) < len(compiled.ptx.splitlines())
