@@ -241,7 +241,7 @@ class Cluster:
         variable = self.kernel.symbols[name]
         if variable.space == "shared":
             return variable.offset | cta.rank << st.RANK_SHIFT
-        if variable.space == "local":
+        if variable.space in ("local", "param::func"):
             return variable.offset
         return self.grid.addresses[name]
 

@@ -78,17 +78,18 @@ class Program:
 def layout(function: Function, module: Module) -> tuple[dict[str, Variable], int, int, int]:
     """Gives every variable its offset. Returns (symbols, param bytes, static shared end, local bytes)."""
     symbols = {v.name: v for v in [*module.variables, *function.params, *function.variables]}
-    ends = {"param": 0, "shared": st.SHARED_START, "local": 0}
+    ends = {"param": 0, "shared": st.SHARED_START, "local": 0}  # the parameters of calls lie in local memory
     dynamic = []
     for variable in [*function.params, *module.variables, *function.variables]:
-        if variable.space not in ends:
+        space = "local" if variable.space == "param::func" else variable.space
+        if space not in ends:
             continue
         if variable.space == "shared" and variable.extern:
             dynamic.append(variable)
             continue
-        offset = -(-ends[variable.space] // variable.align) * variable.align
+        offset = -(-ends[space] // variable.align) * variable.align
         variable.offset = offset
-        ends[variable.space] = offset + variable.nbytes
+        ends[space] = offset + variable.nbytes
     align = max((v.align for v in dynamic), default=1)
     for variable in dynamic:
         variable.offset = -(-ends["shared"] // align) * align

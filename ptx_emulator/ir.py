@@ -68,7 +68,8 @@ class Imm:
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A variable, parameter or label named as an operand. `space` is shared/global/const/local/param/label.
+    """A variable, parameter, label or function named as an operand. `space` is shared/global/const/local/param/
+    param::func/label/func.
 
     `address` is its address in that space (host address for param/global/const; offset without CTA rank for
     shared; offset in the thread's frame for local; micro-code index for a label), known once linked.

@@ -51,6 +51,11 @@ class Buffers:
             raise OutOfBounds(f"write to read-only memory at {address:#x}", **where)
         return host_view(address, nbytes)
 
+    def bytes_left(self, address: int) -> int:
+        """How many bytes of the buffer that holds `address` lie from there on; at least 1."""
+        row = int(np.searchsorted(self.table[:, 0], address, side="right")) - 1
+        return max(int(self.table[row, 1]) - address, 1) if row >= 0 else 1
+
     def describe(self, address: int) -> str:
         """Where `address` lies relative to the registered buffers, in words."""
         if not len(self.table):

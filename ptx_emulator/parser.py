@@ -41,7 +41,8 @@ _VARIABLE = re.compile(rf"({_IDENT})(?:<(\d+)>)?((?:\[\d*\])*)$")
 
 @dataclass(slots=True)
 class Variable:
-    """A `.shared/.global/.const/.local/.param` variable. `nbytes` is 0 for an `.extern` array of no size."""
+    """A `.shared/.global/.const/.local/.param` variable; a `.param` of a call has the space `param::func` and a unique
+    name. `nbytes` is 0 for an `.extern` array of no size."""
 
     name: str
     space: str
@@ -194,7 +195,8 @@ class _Parser:
     def _module_declaration(self, entries: dict[str, Function]) -> None:
         head = re.compile(r"((?:\.(?:visible|weak|extern)\s+)*)\.(entry|func)\b").match(self.text, self.pos)
         if head and head[2] == "func":
-            raise self.error("device functions (.func) are not implemented")
+            self._function_declaration()
+            return
         if head:
             self.pos = head.end()
             function = self._entry()
@@ -203,6 +205,15 @@ class _Parser:
         statement = self.until(";")
         if not statement.startswith(".pragma"):
             self._declare(statement, self.globals, self.variables)
+        self.pos += 1
+
+    def _function_declaration(self) -> None:
+        """`.extern .func (result) name (parameters);`"""
+        statement = self.until("{;")
+        match = re.search(rf"\.func\s*(?:\([^)]*\))?\s*({_IDENT})", statement)
+        if not match or self.peek() == "{":
+            raise self.error("device functions (.func) with a body are not implemented", statement.split("\n")[0])
+        self.globals.names[match[1]] = Symbol(match[1], "func")
         self.pos += 1
 
     def _entry(self) -> Function:
@@ -290,6 +301,9 @@ class _Parser:
             self._declare_registers(statement, scope, function)
         elif word in (".shared", ".local", ".param", ".const", ".global"):
             self._declare(statement, scope, function.variables)
+            if word == ".param":
+                argument = function.variables[-1]
+                argument.name, argument.space = f"{argument.name}@{scope.serial}", "param::func"
         elif word not in IGNORED_DIRECTIVES:
             raise self.error(f"directive {word} is not implemented", statement)
         self.pos += 1
@@ -335,7 +349,7 @@ class _Parser:
         text = text.strip()
         if text == "_":
             return Sink()
-        if text[0] == "{":
+        if text[0] in "{(":
             return Vector(tuple(self._operand(t, scope) for t in split(text[1:-1])))
         if text[0] == "[":
             return self._address(text, scope)

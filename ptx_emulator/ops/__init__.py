@@ -3,6 +3,7 @@
 from . import (
     async_copy,
     bits,
+    call,
     convert,
     floating,
     launch_control,
@@ -22,6 +23,7 @@ from . import (
 __all__ = [
     "async_copy",
     "bits",
+    "call",
     "convert",
     "floating",
     "launch_control",

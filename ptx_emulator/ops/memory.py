@@ -14,6 +14,7 @@ SPACES = {
     "global": HOST,
     "param": HOST,
     "param::entry": HOST,
+    "param::func": LOCAL,
     "const": HOST,
     "shared": SHARED_CTA,
     "shared::cta": SHARED_CTA,
@@ -59,6 +60,8 @@ def resolve(e, inst, space: str, address, nbytes: int, *, write: bool) -> None:
     base, offset = address.base, address.offset
     if type(base) is Symbol:
         declared = e.symbols[base.name].space if base.name in e.symbols else None
+        if declared == "param::func" and space == "param":
+            space, code = declared, LOCAL
         wanted = {"": declared, "shared::cta": "shared", "shared::cluster": "shared", "param::entry": "param"}
         if (
             declared is None
@@ -159,7 +162,8 @@ def _st(e, inst):
     count, kind = _vector_type(inst, rest)
     _cache_policy(inst, 2)
     address, values = inst.operands[:2]
-    if space in ("const", "param", "param::entry"):
+    of_call = type(address) is Address and type(address.base) is Symbol and address.base.space == "param::func"
+    if space in ("const", "param", "param::entry") and not (space == "param" and of_call):
         raise unsupported(inst, f"st.{space} of an entry's memory is read-only")
     nbytes = _check_size(inst, count, kind)
     elements = _elements(inst, values, count)
