@@ -23,8 +23,9 @@ from .engine_common import (
     int64s,
 )
 from .native_tmem import allocated
-from .numerics import FORMATS, decode_into, layout, multiply
-from .tcgen05_layout import TMEM_COLUMNS, TMEM_LANES
+from .numerics import FORMATS, ZERO_EXPONENT, decode_into, layout, multiply
+from .numerics_integer import multiply_integers
+from .tcgen05_layout import PADDED_BITS, TMEM_COLUMNS, TMEM_LANES
 
 _MMA_COUNT, _MACS, _SHARED_BYTES = (
     nat.COUNTERS.index(name) for name in ("tcgen05_mma", "tcgen05_macs", "tcgen05_shared_bytes")
@@ -48,12 +49,16 @@ P_B_END = 11
 P_SEGMENTS = 12  # address of int64 [S, 3]; see numerics.mma_into
 P_SEGMENT_COUNT = 13
 P_LANE_STEP = 14  # the lane of D's or A's address is 0 or this
-P_HALF = 15  # D is F16
+P_D_TYPE = 15  # D_F32, ...
 P_MACS = 16
 P_SHARED_BYTES = 17  # that the operands take in shared memory
 P_FORMAT_A = 18  # numerics.layout, 6 numbers
 P_FORMAT_B = 24
+P_BITS_A = 30  # of an element where 16 of them and padding take 16 bytes; else 0
+P_BITS_B = 31
 P_SIZE = 32
+
+D_F32, D_F16, D_S32, D_S32_SATURATED = range(4)
 
 # The hash table of plans: rows of (form << 32 | instruction descriptor, A's descriptor, B's descriptor, plan).
 _CAPACITY = 1 << 14
@@ -100,10 +105,17 @@ def _slot(p_rows, form, a, b):
 
 
 @njit(**OPTIONS)
-def _gather(base, p_index, size, element_bytes, raw):
-    """Container bits of `size` elements at byte offsets from host address `base`."""
+def _gather(base, p_index, size, element_bytes, bits, raw):
+    """Container bits of `size` elements at byte offsets from host address `base`; with `bits`, of elements of that many
+    bits, of which 16 and padding take 16 bytes: an offset counts elements in its lowest four bits."""
     index = int32s(p_index)
-    if element_bytes == 2:
+    if bits != 0:
+        for i in range(size):
+            place = base + index[i]
+            bit = (place & 15) * bits
+            two = cell_u8((place & ~15) + (bit >> 3))
+            raw[i] = ((np.int64(two[0]) | np.int64(two[1]) << 8) >> (bit & 7) & ((1 << bits) - 1)) << (6 - bits)
+    elif element_bytes == 2:
         for i in range(size):
             raw[i] = cell_u16(base + index[i])[0]
     elif element_bytes == 1:
@@ -134,11 +146,23 @@ def _format(p_plan, first):
     return plan[first], plan[first + 1], plan[first + 2], plan[first + 3], plan[first + 4], plan[first + 5]
 
 
-@njit("void(int64, int64, int64, int64, int64, int64)", nogil=True, cache=True)
-def _execute(p_plan, place, a_address, keep, scale_log2, p_members):
+@njit(**OPTIONS)
+def _clear_columns(p_zero, value, exponent):
+    """Makes the columns of B zero whose byte from host address `p_zero` is not 0."""
+    zero = cell_u8(p_zero)
+    for n in range(value.shape[1]):
+        if zero[n] != 0:
+            for i in range(value.shape[0]):
+                value[i, n] = 0
+                exponent[i, n] = ZERO_EXPONENT
+
+
+@njit("void(int64, int64, int64, int64, int64, int64, int64)", nogil=True, cache=True)
+def _execute(p_plan, place, a_address, keep, scale_log2, p_zero, p_members):
     """D = A * B (+ D * 2**-scale_log2 if `keep`), one K step.
 
-    place, a_address: Tensor Memory addresses of D and, where it lies there, A. p_members: host address of a row per
+    place, a_address: Tensor Memory addresses of D and, where it lies there, A. p_zero: see _clear_columns; 0: none.
+    p_members: host address of a row per
     CTA of the plan: its shared memory, its Tensor Memory, and the segments to compute (int64 [S, 3], S), which are
     the plan's or some of them.
     """
@@ -151,7 +175,8 @@ def _execute(p_plan, place, a_address, keep, scale_log2, p_members):
     raw = np.empty(k * columns, np.uint32)
     special_b = False
     for member in range(members):
-        _gather(member_rows[member, 0] + plan[P_B_START], plan[P_B_INDEX], raw.size, element_bytes, raw)
+        base = member_rows[member, 0] + plan[P_B_START]
+        _gather(base, plan[P_B_INDEX], raw.size, element_bytes, plan[P_BITS_B], raw)
         if members == 1:
             special_b = decode_into(raw, _format(p_plan, P_FORMAT_B), val_b.reshape(-1), exp_b.reshape(-1))
             break
@@ -160,35 +185,46 @@ def _execute(p_plan, place, a_address, keep, scale_log2, p_members):
             part = raw[i * columns : (i + 1) * columns]
             found = decode_into(part, _format(p_plan, P_FORMAT_B), val_b[i, first:last], exp_b[i, first:last])
             special_b = special_b or found
+    if p_zero != 0:
+        _clear_columns(p_zero, val_b, exp_b)
     all_segments = buffer_table(plan[P_SEGMENTS])[: plan[P_SEGMENT_COUNT]]
     rows = plan[P_SEGMENT_COUNT] if a_in_tmem else plan[P_ROWS]
     val_a, exp_a = np.empty((rows, k), np.float32), np.empty((rows, k), np.float32)
     raw = np.empty(rows * k, np.uint32)
-    half = plan[P_HALF] != 0
+    half, integers = plan[P_D_TYPE] == D_F16, plan[P_D_TYPE] >= D_S32
     for member in range(members):
         tmem = member_rows[member, 1]
         if a_in_tmem:
             _gather_tmem(tmem, a_address >> 16, a_address & 0xFFFF, all_segments, k, element_bytes, raw)
         else:
-            _gather(member_rows[member, 0] + plan[P_A_START], plan[P_A_INDEX], raw.size, element_bytes, raw)
+            base = member_rows[member, 0] + plan[P_A_START]
+            _gather(base, plan[P_A_INDEX], raw.size, element_bytes, plan[P_BITS_A], raw)
         special_a = decode_into(raw, _format(p_plan, P_FORMAT_A), val_a.reshape(-1), exp_a.reshape(-1))
         exact = not (special_a or special_b or half or scale_log2 != 0)
         segments = buffer_table(member_rows[member, 2])[: member_rows[member, 3]]
         lane, column = place >> 16, place & 0xFFFF
         memory = _tmem_rows(tmem + 4 * TMEM_COLUMNS * lane)[: TMEM_LANES - lane]
+        if integers:
+            saturate = plan[P_D_TYPE] == D_S32_SATURATED
+            multiply_integers(val_a, val_b, memory, segments, column, plan[P_WIDTH], keep != 0, saturate)
+            continue
         multiply(
             val_a, exp_a, val_b, exp_b, exact, memory, segments, column, plan[P_WIDTH], keep != 0, half, scale_log2
         )
 
 
-def execute(plan, segments, place: int, a_address: int, keep: int, scale_log2: int, members) -> None:
-    """Carries out an ops.tcgen05_mma.Plan in the CTAs `members`, with an array of segments for each."""
+def execute(
+    plan, segments, place: int, a_address: int, keep: int, scale_log2: int, zero_columns: np.ndarray | None, members
+) -> None:
+    """Carries out an ops.tcgen05_mma.Plan in the CTAs `members`, with an array of segments for each. `zero_columns`:
+    bool [N], the columns of B that count as zero."""
     rows = [
         (member.shared.ctypes.data, int(member.addresses[nat.C_TMEM]), part.ctypes.data, len(part))
         for member, part in zip(members, segments, strict=True)
     ]
     table = np.array(rows, np.int64)
-    _execute(plan.row.ctypes.data, place, a_address, keep, scale_log2, table.ctypes.data)
+    p_zero = 0 if zero_columns is None else zero_columns.ctypes.data
+    _execute(plan.row.ctypes.data, place, a_address, keep, scale_log2, p_zero, table.ctypes.data)
 
 
 def plan_row(shape, group: int, a, b, path, segments: np.ndarray) -> np.ndarray:
@@ -201,13 +237,15 @@ def plan_row(shape, group: int, a, b, path, segments: np.ndarray) -> np.ndarray:
     row[P_B_INDEX : P_B_END + 1] = [b.index.ctypes.data, b.start, b.start + b.extent]
     row[P_SEGMENTS : P_LANE_STEP + 1] = [segments.ctypes.data, len(segments), path.lane_step]
     shared_rows = shape.n if a is None else shape.n + shape.m
-    row[P_HALF : P_SHARED_BYTES + 1] = [
-        shape.d_type == "f16",
+    d_type = D_S32_SATURATED if shape.saturate else {"f32": D_F32, "f16": D_F16, "s32": D_S32}[shape.d_type]
+    row[P_D_TYPE : P_SHARED_BYTES + 1] = [
+        d_type,
         shape.m * shape.n * shape.k,
         shared_rows * shape.k * shape.element_bytes,
     ]
     row[P_FORMAT_A : P_FORMAT_A + 6] = layout(FORMATS[shape.a_type], shape.a_negate)
     row[P_FORMAT_B : P_FORMAT_B + 6] = layout(FORMATS[shape.b_type], shape.b_negate)
+    row[P_BITS_A : P_BITS_B + 1] = [PADDED_BITS.get(shape.a_type, 0), PADDED_BITS.get(shape.b_type, 0)]
     return row
 
 
@@ -266,7 +304,7 @@ def mma(p_head, p_warp, p_arguments, lanes):
         rows[member, 1] = nat.cta_row(p_head, first + member)[nat.C_TMEM]
         rows[member, 2] = plan[P_SEGMENTS]
         rows[member, 3] = plan[P_SEGMENT_COUNT]
-    _execute(row, place, a_address, keep, 0, rows.ctypes.data)
+    _execute(row, place, a_address, keep, 0, 0, rows.ctypes.data)
     nat.count(p_head, _MMA_COUNT, 1)
     nat.count(p_head, _MACS, plan[P_MACS])
     nat.count(p_head, _SHARED_BYTES, plan[P_SHARED_BYTES])

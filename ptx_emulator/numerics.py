@@ -23,7 +23,8 @@ ZERO_EXPONENT = np.float32(-1000)  # exponent given to a zero operand: can never
 
 
 class NumberFormat(NamedTuple):
-    """A floating-point encoding in the low bits of a container.
+    """A floating-point encoding in the low bits of a container; without exponent bits an integer, whose sign bit, if
+    the container has one, lies above the `mantissa_bits`.
 
     `special` says what the largest exponent holds: 2 infinities and NaNs, 1 a NaN in the all-ones mantissa only
     (e4m3), 0 numbers. `shift` is how many low container bits lie below the encoding.
@@ -50,6 +51,8 @@ FORMATS = {
         NumberFormat("e2m3", 8, 2, 3, 1, 0),
         NumberFormat("e3m2", 8, 3, 2, 3, 0),
         NumberFormat("e2m1", 8, 2, 1, 1, 0, 2),
+        NumberFormat("u8", 8, 0, 8, 0, 0),
+        NumberFormat("s8", 8, 0, 7, 0, 0),
     )
 }
 
@@ -75,6 +78,10 @@ def decode_into(raw, fmt, value, exponent):
     """Fill `value` and `exponent` (float32) from container bits `raw` (uint32), all 1D; `fmt`: see `layout`.
     Returns whether there were infinities or NaNs."""
     exponent_bits, mantissa_bits, bias, special, shift, negate = fmt
+    if exponent_bits == 0:
+        for i in range(raw.size):
+            value[i] = np.float32(np.int32(raw[i]) - ((np.int32(raw[i]) >> mantissa_bits) << 8))
+        return False
     exponent_mask = np.int32((1 << exponent_bits) - 1)
     mantissa_mask = np.int32((1 << mantissa_bits) - 1)
     sign_shift, widen = 31 - exponent_bits - mantissa_bits, 23 - mantissa_bits

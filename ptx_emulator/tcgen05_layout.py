@@ -22,19 +22,21 @@ TMEM_COLUMNS = 512
 
 _F16_TYPES = {0: "f16", 1: "bf16"}
 _TF32_TYPES = {2: "tf32"}
-# The 4- and 6-bit types (3 to 5) are padded in shared memory (9.7.16.10.4.4) and are not implemented.
-_F8F6F4_TYPES = {0: "e4m3", 1: "e5m2"}
+F8F6F4_TYPES = {0: "e4m3", 1: "e5m2", 3: "e2m3", 4: "e3m2", 5: "e2m1"}
 _KINDS = {  # kind: (operand types, accumulator types, element bytes in shared memory)
     "f16": (_F16_TYPES, {0: "f16", 1: "f32"}, 2),
     "tf32": (_TF32_TYPES, {1: "f32"}, 4),
-    "f8f6f4": (_F8F6F4_TYPES, {0: "f16", 1: "f32"}, 1),
+    "f8f6f4": (F8F6F4_TYPES, {0: "f16", 1: "f32"}, 1),
+    "i8": ({0: "u8", 1: "s8"}, {2: "s32"}, 1),
 }
+# Bits of an element in shared memory where 16 of them share 16 bytes with the padding behind them (9.7.16.10.4.4).
+PADDED_BITS = {"e2m3": 6, "e3m2": 6, "e2m1": 4}
 K_BYTES = 32  # one MMA step covers 32 bytes of K of a dense operand
 
 
 class InstructionDescriptor(NamedTuple):
     """What a tcgen05.mma computes. `element_bytes` is the size of an A or B element in shared memory; `k` elements
-    are one step. `a_mn_major` / `b_mn_major`: the operand's M or N index is contiguous."""
+    are one step. `a_mn_major` / `b_mn_major`: the operand's M or N index is contiguous. `saturate`: of s32."""
 
     m: int
     n: int
@@ -47,11 +49,12 @@ class InstructionDescriptor(NamedTuple):
     a_mn_major: bool
     b_mn_major: bool
     element_bytes: int
+    saturate: bool = False
 
 
 @lru_cache(maxsize=1024)
 def decode_instruction_descriptor(bits: int, kind: str, ws: bool, cta_group: int) -> InstructionDescriptor:
-    """Decode the 32-bit instruction descriptor of kind f16, tf32 or f8f6f4 (PTX ISA 9.7.16.4.2, table 42)."""
+    """Decode the 32-bit instruction descriptor of kind f16, tf32, f8f6f4 or i8 (PTX ISA 9.7.16.4.2, table 42)."""
     if kind not in _KINDS:
         raise ValueError(f"kind::{kind} is not implemented (known: {', '.join(_KINDS)})")
     types, d_types, element_bytes = _KINDS[kind]
@@ -59,11 +62,13 @@ def decode_instruction_descriptor(bits: int, kind: str, ws: bool, cta_group: int
     def field(low: int, width: int) -> int:
         return bits >> low & (1 << width) - 1
 
+    integers = kind == "i8"
     for name, low, width in (
         ("sparsity selector", 0, 2),
         ("sparsity", 2, 1),
-        ("saturate", 3, 1),
+        ("saturate of floating-point types", 3, 0 if integers else 1),
         ("reserved bit 6", 6, 1),
+        ("negation of integers", 13, 2 if integers else 0),
         ("reserved bit 23", 23, 1),
         ("reserved bit 29", 29, 1),
         ("maximum shift of B reuse", 30, 2),
@@ -93,13 +98,17 @@ def decode_instruction_descriptor(bits: int, kind: str, ws: bool, cta_group: int
         a_mn_major=bool(field(15, 1)),
         b_mn_major=bool(field(16, 1)),
         element_bytes=element_bytes,
+        saturate=integers and bool(field(3, 1)),
     )
+    for name, type_, mn_major in (("A", result.a_type, result.a_mn_major), ("B", result.b_type, result.b_mn_major)):
+        if mn_major and type_ in PADDED_BITS:
+            raise ValueError(f"instruction descriptor {bits:#010x}: matrix {name} of type {type_} cannot be transposed")
     _check_shape(bits, kind, result, ws, cta_group)
     return result
 
 
 def _check_shape(bits: int, kind: str, d: InstructionDescriptor, ws: bool, cta_group: int) -> None:
-    """Tables 39 (shapes) and 52 (8-bit transposed B), and the pairs of 16-bit types that exist."""
+    """Tables 39 (shapes) and 52 (8-bit transposed B), and the pairs of types that exist."""
     if kind == "f16" and d.d_type == "f16" and (d.a_type, d.b_type) != ("f16", "f16"):
         raise ValueError(
             f"instruction descriptor {bits:#010x}: an f16 accumulator takes f16 operands, not {d.a_type} and {d.b_type}"
@@ -112,6 +121,9 @@ def _check_shape(bits: int, kind: str, d: InstructionDescriptor, ws: bool, cta_g
         allowed_m, allowed_n = (64, 128), range(8, 257, 8)
     else:
         allowed_m, allowed_n = (128, 256), range(16, 257, 16)
+    if kind == "i8" and not ws:
+        step = 16 * cta_group
+        allowed_n = [n for n in allowed_n if n % step == 0 or (cta_group == 1 and n <= 32)]
     if d.element_bytes == 1 and d.b_mn_major:
         step = 16 * cta_group
         allowed_n = [n for n in allowed_n if n % step == 0]
@@ -227,6 +239,28 @@ def operand_map(
         descriptor.swizzle,
         transposed,
     )
+
+
+def zero_columns(bits: int, m: int, n: int) -> np.ndarray:
+    """bool [n]: the columns of B that count as zero, from the zero-column mask descriptor of a tcgen05.mma.ws (PTX ISA
+    9.7.16.4.3, table 45).
+
+    The table describes the two spans the other way round than its own examples and CUTLASS' `mma_sm100_desc.hpp`
+    (MaskAndShiftB), which are followed here: Use Span counts columns where B is used, Skip Span those that are zero.
+    Raises ValueError for a column shift: how it combines with the mask is not documented.
+    """
+    if bits >> 56 & 0x3F or bits >> 36 & 7 or bits >> 62:
+        raise ValueError(f"zero-column mask descriptor {bits:#018x}: a column shift is not implemented")
+    parts = 128 // m
+    mask = np.zeros((parts, n // parts), bool)
+    if not bits >> 39 & 1:
+        return mask.ravel()
+    skip, use = (bits >> 40 & 0xFF) + 1, (bits >> 48 & 0xFF) + 1
+    for part in range(parts):
+        place = np.arange(n // parts) + (bits >> 8 * part & 0xFF)
+        first_is_zero = bits >> 32 + part & 1
+        mask[part] = place % (skip + use) < skip if first_is_zero else place % (skip + use) >= use
+    return mask.ravel()
 
 
 class DataPath(NamedTuple):

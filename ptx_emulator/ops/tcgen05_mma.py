@@ -24,13 +24,14 @@ from ..tcgen05_layout import (
     decode_instruction_descriptor,
     decode_shared_descriptor,
     operand_map,
+    zero_columns,
 )
 from ..tmem import SHIFT_COLUMNS, split_address
 from ..warp import lane_list, require
 from .per_thread import lane_address, lane_long, lane_word
 from .tcgen05 import at, cta_group, peer, shared_address
 
-_KINDS = ("kind::f16", "kind::tf32", "kind::f8f6f4")
+_KINDS = ("kind::f16", "kind::tf32", "kind::f8f6f4", "kind::i8")
 _COLLECTOR_OPS = ("fill", "use", "lastuse", "discard")
 
 
@@ -77,7 +78,7 @@ def _prepare_mma(inst) -> Mma:
     if len(left) == 2 and ws:
         zero_columns = left[1]
     elif len(left) == 2:
-        good = isinstance(left[1], Imm) and 0 <= left[1].value <= 15 and kinds[0] != "kind::f8f6f4"
+        good = isinstance(left[1], Imm) and 0 <= left[1].value <= 15 and kinds[0] in ("kind::f16", "kind::tf32")
         require(inst, good, "scale-input-d must be an immediate from 0 to 15, with kind::f16 or kind::tf32")
         scale = left[1].value
     return Mma(kinds[0][6:], ws, group, inst.operands[1], lanes, enable, scale, zero_columns, shift)
@@ -108,10 +109,11 @@ def _mma(warp, inst, lane: int) -> None:
     a_bits = 0 if a_in_tmem else lane_long(warp, a_operand, lane)
     try:
         plan = _plan(form, a_in_tmem, lane_word(warp, i_operand, lane), a_bits, lane_long(warp, b_operand, lane))
+        zero = None
+        if form.zero_columns is not None:
+            zero = zero_columns(lane_long(warp, form.zero_columns, lane), plan.m, plan.b.index.shape[1])
     except ValueError as error:
         raise unsupported(inst, str(error)) from None
-    if form.zero_columns is not None and lane_long(warp, form.zero_columns, lane):
-        raise unsupported(inst, "a zero-column mask descriptor other than 0 is not implemented")
     if form.shift_a and len(plan.segments) != TMEM_LANES:
         raise unsupported(inst, ".ashift is for M = 128 with one CTA and M = 256 with a pair")
     members = (cta,) if form.group == 1 else tuple(sorted((cta, peer(cta, inst)), key=lambda c: c.rank))
@@ -131,7 +133,7 @@ def _mma(warp, inst, lane: int) -> None:
     keep = lane_word(warp, form.enable_input, lane)
 
     def run():
-        native_mma.execute(plan, segments, place, a_address, keep, form.scale_log2, members)
+        native_mma.execute(plan, segments, place, a_address, keep, form.scale_log2, zero, members)
         if form.shift_a:
             # Every quarter of the lanes by itself, as CUTLASS' 1cta_mma_a_from_tmem.py observed on B200.
             for member in members:
@@ -158,9 +160,10 @@ class SharedOperand:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What descriptors say: the operands (`a` None in Tensor Memory), where D lies, and all of it as a `row` for
-    native_mma. A segment's row of A in Tensor Memory is the segment itself: each reads the A of its own lane."""
+    """What descriptors say: rows of D, the operands (`a` None in Tensor Memory), where D lies, and all of it as a `row`
+    for native_mma. A segment's row of A in Tensor Memory is the segment itself: each reads the A of its own lane."""
 
+    m: int
     a: SharedOperand | None
     b: SharedOperand
     path: DataPath
@@ -210,7 +213,7 @@ def _plan(form: Mma, a_in_tmem: bool, bits: int, a_bits: int, b_bits: int) -> Pl
     if a_in_tmem:
         segments[:, 0] = np.arange(len(segments))
     row = native_mma.plan_row(shape, form.group, a, b, path, segments)
-    plan = Plan(a, b, path, segments, row)
+    plan = Plan(shape.m, a, b, path, segments, row)
     native_mma.PLANS.add(key, plan)
     return plan
 

@@ -101,8 +101,14 @@ def idesc(m=64, n=64, d=1, a=1, b=1, extra=0):
         (idesc(m=32), "f16", False, 1, "M=32"),
         (idesc(m=128, n=24), "f16", False, 2, "N=24"),
         (idesc(m=128, n=8, a=0, b=0, extra=1 << 16), "f8f6f4", False, 1, "N=8"),
-        (idesc(a=5, b=0), "f8f6f4", True, 1, "A type"),
-        (idesc(), "i8", False, 1, "kind::i8"),
+        (idesc(a=2, b=0), "f8f6f4", True, 1, "A type"),
+        (idesc(a=3, b=0, extra=1 << 15), "f8f6f4", True, 1, "A of type e2m3 cannot be transposed"),
+        (idesc(a=0, b=5, extra=1 << 16), "f8f6f4", True, 1, "B of type e2m1 cannot be transposed"),
+        (idesc(), "i8", False, 1, "D type"),
+        (idesc(d=2, a=0, b=0, extra=1 << 13), "i8", True, 1, "negation of integers"),
+        (idesc(d=2, a=0, b=0, m=128, n=40), "i8", False, 1, "N=40"),
+        (idesc(d=2, a=0, b=0, m=128, n=48), "i8", False, 2, "N=48"),
+        (idesc(), "i7", False, 1, "kind::i7"),
         (idesc(), "f16", True, 2, "cta_group"),
     ],
 )
@@ -198,3 +204,29 @@ def test_fragment_of_16x256b_is_the_mma_accumulator_fragment():
 def test_fragment_sizes_are_limited():
     with pytest.raises(ValueError, match="256 registers"):
         tl.fragment_map("16x256b", 64)
+
+
+MASKS = [  # start counts, first spans, skip, use, M, N and the lowest bits of each sub-mask: the ISA's examples 2 to 4
+    ((0,), (0,), 2, 3, 128, 64, ["11100001110000"]),
+    ((0, 0), (1, 0), 2, 3, 64, 128, ["11100001110000111", "000011100001110000"]),
+    ((0, 1, 2, 1), (1, 1, 0, 0), 2, 3, 32, 128, ["00001110000111", "0000111000011", "111000011100", "1110000111000"]),
+]
+
+
+def zero_column_bits(starts, firsts, skip, use, generate=1):
+    fields = sum(s << 8 * i for i, s in enumerate(starts)) + sum(f << 32 + i for i, f in enumerate(firsts))
+    return fields | generate << 39 | skip << 40 | use << 48
+
+
+@pytest.mark.parametrize("starts,firsts,skip,use,m,n,expected", MASKS)
+def test_zero_columns_are_those_of_the_examples(starts, firsts, skip, use, m, n, expected):
+    mask = tl.zero_columns(zero_column_bits(starts, firsts, skip, use), m, n)
+    for part, text in zip(np.split(mask, len(expected)), expected, strict=True):
+        assert "".join(str(int(b)) for b in part[: len(text)][::-1]) == text
+    assert not tl.zero_columns(zero_column_bits(starts, firsts, skip, use, generate=0), m, n).any()
+
+
+@pytest.mark.parametrize("bits", [1 << 56, 1 << 36, 1 << 62])
+def test_zero_column_shifts_are_refused(bits):
+    with pytest.raises(ValueError, match="column shift"):
+        tl.zero_columns(bits, 128, 64)
