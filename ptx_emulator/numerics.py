@@ -58,7 +58,7 @@ FORMATS = {
 
 
 @njit(nogil=True, cache=True)
-def _float_from_bits(bits):
+def float_from_bits(bits):
     return np.int32(bits).view(np.float32)
 
 
@@ -68,7 +68,7 @@ def _bits_from_float(number):
 
 
 @njit(nogil=True, cache=True)
-def _power_of_two(exponent):
+def power_of_two(exponent):
     """2.0**exponent for a normal float64 exponent."""
     return np.int64((exponent + 1023) << 52).view(np.float64)
 
@@ -91,10 +91,10 @@ def decode_into(raw, fmt, value, exponent):
         bits = np.int32(raw[i] >> shift)
         field = np.int32((bits >> mantissa_bits) & exponent_mask)
         mantissa = np.int32(bits & mantissa_mask)
-        normal = _float_from_bits(((field - bias + 127) << 23) | (mantissa << widen))
+        normal = float_from_bits(((field - bias + 127) << 23) | (mantissa << widen))
         magnitude = np.float32(mantissa) * subnormal_unit if field == 0 else normal
         sign = np.int32(((bits ^ negate) << sign_shift) & 0x80000000)
-        value[i] = _float_from_bits(_bits_from_float(magnitude) | sign)
+        value[i] = float_from_bits(_bits_from_float(magnitude) | sign)
         exponent[i] = ZERO_EXPONENT if magnitude == 0 else np.float32(max(field, 1) - bias)
         largest = max(largest, field)
     if special == 0 or largest != exponent_mask:
@@ -121,7 +121,7 @@ def _decode_specials(raw, exponent_bits, mantissa_bits, special, shift, negate, 
 
 
 @njit(nogil=True, cache=True)
-def _round_f32(exact):
+def round_f32(exact):
     """float64 -> bits of the float32 toward zero; 2**128 and above is infinite; canonical NaN; zero is +0."""
     near = np.float32(exact)
     bits = _bits_from_float(near)
@@ -129,7 +129,7 @@ def _round_f32(exact):
     bits = np.int32(bits - 1) if abs(np.float64(near)) > abs(exact) else bits
     infinity = np.int32(0x7F800000) if exact > 0 else np.int32(-0x800000)
     bits = infinity if abs(exact) >= 2.0**128 else bits
-    bits = np.int32(0) if exact == 0 else bits
+    bits = np.int32(0) if near == 0 or bits == np.int32(-0x80000000) else bits
     bits = np.int32(0x7FFFFFFF) if exact != exact else bits
     return np.uint32(bits)
 
@@ -165,7 +165,7 @@ def _half_value(bits):
 
 
 @njit(nogil=True, cache=True)
-def _fused_sum(val_a, exp_a, val_b, exp_b, column, accumulator, largest):
+def fused_sum(val_a, exp_a, val_b, exp_b, column, accumulator, largest):
     """The exact sum before the final rounding, one element, any finite or special operands (float64)."""
     special = not np.isfinite(accumulator)
     plain = accumulator
@@ -177,11 +177,11 @@ def _fused_sum(val_a, exp_a, val_b, exp_b, column, accumulator, largest):
             largest = max(largest, np.int64(exp_a[k] + exp_b[k, column]))
     if special:
         return plain
-    scale = _power_of_two(FRACTION_BITS - largest)
+    scale = power_of_two(FRACTION_BITS - largest)
     total = np.trunc(accumulator * scale)
     for k in range(val_a.size):
         total += np.trunc(np.float64(val_a[k]) * np.float64(val_b[k, column]) * scale)
-    return total * _power_of_two(largest - FRACTION_BITS)
+    return total * power_of_two(largest - FRACTION_BITS)
 
 
 @njit(nogil=True, cache=True)
@@ -195,12 +195,12 @@ def _general(val_a, exp_a, val_b, exp_b, first, words, keep, half, scale_log2):
             if half:
                 accumulator, exponent = _half_value(bits & 0xFFFF)
             else:
-                accumulator = np.float64(_float_from_bits(np.int32(bits)))
+                accumulator = np.float64(float_from_bits(np.int32(bits)))
                 exponent = max((bits >> 23) & 255, 1) - 127
             accumulator *= 2.0**-scale_log2
             largest = max(exponent - scale_log2, floor) if accumulator != 0 else floor
-        exact = _fused_sum(val_a, exp_a, val_b, exp_b, first + n, accumulator, largest)
-        words[n] = _round_f16(exact) if half else _round_f32(exact)
+        exact = fused_sum(val_a, exp_a, val_b, exp_b, first + n, accumulator, largest)
+        words[n] = _round_f16(exact) if half else round_f32(exact)
 
 
 @njit(nogil=True, cache=True)

@@ -7,6 +7,8 @@ then: until somebody acquires its completion, every conflicting access races wit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .. import engine_trace as et
@@ -347,9 +349,9 @@ class Observer:
         """The agent of the tensor-core operations that a warp issues."""
         return sh.A_PIPE * self.warps + self._at(warp)
 
-    def mma(self, warp, inst, parts, *, accumulate: bool) -> None:
+    def mma(self, warp, inst, parts, *, accumulate: bool, scales: Sequence = ()) -> None:
         """`parts`: per CTA (CTA, [(chunk starts, bytes)] of shared operands, (starts, words) of A in Tensor Memory or
-        None, (starts, words) of D)."""
+        None, (starts, words) of D). `scales`: (starts, words) of scale factors in Tensor Memory, in every CTA."""
         dim = self.pipe(warp)
         read = self._record(warp, inst, dim, sh.ASYNC, False)
         read_tensor = self._record(warp, inst, dim, sh.TENSOR, False)
@@ -357,8 +359,8 @@ class Observer:
         for cta, operands, a, d in parts:
             for starts, nbytes in operands:
                 core.touch_shared(self.s, cta.rank, starts.ctypes.data, len(starts), nbytes, read)
-            if a is not None:
-                self._tmem(cta, *a, read_tensor, unwritten=len(a[0]) * a[1])
+            for starts, words in [a, *scales] if a is not None else scales:
+                self._tmem(cta, starts, words, read_tensor, unwritten=len(starts) * words)
             self._tmem(cta, *d, write, unwritten=1 if accumulate else NEVER)
 
     def tensor_copy(self, warp, inst, members, source, destination) -> None:

@@ -45,9 +45,9 @@ def at(inst) -> dict:
     return {"line": inst.line, "text": inst.text}
 
 
-def cta_group(inst) -> int:
-    """1 or 2. Raises UnsupportedInstruction if the modifiers do not say."""
-    groups = [_GROUPS[m] for m in inst.mods if m in _GROUPS]
+def cta_group(inst, modifiers: tuple[str, ...] | None = None) -> int:
+    """1 or 2. Raises UnsupportedInstruction if the modifiers (the instruction's own unless given) do not say."""
+    groups = [_GROUPS[m] for m in modifiers or inst.mods if m in _GROUPS]
     require(inst, len(groups) == 1, f"{inst.name} needs .cta_group::1 or .cta_group::2")
     return groups[0]
 

@@ -32,7 +32,7 @@ from .per_thread import lane_address, lane_long, lane_word
 from .tcgen05 import at, cta_group, peer, shared_address
 
 _KINDS = ("kind::f16", "kind::tf32", "kind::f8f6f4", "kind::i8")
-_COLLECTOR_OPS = ("fill", "use", "lastuse", "discard")
+COLLECTOR_OPS = ("fill", "use", "lastuse", "discard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Mma:
 def _prepare_mma(inst) -> Mma:
     ws = inst.name == "tcgen05.mma.ws"
     buffers = ("b0", "b1", "b2", "b3") if ws else ("a",)
-    collectors = {f"collector::{b}::{o}" for b in buffers for o in _COLLECTOR_OPS}
+    collectors = {f"collector::{b}::{o}" for b in buffers for o in COLLECTOR_OPS}
     group = cta_group(inst)
     kinds = [m for m in inst.mods if m in _KINDS]
     require(inst, len(kinds) == 1, f"{inst.name} needs one of .{', .'.join(_KINDS)}")
@@ -119,12 +119,12 @@ def _mma(warp, inst, lane: int) -> None:
     members = (cta,) if form.group == 1 else tuple(sorted((cta, peer(cta, inst)), key=lambda c: c.rank))
     place = lane_address(warp, d_operand, lane)
     for member in members:
-        _check_tmem(member, plan.path, place, plan.path.width, "D", inst)
+        check_tmem(member, plan.path, place, plan.path.width, "D", inst)
         if a_in_tmem:
-            _check_tmem(member, plan.path, a_address, K_BYTES // 4, "A", inst)
+            check_tmem(member, plan.path, a_address, K_BYTES // 4, "A", inst)
         for operand in (plan.a, plan.b):
             if operand is not None:
-                _check_shared(member, operand, inst)
+                check_shared(member, operand, inst)
     segments = [plan.segments] * len(members)
     if form.disabled_lanes is not None:
         words = np.array([lane_word(warp, w, lane) for w in form.disabled_lanes.elements], np.uint32)
@@ -242,7 +242,7 @@ def _shared_operand(bits: int, rows: int, shape, mn_major: bool, transposed: boo
     return SharedOperand(index, descriptor.start, extent)
 
 
-def _check_shared(cta, operand: SharedOperand, inst) -> None:
+def check_shared(cta, operand: SharedOperand, inst) -> None:
     if operand.start + operand.extent > cta.shared.nbytes:
         raise OutOfBounds(
             f"matrix at shared offset {operand.start:#x} ends at {operand.start + operand.extent:#x}, "
@@ -251,7 +251,7 @@ def _check_shared(cta, operand: SharedOperand, inst) -> None:
         )
 
 
-def _check_tmem(cta, path, address: int, columns: int, name: str, inst) -> None:
+def check_tmem(cta, path, address: int, columns: int, name: str, inst) -> None:
     lane, column = split_address(address)
     if lane not in (0, path.lane_step):
         allowed = "0 or 16" if path.lane_step else "0"
@@ -333,7 +333,7 @@ def copy(warp, inst, mask: int):
         if first_lane + height > 32:
             raise TmemError(f"tcgen05.cp of {height} rows a quarter to lane {first_lane} of each", **at(inst))
         for member in members:
-            _check_shared(member, source, inst)
+            check_shared(member, source, inst)
             member.tmem.check_columns(column, form.row_bytes // 4, at(inst))
 
         def run(members=members, source=source, column=column, first_lane=first_lane, height=height):

@@ -110,21 +110,25 @@ def program(
 ):
     """Load the operands, multiply all steps, and write the first `columns` of Tensor Memory to out[CTA, lane].
 
-    With `a_words`, A comes from Tensor Memory columns 256.., which are first filled from a_tmem[CTA, lane].
+    With `a_words`, Tensor Memory columns 256.. are first filled from a_tmem[CTA, lane]; without `a`, A is there.
+    `descriptor` and `tail` (the operands after it): one of each, or lists with one for every step.
     """
     steps = len(b.descriptors)
     name = f"tcgen05.mma{'.ws' if ws else ''}.cta_group::{group}.kind::{kind}{extra}"
     lines = []
+    tails = tail if isinstance(tail, list) else [tail or ""] * steps
+    descriptors = descriptor if isinstance(descriptor, list) else [descriptor] * steps
     for step in range(steps):
+        lines.append(f"mov.b32 %r21, {descriptors[step]};")
         lines.append(f"mov.b64 %rd10, {b.descriptors[step]};")
-        if a_words:
+        if a is None:
             lines.append(f"add.u32 %r20, %r3, {256 + 8 * step};")
             operand = "[%r20]"
         else:
-            lines.append(f"mov.b64 %rd11, {a.descriptors[step] if a else 0};")
+            lines.append(f"mov.b64 %rd11, {a.descriptors[step]};")
             operand = "%rd11"
         lines.append(f"setp.ne.u32 %p3, {first if step == 0 else 1}, 0;")
-        lines.append(f"{name} [%r3], {operand}, %rd10, %r21{tail or ''}, %p3{scale};")
+        lines.append(f"{name} [%r3], {operand}, %rd10, %r21{tails[step]}, %p3{scale};")
     loads = []
     for register, placed in (("%rd4", a), ("%rd5", b)):
         for coordinates, offset in placed.copies if placed else ():
@@ -202,7 +206,6 @@ READY:
     setp.ne.u32 %p2, %r6, 0;
     or.pred %p2, %p2, %p1;
     @%p2 bra ISSUED;
-    mov.b32 %r21, {descriptor};
     {chr(10).join(lines)}
     {commit}
 ISSUED:
