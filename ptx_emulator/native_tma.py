@@ -42,8 +42,8 @@ class TensorMaps:
 
     def add(self, address: int, record: bytes, tensor: TensorMap) -> None:
         """Notes that the map at host address `address` has the bytes `record` and says `tensor`. Maps whose loads
-        change the elements are left to the handler."""
-        if tensor.element_type == "tf32":
+        change or pack the elements are left to the handler."""
+        if tensor.element_type == "tf32" or tensor.packing.elements > 1:
             return
         place = self._places.get(address)
         if place is None:

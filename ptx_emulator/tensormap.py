@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -17,7 +18,18 @@ from .swizzle import NO_SWIZZLE, SWIZZLE_32B, SWIZZLE_64B, SWIZZLE_128B, SWIZZLE
 
 TENSOR_MAP_BYTES = 128
 MAX_RANK = 5
-ELEMENT_BYTES = {
+
+class Packing(NamedTuple):
+    """Elements of less than a byte: how many are copied as one unit, and a unit's bytes in global and shared memory."""
+
+    elements: int
+    global_bytes: int
+    shared_bytes: int
+
+
+PACKINGS = {"b4x16": Packing(2, 1, 1), "b4x16_p64": Packing(16, 8, 16), "b6x16_p32": Packing(16, 12, 16)}
+_PADDED_BOX = 128  # elements of an innermost row, and what its coordinate is a multiple of, where there is padding
+ELEMENT_BYTES = {  # of an element, or of a unit of PACKINGS, in global memory
     "u8": 1,
     "u16": 2,
     "u32": 4,
@@ -29,6 +41,9 @@ ELEMENT_BYTES = {
     "f64": 8,
     "bf16": 2,
     "tf32": 4,
+    "b4x16": 1,
+    "b4x16_p64": 8,
+    "b6x16_p32": 12,
 }
 # The OOB-NaN is documented only as "a special NaN"; the all-ones quiet NaN stands for it here.
 _NAN_FILL = {"f16": 0x7FFF, "bf16": 0x7FFF, "f32": 0x7FFFFFFF, "tf32": 0x7FFFFFFF, "f64": 0x7FFFFFFFFFFFFFFF}
@@ -67,7 +82,8 @@ class TensorMap:
     address: global address of element 0, a multiple of 16. dims, box: elements, dimension 0 first (contiguous).
     strides: bytes between neighbours in dimensions 1.., one fewer than dims, multiples of 16. element_strides: step
     of the traversal (5.5.3.2). element_type: a key of ELEMENT_BYTES; loads round a tf32 element to the nearest tf32
-    (CUTLASS, `sm90_mma_tma_gmma_ss_warpspecialized.hpp`: "TMA converts f32 input to tf32"). swizzle: a key of SWIZZLES.
+    (CUTLASS, `sm90_mma_tma_gmma_ss_warpspecialized.hpp`: "TMA converts f32 input to tf32"); 5.5.1.1 tells of those of
+    less than a byte, whose padding stays as it was in shared memory. swizzle: a key of SWIZZLES.
     oob_fill: "zero" or "nan". Raises ValueError for anything else.
     """
 
@@ -121,6 +137,17 @@ class TensorMap:
             raise ValueError(f"tensor map: box={self.box}, each must be 1 to 256")
         if self.element_strides[0] != 1 or any(not 1 <= s <= 8 for s in self.element_strides):
             raise ValueError(f"tensor map: element_strides={self.element_strides}, each must be 1 to 8, the first 1")
+        unit = self.packing.elements
+        if self.dims[0] % unit or self.box[0] % unit:
+            raise ValueError(
+                f"tensor map: dims[0]={self.dims[0]} and box[0]={self.box[0]} of {self.element_type} must be multiples of "
+                f"{unit}"
+            )
+        if self.is_padded and (self.box[0] != _PADDED_BOX or self.dims[0] % _PADDED_BOX or self.address % 32):
+            raise ValueError(
+                f"tensor map: {self.element_type} needs box[0]=128, dims[0] in multiples of 128 and a 32-byte aligned "
+                f"address, got {self.box[0]}, {self.dims[0]}, {self.address:#x}"
+            )
         if self.inner_bytes % 16:
             raise ValueError(
                 f"tensor map: box[0]={self.box[0]} of {self.element_type} is {self.inner_bytes} bytes, "
@@ -148,25 +175,50 @@ class TensorMap:
         return ELEMENT_BYTES[self.element_type]
 
     @property
+    def packing(self) -> Packing:
+        return PACKINGS.get(self.element_type, Packing(1, self.element_bytes, self.element_bytes))
+
+    @property
+    def is_padded(self) -> bool:
+        return self.packing.shared_bytes != self.packing.global_bytes
+
+    @property
     def inner_bytes(self) -> int:
-        return self.box[0] * self.element_bytes
+        """Bytes of a box's innermost row in shared memory."""
+        return self.box[0] // self.packing.elements * self.packing.shared_bytes
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
-        """Elements copied per dimension: ceil(box / element_stride)."""
-        return tuple(-(-b // s) for b, s in zip(self.box, self.element_strides, strict=True))
+        """Elements, or units of PACKINGS, copied per dimension: ceil(box / element_stride)."""
+        first = self.box[0] // self.packing.elements
+        return tuple(-(-b // s) for b, s in zip((first, *self.box[1:]), self.element_strides, strict=True))
 
     @cached_property
     def box_bytes(self) -> int:
         """Bytes of a whole box in shared memory, out-of-bounds elements included."""
-        return int(np.prod(self.counts)) * self.element_bytes
+        return int(np.prod(self.counts)) * self.packing.shared_bytes
+
+    @cached_property
+    def transaction_bytes(self) -> int:
+        """Bytes of a box that an mbarrier counts: without padding, as CUTLASS expects (TmaTransactionBytes of
+        `sm100_mma_warpspecialized.hpp`, sizeof_bits of the padded types)."""
+        return int(np.prod(self.counts)) * self.packing.global_bytes
+
+    def place(self, coordinates) -> np.ndarray:
+        """int64 [5]: where a box starts, dimension 0 in units of PACKINGS. Raises ValueError between two units."""
+        result = padded(coordinates)
+        step = _PADDED_BOX if self.is_padded else self.packing.elements
+        if result[0] % step:
+            raise ValueError(f"coordinate {int(result[0])} of {self.element_type}: must be a multiple of {step}")
+        result[0] //= self.packing.elements
+        return result
 
     @cached_property
     def table(self) -> np.ndarray:
         """int64 [4, 5]: dims, byte strides, counts, element strides, padded with neutral entries."""
         pad = (1,) * (MAX_RANK - self.rank)
         rows = (
-            self.dims + pad,
+            (self.dims[0] // self.packing.elements,) + self.dims[1:] + pad,
             (self.element_bytes,) + self.strides + (0,) * len(pad),
             self.counts + pad,
             self.element_strides + pad,
@@ -330,6 +382,15 @@ def copy_box(memory, origin, shared, start, coordinates, table, bits, source, ta
                                 elif not store:
                                     shared[address + j] = memory[place + chunk + j] if inbound else fill[j % size]
                     row += inner
+
+
+def spread(packed: np.ndarray, tensor: TensorMap, shared: np.ndarray, start: int) -> None:
+    """Writes a box without its padding (uint8) to shared memory, with the swizzle and the padding of a padded type; the
+    bytes of the padding stay as they are."""
+    packing, swizzle = tensor.packing, SWIZZLES[tensor.swizzle]
+    units = packed.reshape(-1, packing.global_bytes)
+    places = swizzle.apply(start + np.arange(len(units)) * packing.shared_bytes)
+    shared[places[:, None] + np.arange(packing.global_bytes)] = units
 
 
 def round_tf32(words: np.ndarray) -> np.ndarray:

@@ -156,6 +156,23 @@ def _make_layout(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...
     return (Layout(shape, layouts.compact_strides(shape)),)
 
 
+@host_op("cute.make_ordered_layout")
+def _make_ordered_layout(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
+    return (layouts.ordered_layout(*host.operand_values(op)),)
+
+
+@host_op("cute.tile_to_shape")
+def _tile_to_shape(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
+    """A block repeated, in an order of the modes, until it covers a shape."""
+    block, shape, order = host.operand_values(op)
+    block = _layout_of(block)
+    modes = [layouts.get_mode(block, (i,)) if i < len(block.shape) else Layout(1, 0) for i in range(len(shape))]
+    counts = tuple(-(-s // layouts.product(mode.shape)) for s, mode in zip(shape, modes, strict=True))
+    repeated, size = layouts.ordered_layout(counts, order), layouts.cosize(block)
+    rest = [Layout(n, 0 if n == 1 else d * size) for n, d in zip(counts, repeated.stride, strict=True)]
+    return (layouts.join([layouts.join([mode, more]) for mode, more in zip(modes, rest, strict=True)]),)
+
+
 @host_op("cute.make_identity_layout")
 def _make_identity_layout(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
     return (Layout(host.value(op.operands[0]), template_layout(one_type(types, op)).stride),)
@@ -185,6 +202,14 @@ def _recast_iter(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...
     return (Pointer(host.value(op.operands[0]).address, type_.element),)
 
 
+@host_op("cute.inttoptr")
+def _pointer(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
+    type_ = one_type(types, op)
+    if not isinstance(type_, PointerType):
+        raise NotComputable(f"a pointer of type {type_}")
+    return (Pointer(host.value(op.operands[0]), type_.element),)
+
+
 @host_op("cute.add_offset")
 def _add_offset(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
     pointer, offset = host.operand_values(op)
@@ -202,9 +227,9 @@ def _crd2idx(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
 def _with_layout(value: Any, layout: Layout, offset: int = 0) -> Any:
     if isinstance(value, Tensor):
         return Tensor(value.pointer.offset(offset), layout)
-    if offset or isinstance(value, CoordTensor):
+    if offset:
         raise NotComputable(f"an offset into {type(value).__name__}")
-    return layout
+    return CoordTensor(value.base, layout) if isinstance(value, CoordTensor) else layout
 
 
 @host_op("cute.slice")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..tensormap import TensorMap
+from ..tensormap import ELEMENT_BYTES, PACKINGS, TensorMap
 from . import layouts
 from .host import Host, HostLaunch, LaunchConfig, host_op, one_type
 from .layouts import Layout, NotComputable
@@ -20,7 +20,7 @@ from .types import (
     Type,
     carries_state,
 )
-from .values import CoordTensor, Mma
+from .values import CoordTensor, Mma, Pointer
 
 
 @host_op("cute.make_atom")
@@ -30,16 +30,18 @@ def _make_atom(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
         if op.operands:
             raise NotComputable(f"an atom with state of type {type_}")
         return (type_,)
-    *flags, mask = host.operand_values(op)
-    if len(flags) != 3 or len(mask) != type_.mask_words:
-        raise NotComputable("an sm100 MMA atom is made of three flags and a mask per output lane")
-    return (Mma(tuple(bool(flag) for flag in flags), tuple(mask)),)
+    flags, rest = host.operand_values(op)[:3], host.operand_values(op)[3:]
+    words = [item.address for item in rest] if all(isinstance(item, Pointer) for item in rest) else rest[0]
+    if len(flags) != 3 or len(words) != type_.words:
+        raise NotComputable("an sm100 MMA atom is made of three flags and a mask, or the addresses of scale factors")
+    return (Mma(tuple(bool(flag) for flag in flags), tuple(words)),)
 
 
 # CuTe's printed tma_format -> ptx_emulator.tensormap element type.
 _TMA_FORMATS = {
     "U8": "u8", "U16": "u16", "U32": "u32", "S32": "s32", "U64": "u64", "S64": "s64",
     "F16_RN": "f16", "BF16_RN": "bf16", "F32_RN": "f32", "F64_RN": "f64", "TF32_RN": "tf32",
+    "U4": "b4x16", "U4_UNPACK_U8": "b4x16_p64", "U6_UNPACK_U8": "b6x16_p32",
 }  # fmt: skip
 
 
@@ -78,27 +80,41 @@ def _make_tma(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
     tensor = host.value(op.operands[0])
     if atom.format not in _TMA_FORMATS:
         raise NotComputable(f"tma_format {atom.format}")
-    modes = [layouts.get_mode(tensor.layout, path) for path in atom.modes]
-    if any(not isinstance(mode.shape, int) for mode in modes):
-        raise NotComputable("a tensor map dimension over a nested mode")
-    item = ELEMENT_BITS[tensor.pointer.element] // 8
+    modes = [_joined(tensor.layout, paths) for paths in atom.modes]
+    format_, bits = _TMA_FORMATS[atom.format], ELEMENT_BITS[tensor.pointer.element]
     if modes[0].stride != 1 and modes[0].shape != 1:
         raise ValueError(f"{op.text[:200]!r}: the first dimension of the box has stride {modes[0].stride}, not 1")
+    # The tensor map's elements may be larger than the tensor's.
+    inner = modes[0].shape if format_ in PACKINGS else modes[0].shape * bits // (8 * ELEMENT_BYTES[format_])
     swizzle = _swizzle_of(host.operand_types(op)[1])
     multicast = re.search(r"num_multicast = (\d+)", op.text)
     box = _multicast_share(atom.box, int(multicast.group(1))) if multicast else atom.box
     try:
         record = TensorMap(
             address=tensor.pointer.address,
-            element_type=_TMA_FORMATS[atom.format],
-            dims=tuple(mode.shape for mode in modes),
-            strides=tuple(mode.stride * item for mode in modes[1:]),
+            element_type=format_,
+            dims=(inner, *(mode.shape for mode in modes[1:])),
+            strides=tuple(mode.stride * bits // 8 for mode in modes[1:]),
             box=box,
             swizzle=swizzle,
         )
     except ValueError as error:
         raise ValueError(f"{error}\n    made by: {op.text[:200]}") from None
     return record, CoordTensor(coords.base, Layout(tensor.layout.shape, coords.layout.stride))
+
+
+def _joined(layout: Layout, paths: tuple[tuple[int, ...], ...]) -> Layout:
+    """The modes at `paths` as one, which they must be: each goes on where the one before it ends."""
+    first, *rest = (layouts.get_mode(layout, path) for path in paths)
+    for mode in (first, *rest):
+        if not isinstance(mode.shape, int):
+            raise NotComputable("a tensor map dimension over a nested mode")
+    size = first.shape
+    for mode in rest:
+        if mode.shape != 1 and mode.stride != first.stride * size:
+            raise NotComputable(f"a tensor map dimension over modes {paths} of {layouts.show(layout)}")
+        size *= mode.shape
+    return Layout(size, first.stride)
 
 
 @host_op("cute.kernel_smem_size")

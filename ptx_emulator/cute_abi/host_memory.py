@@ -87,6 +87,7 @@ def _read(pointer: StackPointer, count: int, op: Op) -> tuple[int, ...]:
 
 _DATA_TYPES = {
     0: "u8", 1: "u16", 2: "u32", 3: "s32", 4: "u64", 5: "s64", 6: "f16", 7: "f32", 8: "f64", 9: "bf16", 11: "tf32",
+    13: "b4x16", 14: "b4x16_p64", 15: "b6x16_p32",
 }  # fmt: skip
 _SWIZZLES = {0: "none", 1: "32B", 2: "64B", 3: "128B", 4: "128B_atom_32B"}
 _FILLS = {0: "zero", 1: "nan"}

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 Tree = Any
@@ -29,7 +30,8 @@ class Dyn:
 
 @dataclass(frozen=True)
 class Basis:
-    """`scale@path`: scale times the unit vector of one mode. `path[0]` is the outermost mode's index."""
+    """`scale@path`: scale times the unit vector of one mode. `path[0]` is the outermost mode's index. The scale is a
+    Fraction where a tensor map's elements are larger than the tensor's."""
 
     scale: Tree
     path: tuple[int, ...]
@@ -43,7 +45,7 @@ class Layout:
     stride: Tree
 
 
-_TOKEN = re.compile(r"\s*(\?(?:\{[^}]*\})?|-?\d+|@\d+|[(),:\[\];_])")
+_TOKEN = re.compile(r"\s*(\?(?:\{[^}]*\})?|-?\d+(?:/\d+)?|@\d+|[(),:\[\];_])")
 
 
 class _Reader:
@@ -83,7 +85,7 @@ class _Reader:
             return tuple(items)
         if token == "_":
             return None
-        leaf = _parse_dyn(token) if token.startswith("?") else int(token)
+        leaf = _parse_dyn(token) if token.startswith("?") else Fraction(token) if "/" in token else int(token)
         path = []
         while self.peek().startswith("@"):
             path.append(int(self.take()[1:]))
@@ -276,6 +278,17 @@ def compact_strides(shape: Tree) -> Tree:
         return stride
 
     return map_leaves(leaf, shape)
+
+
+def ordered_layout(shape: Tree, order: Tree) -> Layout:
+    """CuTe `make_ordered_layout` of unnested modes: compact, the modes with the lowest numbers in `order` fastest."""
+    if any(not isinstance(extent, int) for extent in shape) or len(shape) != len(order):
+        raise NotComputable(f"an ordered layout of shape {show(shape)}, order {show(order)}")
+    strides, running = [0] * len(shape), 1
+    for index in sorted(range(len(shape)), key=lambda i: order[i]):
+        strides[index] = running
+        running *= shape[index]
+    return Layout(tuple(shape), tuple(strides))
 
 
 def cosize(layout: Layout) -> int:

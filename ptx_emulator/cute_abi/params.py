@@ -80,9 +80,10 @@ def _scalar(type_: ScalarType, value: int | float) -> Blob:
 
 
 def _mma(type_: MmaType, value: Mma) -> Blob:
-    mask = value.mask or (0,) * type_.mask_words
-    words = struct.pack(f"<{type_.mask_words}I", *(word & 0xFFFFFFFF for word in mask))
-    return join([*(_integer(int(flag), 8) for flag in value.flags), Blob(words, len(words))])
+    given = value.words or (0,) * type_.words
+    words = [struct.pack("<I", word & 0xFFFFFFFF) for word in given]
+    fields = words if type_.scaled else [b"".join(words)]
+    return join([*(_integer(int(flag), 8) for flag in value.flags), *(Blob(field, len(field)) for field in fields)])
 
 
 def pack_value(type_: Type, value: Any, what: str) -> Blob:

@@ -12,7 +12,7 @@ from .text import split_top, strip_angle
 ELEMENT_BITS = {
     "i1": 8, "i8": 8, "i16": 16, "i32": 32, "i64": 64, "i128": 128,
     "f16": 16, "bf16": 16, "tf32": 32, "f32": 32, "f64": 64,
-    "f8E4M3FN": 8, "f8E5M2": 8, "f8E8M0FNU": 8, "f8E4M3B11FNUZ": 8,
+    "f8E4M3FN": 8, "f8E5M2": 8, "f8E8M0FNU": 8, "f8E4M3B11FNUZ": 8, "f6E2M3FN": 6, "f6E3M2FN": 6, "f4E2M1FN": 4,
 }  # fmt: skip
 
 
@@ -83,10 +83,11 @@ class CoordTensorType:
 
 @dataclass(frozen=True)
 class TmaAtomType:
-    """A tensor map: `box` counts elements per TMA dimension, `modes` names the tensor mode each one walks."""
+    """A tensor map: `box` counts elements per TMA dimension, `modes` names the tensor modes that each one walks, the
+    fastest first."""
 
     box: tuple[int, ...]
-    modes: tuple[tuple[int, ...], ...]
+    modes: tuple[tuple[tuple[int, ...], ...], ...]
     format: str
 
 
@@ -97,9 +98,11 @@ class TensorMapType:
 
 @dataclass(frozen=True)
 class MmaType:
-    """An sm100 MMA atom or tiled MMA: three flags and `mask_words` output-lane mask words."""
+    """An sm100 MMA atom or tiled MMA: three flags and `words`, of an output-lane mask (a vector) or, if `scaled`, the
+    Tensor Memory addresses of both scale factors."""
 
-    mask_words: int
+    words: int
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def parse_type(text: str, aliases: dict[str, str]) -> Type:
     reader = _READERS.get(head)
     if reader is not None and inner is not None:
         return reader(inner, aliases)
-    if head == "!cute_nvgpu.sm100.mma" or head.startswith("!cute_nvgpu.atom.non_exec_tiled_tma_"):
+    if head in ("!cute_nvgpu.sm100.mma", "!cute_nvgpu.sm100.mma_bs") or head.startswith("!cute_nvgpu.atom.non_exec_tiled_tma_"):
         return _atom(head, inner or "", aliases)
     if head.startswith("!cute.fast_divmod_divisor"):
         if inner != "32":
@@ -217,6 +220,8 @@ def _tiled_mma(inner: str, aliases: dict[str, str]) -> Type:
 
 
 def _atom(head: str, inner: str, aliases: dict[str, str]) -> Type:
+    if head == "!cute_nvgpu.sm100.mma_bs":
+        return MmaType(2, scaled=True)
     if head == "!cute_nvgpu.sm100.mma":
         match = re.search(r"num_cta = (\d+)", inner)
         if match is None or "scale" in inner.replace("c_scale_exp", ""):
@@ -227,10 +232,11 @@ def _atom(head: str, inner: str, aliases: dict[str, str]) -> Type:
     if basis is None or form is None:
         raise ValueError(f"TMA atom {inner}: tma_gbasis or tma_format is missing")
     layout = layouts.parse_layout(basis.group(1))
-    box, modes = layouts.leaves(layout.shape), layouts.leaves(layout.stride)
-    if not all(isinstance(mode, Basis) and mode.scale == 1 for mode in modes):
+    walks = [layouts.leaves(mode) for mode in layout.stride]
+    if not all(isinstance(step, Basis) and step.scale == 1 for walk in walks for step in walk):
         raise ValueError(f"TMA atom with tma_gbasis {basis.group(1)}: only unit steps along whole modes are known")
-    return TmaAtomType(tuple(box), tuple(mode.path for mode in modes), form.group(1))
+    box = tuple(layouts.product(extent) for extent in layout.shape)
+    return TmaAtomType(box, tuple(tuple(step.path for step in walk) for walk in walks), form.group(1))
 
 
 _READERS = {

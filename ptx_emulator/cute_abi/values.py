@@ -60,10 +60,10 @@ class FastDivmod:
 
 @dataclass(frozen=True)
 class Mma:
-    """The state of an MMA atom: accumulate, negate A, negate B, and the output-lane mask words."""
+    """The state of an MMA atom: accumulate, negate A, negate B, and the words that a types.MmaType tells."""
 
     flags: tuple[bool, bool, bool] = (False, False, False)
-    mask: tuple[int, ...] = field(default=())
+    words: tuple[int, ...] = field(default=())
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from .per_thread import lane_address, lane_long, lane_word
 
 # Table 33: what the immediate means. Values that are missing here are refused.
 _ELEMENTS = {0: "u8", 1: "u16", 2: "u32", 3: "s32", 4: "u64", 5: "s64", 6: "f16", 7: "f32", 9: "f64", 10: "bf16",
-             11: "tf32"}  # fmt: skip
+             11: "tf32", 13: "b4x16", 14: "b4x16_p64", 15: "b6x16_p32"}  # fmt: skip
 _NAMES = {
     "elemtype": {code: tuple(ELEMENT_BYTES).index(name) for code, name in _ELEMENTS.items()},
     "swizzle_mode": {code: tuple(SWIZZLES).index(name) for code, name in enumerate(("none", "32B", "64B", "128B"))},

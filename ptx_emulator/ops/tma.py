@@ -16,7 +16,7 @@ from ..errors import EmulationError, OutOfBounds, UnsupportedInstruction
 from ..ir import Address, Vector
 from ..reduction import REDUCTION_TYPES, REDUCTIONS, check_type, reduce
 from ..registry import Blocked, cta_exit, cta_state, op, unsupported
-from ..tensormap import SWIZZLES, TENSOR_MAP_BYTES, TensorMap, box_extent, copy_box, padded, round_tf32
+from ..tensormap import SWIZZLES, TENSOR_MAP_BYTES, TensorMap, box_extent, copy_box, padded, round_tf32, spread
 from ..warp import lane_list, require
 from .per_thread import lane_address, lane_word
 
@@ -180,11 +180,15 @@ def _tensor_map(warp, operand: Address, lane: int, inst, copy: Copy) -> tuple[Te
 
 def _boxes(tensor: TensorMap, coordinates: list[int], gather: bool, inst) -> list[np.ndarray]:
     """The boxes that a copy takes, in the order in which they lie in shared memory."""
+    try:
+        first = tensor.place(coordinates[:1] if gather else coordinates)
+    except ValueError as error:
+        raise EmulationError(str(error), **_at(inst)) from None
     if not gather:
-        return [padded(coordinates)]
+        return [first]
     if tensor.box[1] != 1:
         raise EmulationError(f"four rows need a box of one row, the map has box={tensor.box}", **_at(inst))
-    return [padded((coordinates[0], row)) for row in coordinates[1:]]
+    return [padded((first[0], row)) for row in coordinates[1:]]
 
 
 def _global_window(grid, tensor: TensorMap, box: np.ndarray, inst, write: bool) -> tuple[np.ndarray, int]:
@@ -201,11 +205,15 @@ def _run_boxes(grid, tensor: TensorMap, boxes, shared, start: int, inst, store: 
         window, origin = _global_window(grid, tensor, box, inst, store)
         if tensor.element_type == "tf32" and not store:
             window = round_tf32(window.view(np.uint32)).view(np.uint8)
+        place, target = start + i * tensor.box_bytes, shared
+        if tensor.is_padded:
+            place, swizzle = 0, SWIZZLES["none"]
+            target = np.empty(int(np.prod(tensor.counts)) * tensor.element_bytes, np.uint8)
         copy_box(
             window,
             origin,
-            shared,
-            start + i * tensor.box_bytes,
+            target,
+            place,
             box,
             tensor.table,
             swizzle.bits,
@@ -214,6 +222,8 @@ def _run_boxes(grid, tensor: TensorMap, boxes, shared, start: int, inst, store: 
             tensor.fill,
             store,
         )
+        if tensor.is_padded:
+            spread(target, tensor, shared, start + i * tensor.box_bytes)
 
 
 def _targets(cta, copy: Copy, warp, lane: int, destination: int, mbar: int, nbytes: int, align: int, inst) -> list:
@@ -277,13 +287,15 @@ def _tensor_load(warp, inst, lane: int) -> None:
     def fetch(shared, offset):
         _run_boxes(grid, tensor, boxes, shared, offset, inst, store=False)
 
+    counted = tensor.transaction_bytes * len(boxes)
+
     def signal():
         for _, _, holder, barrier in targets:
-            barriers.complete_tx(holder, barrier, nbytes, inst)
+            barriers.complete_tx(holder, barrier, counted, inst)
 
     if grid.observer is not None:
         signal = grid.observer.load(warp, inst, targets, nbytes, signal, boxes=(tensor, boxes))
-    grid.counters["tma_load_bytes"] += nbytes
+    grid.counters["tma_load_bytes"] += counted
     grid.counters["tma_loads"] += 1
     grid.asyncs.submit(
         cta, object(), [*_load_steps(grid, targets, nbytes, fetch), signal], f"TMA load, line {inst.line}"
@@ -320,6 +332,8 @@ def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
     if key in stored and not copy.reduction:
         _groups(warp, lane).open.append(stored[key])
         return
+    if tensor.is_padded:
+        raise UnsupportedInstruction(f"stores through a tensor map of {tensor.element_type}", **_at(inst))
     boxes = _boxes(tensor, coordinates, copy.gather, inst)
     nbytes = tensor.box_bytes * len(boxes)
     _, start = memory.shared_target(cta, place, nbytes, inst, align=_TENSOR_ALIGN, cluster=False)

@@ -191,7 +191,7 @@ def test_kernel_spec(module):
     assert len(spec.args) == 19
     assert [arg.index for arg in spec.args if not arg.is_passed] == [16], "only the tiled copy has no state"
     atom = spec.args[2].type
-    assert atom == TmaAtomType(box=(32, 32, 1), modes=((1,), (0,), (2,)), format="BF16_RN")
+    assert atom == TmaAtomType(box=(32, 32, 1), modes=(((1,),), ((0,),), ((2,),)), format="BF16_RN")
 
 
 def test_plan_computes_what_the_host_function_does(module):
