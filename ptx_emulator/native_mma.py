@@ -23,7 +23,7 @@ from .engine_common import (
     int64s,
 )
 from .native_tmem import allocated
-from .numerics import FORMATS, ZERO_EXPONENT, decode_into, layout, multiply
+from .numerics import FORMATS, ZERO_EXPONENT, decode_into, format_in_tmem, layout, multiply
 from .numerics_integer import multiply_integers
 from .tcgen05_layout import PADDED_BITS, TMEM_COLUMNS, TMEM_LANES
 
@@ -243,7 +243,8 @@ def plan_row(shape, group: int, a, b, path, segments: np.ndarray) -> np.ndarray:
         shape.m * shape.n * shape.k,
         shared_rows * shape.k * shape.element_bytes,
     ]
-    row[P_FORMAT_A : P_FORMAT_A + 6] = layout(FORMATS[shape.a_type], shape.a_negate)
+    a_format = format_in_tmem(shape.a_type) if a is None else FORMATS[shape.a_type]
+    row[P_FORMAT_A : P_FORMAT_A + 6] = layout(a_format, shape.a_negate)
     row[P_FORMAT_B : P_FORMAT_B + 6] = layout(FORMATS[shape.b_type], shape.b_negate)
     row[P_BITS_A : P_BITS_B + 1] = [PADDED_BITS.get(shape.a_type, 0), PADDED_BITS.get(shape.b_type, 0)]
     return row

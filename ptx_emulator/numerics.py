@@ -39,7 +39,7 @@ class NumberFormat(NamedTuple):
     shift: int = 0
 
 
-# The 4- and 6-bit types occupy 8-bit containers: 6 bits in 5:0, 4 bits in 5:2 (PTX ISA 9.7.16.10.4.3).
+# The 4- and 6-bit types occupy 8-bit containers: 6 bits in 5:0, 4 bits in 5:2.
 FORMATS = {
     fmt.name: fmt
     for fmt in (
@@ -55,6 +55,15 @@ FORMATS = {
         NumberFormat("s8", 8, 0, 7, 0, 0),
     )
 }
+
+
+def format_in_tmem(name: str) -> NumberFormat:
+    """The format of A in Tensor Memory, where 6-bit elements are in the bits 6:1 of their bytes (4-bit ones in 5:2).
+
+    The ISA's figures (9.7.16.10.4.3) are absent from its text; this is what CUTLASS' `cp_narrow_a_to_tmem_mma.py` says.
+    """
+    fmt = FORMATS[name]
+    return fmt._replace(shift=1) if name in ("e2m3", "e3m2") else fmt
 
 
 @njit(nogil=True, cache=True)

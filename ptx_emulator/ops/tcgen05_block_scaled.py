@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import TmemError
 from ..ir import Address
-from ..numerics import FORMATS, Operand, decode
+from ..numerics import FORMATS, decode, format_in_tmem
 from ..numerics_scaled import decode_scales, multiply_scaled
 from ..registry import op, unsupported
 from ..scaled_layout import FACTORS, ScaledDescriptor, decode_scaled_descriptor, scale_cells
@@ -26,7 +26,7 @@ from ..tmem import split_address
 from ..warp import lane_list, require
 from .per_thread import lane_address, lane_long, lane_word
 from .tcgen05 import at, cta_group, peer
-from .tcgen05_mma import COLLECTOR_OPS, SharedOperand, check_shared, check_tmem, chunks, unit
+from .tcgen05_mma import COLLECTOR_OPS, SharedOperand, check_shared, check_tmem, chunks, narrow_elements, unit
 
 _ID_BITS = 3 << 30  # of a scale factor address: CUTLASS keeps the factor's ID there
 
@@ -174,7 +174,8 @@ def _execute(plan: ScaledPlan, members, keep: bool) -> None:
             a_raw = _nibbles(held) if nibbles else held.astype(np.uint32)
         else:
             a_raw = _gather(member.shared, plan.a, shape.a_type, nibbles)
-        a: Operand = decode(np.ascontiguousarray(a_raw), FORMATS[shape.a_type], shape.a_negate)
+        a_format = format_in_tmem(shape.a_type) if plan.a is None else FORMATS[shape.a_type]
+        a = decode(np.ascontiguousarray(a_raw), a_format, shape.a_negate)
         lane, column = plan.place
         decoded = [decode_scales(raw, shape.scale_type) for raw in (scales_a, scales_b)]
         multiply_scaled(a, b, *decoded, words[lane:], segments, column, path.width, keep)
@@ -194,10 +195,7 @@ def _gather(shared: np.ndarray, operand: SharedOperand, type_: str, nibbles: boo
         return _nibbles(shared[places])
     if bits == 8:
         return shared[places].astype(np.uint32)
-    bit = (places & 15) * bits
-    byte = (places & ~15) + (bit >> 3)
-    two = shared[byte].astype(np.uint32) | shared[byte + 1].astype(np.uint32) << 8
-    return (two >> (bit & 7).astype(np.uint32) & (1 << bits) - 1) << 6 - bits
+    return narrow_elements(shared, places, bits) << 6 - bits
 
 
 def _nibbles(data: np.ndarray) -> np.ndarray:

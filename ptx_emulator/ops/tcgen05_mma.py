@@ -294,19 +294,36 @@ def commit(warp, inst, mask: int):
         cta.grid.asyncs.submit(cta, unit(cta, inst.data), run, f"tcgen05.commit, line {inst.line}")
 
 
+_NARROW = {"b6x16_p32": 6, "b4x16_p64": 4}  # source formats: 16 elements of so many bits and padding take 16 bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A decoded tcgen05.cp; see COPY_SHAPES."""
+    """A decoded tcgen05.cp; see COPY_SHAPES. bits: of the elements that become bytes, 8: nothing changes."""
 
     group: int
+    bits: int
     rows: int
     row_bytes: int
     blocks: tuple
 
 
+def narrow_elements(shared: np.ndarray, places: np.ndarray, bits: int) -> np.ndarray:
+    """uint32 elements of 4 or 6 bits, of which 16 lie without gaps at the start of every 16 bytes; `places`: offsets in
+    shared memory, which count elements in their lowest four bits."""
+    bit = (places & 15) * bits
+    byte = (places & ~15) + (bit >> 3)
+    two = shared[byte].astype(np.uint32) | shared[byte + 1].astype(np.uint32) << 8
+    return two >> (bit & 7).astype(np.uint32) & (1 << bits) - 1
+
+
 def _prepare_copy(inst) -> Copy:
     group = cta_group(inst)
     rest = [m for m in inst.mods if not m.startswith("cta_group::")]
+    bits = 8
+    if rest[-2:-1] == ["b8x16"] and rest[-1] in _NARROW:
+        bits = _NARROW[rest[-1]]
+        rest = rest[:-2]
     key = (rest[0] if rest else "", rest[1] if len(rest) > 1 else "")
     require(
         inst,
@@ -314,7 +331,7 @@ def _prepare_copy(inst) -> Copy:
         f"modifiers .{'.'.join(rest)} of tcgen05.cp are not implemented (known: "
         f"{', '.join('.' + '.'.join(filter(None, k)) for k in COPY_SHAPES)})",
     )
-    return Copy(group, *COPY_SHAPES[key])
+    return Copy(group, bits, *COPY_SHAPES[key])
 
 
 @op("tcgen05.cp", prepare=_prepare_copy, writes=0)
@@ -338,7 +355,7 @@ def copy(warp, inst, mask: int):
 
         def run(members=members, source=source, column=column, first_lane=first_lane, height=height):
             for member in members:
-                data = member.shared.view(np.uint32)[source.start + source.index >> 2]
+                data = _copied(member.shared, source, form.bits)
                 for block, lanes in enumerate(form.blocks):
                     for first in lanes:
                         rows = slice(first_lane + first, first_lane + first + height)
@@ -351,6 +368,17 @@ def copy(warp, inst, mask: int):
             place = ((np.concatenate(lanes) + first_lane) * TMEM_COLUMNS + column, form.row_bytes // 4)
             cta.grid.observer.tensor_copy(warp, inst, members, chunks(source, 4), place)
         cta.grid.asyncs.submit(cta, unit(cta, form.group), run, f"tcgen05.cp, line {inst.line}")
+
+
+def _copied(shared: np.ndarray, source: SharedOperand, bits: int) -> np.ndarray:
+    """uint32 [rows, words] that a tcgen05.cp writes: 4-bit elements in bits 5:2, 6-bit ones in bits 6:1 of their bytes
+    (9.7.16.9.1, whose figures are absent from the text; see numerics.format_in_tmem)."""
+    words = source.start + source.index
+    if bits == 8:
+        return shared.view(np.uint32)[words >> 2]
+    places = (words[..., None] + np.arange(4)).reshape(len(words), -1)
+    elements = narrow_elements(shared, places, bits) << (8 - bits) // 2
+    return np.ascontiguousarray(elements.astype(np.uint8)).view(np.uint32)
 
 
 @lru_cache(maxsize=1024)

@@ -14,7 +14,7 @@ from ptx_emulator.errors import TmemError, UnsupportedInstruction
 
 from .helpers import ORDERS
 from .mma_programs import A_BASE, B_BASE, TORCH, TYPES, execute, place, program
-from .test_tcgen05_mma_kinds import BITS, containers, random_codes, shared_bytes
+from .test_tcgen05_mma_kinds import BITS, containers, in_tmem, random_codes, shared_bytes
 
 STEPS = 2
 SCALE_A, SCALE_B = 256, 264  # columns of Tensor Memory
@@ -262,7 +262,7 @@ def test_the_ring_of_an_id_may_be_in_the_address():
 def test_a_in_tensor_memory(kind):
     """4-bit kinds have two elements in a byte, the others a byte for each."""
     problem = Problem.random(kind, 64, 41)
-    held = memory_bytes(problem.a, kind.a, kind.k) if kind.k == 64 else containers(problem.a, kind.a)
+    held = memory_bytes(problem.a, kind.a, kind.k) if kind.k == 64 else in_tmem(problem.a, kind.a)
     a_words = np.ascontiguousarray(held).view(np.uint32)  # 16 columns from 256 on; then the scale factors
     words = np.concatenate([a_words, scale_words(kind, problem.scales_a, problem.scales_b)], axis=1)
     b = place(memory_bytes(problem.b, kind.b, kind.k), "e4m3", B_BASE, False, "32B")

@@ -41,8 +41,13 @@ def shared_bytes(codes: np.ndarray, name: str) -> np.ndarray:
 
 
 def containers(codes: np.ndarray, name: str) -> np.ndarray:
-    """The bytes in which Tensor Memory and MMA-Sim hold the codes: 4-bit elements in bits 5:2."""
+    """The bytes in which MMA-Sim holds the codes: 4-bit elements in bits 5:2."""
     return codes << 2 if BITS[name] == 4 else codes
+
+
+def in_tmem(codes: np.ndarray, name: str) -> np.ndarray:
+    """The bytes in which Tensor Memory holds A: the elements in the middle."""
+    return codes << (8 - BITS[name]) // 2
 
 
 def simulated(a: np.ndarray, b: np.ndarray, names, d="f32") -> np.ndarray:
@@ -85,7 +90,7 @@ def test_small_types_in_tensor_memory_fill_bytes(name, wrong):
     rng = np.random.default_rng(22)
     a_codes, b_codes = random_codes(rng, 128, name), random_codes(rng, 64, "e4m3")
     b = place(b_codes, "e4m3", B_BASE, False, "64B")
-    held = shared_bytes(a_codes, name) if wrong else containers(a_codes, name)
+    held = shared_bytes(a_codes, name) if wrong else in_tmem(a_codes, name)
     words = np.ascontiguousarray(held).view(np.uint32)
     ptx = program(None, b, idesc(128, 64, name, "e4m3"), "f8f6f4", a_words=STEP // 4)
     actual = execute(ptx, [None], [b], a_tmem=words)[0][:, :64]
