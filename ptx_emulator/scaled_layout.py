@@ -62,7 +62,8 @@ def decode_scaled_descriptor(bits: int, kind: str, factors: int, cta_group: int)
     zeros = [("reserved bits 0-1", 0, 2), ("sparsity", 2, 1), ("reserved bit 3", 3, 1), ("reserved bit 6", 6, 1)]
     zeros += [("reserved bits 24-26", 24, 3), ("K dimension (of sm_103a)" if small else "reserved bit 31", 31, 1)]
     if small:
-        zeros += [("reserved bit 12", 12, 1), ("transposition of 4-bit matrices", 15, 2)]
+        # Bit 12 may be anything though it is reserved: CUTLASS' 2cta_mma_blockscale_m128.py encodes B's e2m1 as 5.
+        zeros += [("transposition of 4-bit matrices", 15, 2)]
     for name, low, width in zeros:
         if field(low, width):
             raise ValueError(f"{text}: field {name!r} is {field(low, width)}, only 0 is implemented")

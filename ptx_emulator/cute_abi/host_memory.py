@@ -129,7 +129,7 @@ def _assert_success(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, 
     return ()
 
 
-@host_op("cute.ptrtoint")
+@host_op("cute.ptrtoint", "llvm.ptrtoint")
 def _address(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
     return (host.value(op.operands[0]).address,)
 

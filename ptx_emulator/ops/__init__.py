@@ -19,6 +19,7 @@ from . import (
     tcgen05_reduce,
     tensormaps,
     tma,
+    warp_mma,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "tcgen05_reduce",
     "tensormaps",
     "tma",
+    "warp_mma",
 ]

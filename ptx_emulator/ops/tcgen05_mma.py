@@ -173,7 +173,9 @@ class Plan:
 
 def _touched(plan: Plan, place: int, a_address: int) -> tuple:
     """What an MMA touches in one CTA, as Observer.mma takes it."""
-    operands = [chunks(operand, int(plan.row[native_mma.P_BYTES])) for operand in (plan.a, plan.b) if operand is not None]
+    operands = [
+        chunks(operand, int(plan.row[native_mma.P_BYTES])) for operand in (plan.a, plan.b) if operand is not None
+    ]
     lane, column = split_address(place)
     d = ((plan.path.segments[:, 1] + lane) * TMEM_COLUMNS + column, plan.path.width)
     if plan.a is not None:

@@ -298,14 +298,17 @@ def _tensor_load(warp, inst, lane: int) -> None:
     grid.counters["tma_load_bytes"] += counted
     grid.counters["tma_loads"] += 1
     grid.asyncs.submit(
-        cta, object(), [*_load_steps(grid, targets, nbytes, fetch), signal], f"TMA load, line {inst.line}"
+        cta,
+        object(),
+        [*_load_steps(grid, targets, nbytes, fetch, whole=not tensor.is_padded), signal],
+        f"TMA load, line {inst.line}",
     )
 
 
-def _load_steps(grid, targets, nbytes: int, fetch) -> list:
+def _load_steps(grid, targets, nbytes: int, fetch, whole: bool) -> list:
     """The steps that move a box into shared memory. `fetch(shared, offset)` writes it at an offset of an array, which
-    its swizzle only knows modulo 1024."""
-    if grid.order != "adversarial" or nbytes % _TENSOR_ALIGN:
+    its swizzle only knows modulo 1024; `whole`: every byte of it."""
+    if grid.order != "adversarial" or nbytes % _TENSOR_ALIGN or not whole:
         # A swizzle moves a part of a row anywhere within the row.
         def move():
             for target, offset, _, _ in targets:

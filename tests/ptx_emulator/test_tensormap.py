@@ -115,6 +115,11 @@ GOOD = dict(address=0, element_type="bf16", dims=(64, 8), strides=(128,), box=(6
         (dict(swizzle="96B"), "swizzle"),
         (dict(oob_fill="one"), "oob_fill"),
         (dict(element_type="u16", oob_fill="nan"), "floating-point"),
+        (dict(element_type="b4x16", dims=(63, 8)), "multiples of 2"),
+        (dict(element_type="b4x16", oob_fill="nan"), "floating-point"),
+        (dict(element_type="b4x16_p64", dims=(128, 8)), "box.0.=128"),
+        (dict(element_type="b6x16_p32", dims=(192, 8), box=(128, 8)), "multiples of 128"),
+        (dict(element_type="b6x16_p32", dims=(128, 8), box=(128, 8), address=16), "32-byte aligned"),
     ],
 )
 def test_invalid_maps_are_refused(change, named):
@@ -136,4 +141,7 @@ def test_element_sizes():
         "f64": 8,
         "bf16": 2,
         "tf32": 4,
+        "b4x16": 1,
+        "b4x16_p64": 8,
+        "b6x16_p32": 12,
     }

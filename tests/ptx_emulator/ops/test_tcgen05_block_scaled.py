@@ -217,6 +217,11 @@ def test_a_transposed_matrix():
     np.testing.assert_array_equal(problem.run(b_mn=True), problem.simulated())
 
 
+def test_the_reserved_bit_12_is_ignored():
+    problem = Problem.random(NVF4, 32, 46)
+    np.testing.assert_array_equal(problem.run(extra=1 << 12), problem.simulated())
+
+
 def differs(problem, **options):
     return (problem.run(**options) != problem.simulated()).any()
 

@@ -217,3 +217,22 @@ def test_zero_columns_hide_what_is_in_shared_memory():
     actual = execute(program(a, b, idesc(64, 64, "bf16"), "f16", ws=True, scale=f", {bits}"), [a], [b])[0]
     expected = expected_tmem(a_values @ np.nan_to_num(b_values).T, 64, 64, True)
     np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["e2m1", "e3m2"])
+@pytest.mark.parametrize("shape,multicast,rows,row_bytes", [("128x256b", "", 128, 32), ("32x128b", ".warpx4", 32, 16)])
+def test_copies_that_decompress(name, shape, multicast, rows, row_bytes):
+    """tcgen05.cp of 4- and 6-bit elements makes bytes of them, where A is expected in Tensor Memory."""
+    rng = np.random.default_rng(29)
+    codes = rng.integers(0, 1 << BITS[name], (rows, row_bytes), dtype=np.uint8)
+    source = place(shared_bytes(codes, name), "u8", B_BASE, False, "none")
+    ptx = program(None, source, 0, "f16", columns=16)
+    line = next(line for line in ptx.splitlines() if line.startswith("tcgen05.mma"))
+    form = {4: "b4x16_p64", 6: "b6x16_p32"}[BITS[name]]
+    copy = f"tcgen05.cp.cta_group::1.{shape}{multicast}.b8x16.{form} [%r3], %rd10;"
+    actual = execute(ptx.replace(line, copy), [None], [source], columns=16)[0]
+    expected = np.full((128, 64), 0xFF, np.uint8)
+    expected[:, :row_bytes] = np.tile(in_tmem(codes, name), (128 // rows, 1))
+    np.testing.assert_array_equal(actual, expected.view(np.uint32))
+    plain = execute(ptx.replace(line, copy.replace(f".b8x16.{form}", "")), [None], [source], columns=16)[0]
+    assert (plain != actual).any()

@@ -15,7 +15,7 @@ from ptx_emulator.errors import (
 )
 from ptx_emulator.tensormap import TensorMap
 
-from ..models import expected_box
+from ..models import expected_box, swizzled
 from .helpers import ORDERS, aligned, dump, kernel, pointer, random_bytes, run, wait
 
 START = 0x400 + 1024  # absolute offset of the data: dynamic shared memory begins at 0x400, the barrier is there
@@ -164,6 +164,52 @@ DONE:""",
             expected[row, 16:144] = given[128 * i : 128 * i + 128]
     np.testing.assert_array_equal(data[: 20 * 160].reshape(20, 160), expected)
     np.testing.assert_array_equal(data[20 * 160 :], before[20 * 160 :])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("coordinates", [(64, 3), (-64, 18), (320, -1)])
+def test_packed_nibbles_are_bytes(order, coordinates):
+    """b4x16: the same bytes as a map of bytes of half the width; a coordinate counts elements."""
+    data = random_bytes(4096, 21)
+    tensor = TensorMap(data.ctypes.data, "b4x16", (384, 20), (192,), (128, 4), swizzle="64B")
+    as_bytes = TensorMap(data.ctypes.data, "u8", (192, 20), (192,), (64, 4), swizzle="64B")
+    out, report = load(tensor, coordinates, order, buffers=[data])
+    expected = expected_box(data, as_bytes, (coordinates[0] // 2, coordinates[1]), START, out.size, START)
+    np.testing.assert_array_equal(out, expected)
+    assert report.counters["tma_load_bytes"] == 256
+    with pytest.raises(EmulationError, match="coordinate 65 of b4x16"):
+        load(tensor, (65, 3), buffers=[data])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind,size", [("b4x16_p64", 8), ("b6x16_p32", 12)])
+@pytest.mark.parametrize("swizzle", ["none", "128B"])
+def test_padded_elements(order, kind, size, swizzle):
+    """16 elements without gaps become 16 bytes; the padding keeps what was there; the barrier counts none of it."""
+    data = aligned(8192, boundary=256)
+    data[:] = random_bytes(8192, 22)
+    pitch = 2 * 8 * size  # two boxes wide
+    tensor = TensorMap(data.ctypes.data, kind, (256, 20), (pitch,), (128, 3), swizzle=swizzle)
+    counted = 3 * 8 * size
+    out, report = load(tensor, (128, 18), order, buffers=[data], expect=counted)
+    expected = np.full(out.size, 0xFF, np.uint8)
+    for row in range(3):
+        for unit in range(8):
+            for i in range(size):
+                place = swizzled(START + row * 128 + unit * 16 + i, swizzle) - START
+                value = data[(18 + row) * pitch + (8 + unit) * size + i] if row < 2 else 0
+                expected[place] = value
+    np.testing.assert_array_equal(out, expected)
+    assert report.counters["tma_load_bytes"] == counted
+    with pytest.raises(EmulationError, match=f"coordinate 64 of {kind}"):
+        load(tensor, (64, 0), buffers=[data], expect=counted)
+
+
+def test_padding_is_not_counted_as_transferred():
+    data = aligned(8192, boundary=256)
+    tensor = TensorMap(data.ctypes.data, "b4x16_p64", (256, 20), (128,), (128, 3))
+    with pytest.raises(Deadlock):
+        load(tensor, (0, 0), buffers=[data], expect=tensor.box_bytes)
 
 
 @pytest.mark.parametrize("order", ORDERS)
