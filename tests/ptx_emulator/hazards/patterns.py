@@ -223,6 +223,56 @@ ISSUED:
     options={"block": (128, 1, 1)},
 )
 
+# 128x32x32 of e4m3 with scale factors in columns 32 to 36, which every warp stores: A at smem + 4096, B at smem + 8192.
+SCALED_DESCRIPTOR = 128 >> 4 << 32 | 1 << 46
+SCALED_IDESC = 1 << 23 | 32 >> 3 << 17 | 128 >> 7 << 27
+SCALED_MMA = Pattern(
+    START
+    + inits(1)
+    + ALLOC
+    + """
+    shl.b32 %r4, %r0, 4;
+    add.u32 %r4, %r4, %r3;
+    mov.b32 %r6, 0;
+    st.shared.v4.b32 [%r4+4096], {%r6, %r6, %r6, %r6};
+    st.shared.v4.b32 [%r4+6144], {%r6, %r6, %r6, %r6};
+    st.shared.v4.b32 [%r4+8192], {%r6, %r6, %r6, %r6};
+    fence.proxy.async.shared::cta;
+    shl.b32 %r11, %r1, 21;
+    add.u32 %r11, %r11, %r10;
+    tcgen05.st.sync.aligned.32x32b.x4.b32 [%r11+32], {%r6, %r6, %r6, %r6}; //@factors
+    tcgen05.st.sync.aligned.32x32b.x1.b32 [%r11+36], {%r6};
+    tcgen05.wait::st.sync.aligned; //@stored
+    tcgen05.fence::before_thread_sync; //@before
+    bar.sync 0; //@written
+    tcgen05.fence::after_thread_sync;
+    @!%p0 bra ISSUED;
+    add.u32 %r7, %r3, 4096;
+    shr.u32 %r7, %r7, 4;
+    cvt.u64.u32 %rd3, %r7;
+"""
+    + f"""
+    or.b64 %rd4, %rd3, {SCALED_DESCRIPTOR | 512 >> 4 << 16};
+    add.u64 %rd4, %rd4, 256;
+    or.b64 %rd3, %rd3, {SCALED_DESCRIPTOR | 2048 >> 4 << 16};
+    mov.b32 %r8, {SCALED_IDESC};
+    setp.eq.u32 %p6, %r8, 0;
+    tcgen05.mma.cta_group::1.kind::mxf8f6f4.block_scale [%r10], %rd3, %rd4, %r8, [%r10+32], [%r10+36], %p6;
+    tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [%r3+1024];
+ISSUED:
+    mbarrier.try_wait.parity.shared.b64 %p15, [%r3+1024], 0; //@committed
+    tcgen05.fence::after_thread_sync;
+    tcgen05.st.sync.aligned.32x32b.x1.b32 [%r11+36], {{%r6}};
+    tcgen05.wait::st.sync.aligned;
+    tcgen05.fence::before_thread_sync;
+    bar.sync 0;
+    tcgen05.fence::after_thread_sync;
+    @%p2 tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r10, 64;
+""",
+    {"factors": "uninitialised", "stored": "race", "before": "tcgen05-fence", "written": "race", "committed": "race"},
+    options={"block": (128, 1, 1)},
+)
+
 CLUSTER = Pattern(
     START
     + """
@@ -287,5 +337,5 @@ DONE:
 
 PATTERNS = {
     "warps": WARPS, "mbarrier": MBARRIER, "elected": ELECTED, "bulk": BULK, "cp_async": CP_ASYNC,
-    "fragments": FRAGMENTS, "mma": MMA, "cluster": CLUSTER, "exit": EXIT, "ring": RING,
+    "fragments": FRAGMENTS, "mma": MMA, "scaled-mma": SCALED_MMA, "cluster": CLUSTER, "exit": EXIT, "ring": RING,
 }  # fmt: skip
