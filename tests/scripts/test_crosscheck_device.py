@@ -167,6 +167,13 @@ def test_retargeting_and_what_needs_blackwell():
     assert case("tcgen05.wait::ld.sync.aligned;").needs_blackwell and not case().needs_blackwell
 
 
+def test_kernels_that_edit_tensor_maps_are_not_compared(tmp_path):
+    file, editing = tmp_path / "cases", case("tensormap.replace.tile.rank.global.b1024.b32 [%rd0], 1;")
+    file.write_bytes(pickle.dumps([editing]))
+    (row,) = crosscheck_device.replay_all([editing], file, "emulator", timeout=60)
+    assert row["result"] == "skipped" and "tensor maps" in row["reason"]
+
+
 def test_only_launches_in_order_are_recorded():
     recorder = Recorder(lambda ptx, kernel, **options: "report")
     buffer = np.zeros(2, np.uint32)
