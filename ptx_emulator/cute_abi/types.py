@@ -152,7 +152,8 @@ def parse_type(text: str, aliases: dict[str, str]) -> Type:
     reader = _READERS.get(head)
     if reader is not None and inner is not None:
         return reader(inner, aliases)
-    if head in ("!cute_nvgpu.sm100.mma", "!cute_nvgpu.sm100.mma_bs") or head.startswith("!cute_nvgpu.atom.non_exec_tiled_tma_"):
+    mma = head in ("!cute_nvgpu.sm100.mma", "!cute_nvgpu.sm100.mma_bs")
+    if mma or head.startswith("!cute_nvgpu.atom.non_exec_tiled_tma_"):
         return _atom(head, inner or "", aliases)
     if head.startswith("!cute.fast_divmod_divisor"):
         if inner != "32":

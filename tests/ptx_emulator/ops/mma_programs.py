@@ -269,3 +269,37 @@ def expected_tmem(d, m, n, ws, columns=256):
             lane, column = i + d.shape[0] * (j // part), j % part
         memory[lane, column] = bits[i, j]
     return memory
+
+
+ELEMENT_BITS = {"e4m3": 8, "e5m2": 8, "e2m3": 6, "e3m2": 6, "e2m1": 4}
+
+
+def shared_bytes(codes: np.ndarray, name: str) -> np.ndarray:
+    """Element codes [rows, K] as they lie in shared memory: 16 elements without gaps, then padding to 16 bytes."""
+    bits = ELEMENT_BITS[name]
+    if bits == 8:
+        return codes
+    rows, k = codes.shape
+    groups = codes.reshape(rows, k // 16, 16)
+    streams = np.unpackbits(groups[..., None], axis=-1, bitorder="little")[..., :bits].reshape(rows, k // 16, -1)
+    packed = np.packbits(streams, axis=-1, bitorder="little")
+    result = np.full((rows, k // 16, 16), 0xAA, np.uint8)  # whatever lies in the padding
+    result[..., : packed.shape[-1]] = packed
+    return result.reshape(rows, k)
+
+
+def containers(codes: np.ndarray, name: str) -> np.ndarray:
+    """The bytes in which MMA-Sim holds the codes: 4-bit elements in bits 5:2."""
+    return codes << 2 if ELEMENT_BITS[name] == 4 else codes
+
+
+def in_tmem(codes: np.ndarray, name: str) -> np.ndarray:
+    """The bytes in which Tensor Memory holds A: the elements in the middle."""
+    return codes << (8 - ELEMENT_BITS[name]) // 2
+
+
+def random_codes(rng, rows: int, name: str, k: int = 64) -> np.ndarray:
+    """Random element codes [rows, k], without infinities and NaNs."""
+    codes = rng.integers(0, 1 << ELEMENT_BITS[name], (rows, k), dtype=np.uint8)
+    codes[codes & 0x7F >= 0x7C] = 1
+    return codes

@@ -13,8 +13,20 @@ from mmasim.nv_ptx import TCGen05MMABlockScale
 from ptx_emulator.errors import TmemError, UnsupportedInstruction
 
 from .helpers import ORDERS
-from .mma_programs import A_BASE, B_BASE, TORCH, TYPES, execute, place, program
-from .test_tcgen05_mma_kinds import BITS, containers, in_tmem, random_codes, shared_bytes
+from .mma_programs import (
+    A_BASE,
+    B_BASE,
+    ELEMENT_BITS,
+    TORCH,
+    TYPES,
+    containers,
+    execute,
+    in_tmem,
+    place,
+    program,
+    random_codes,
+    shared_bytes,
+)
 
 STEPS = 2
 SCALE_A, SCALE_B = 256, 264  # columns of Tensor Memory
@@ -91,7 +103,7 @@ def simulated(kind, a, b, scales_a, scales_b, steps=STEPS):
         if kind.k == 64:  # MMA-Sim holds the first element of a pair in the high half
             return torch.from_numpy(codes[:, ::2] << 4 | codes[:, 1::2])
         held = torch.from_numpy(containers(codes, name))
-        return held.view(TORCH[name]) if BITS[name] == 8 else held
+        return held.view(TORCH[name]) if ELEMENT_BITS[name] == 8 else held
 
     x, y = operand(a, kind.a), operand(b, kind.b)
     per_step = kind.k // (2 if kind.k == 64 else 1)
@@ -163,7 +175,7 @@ def test_kinds(kind, n):
     np.testing.assert_array_equal(problem.run(), problem.simulated())
 
 
-@pytest.mark.parametrize("names", list(itertools.product(BITS, BITS)), ids="-".join)
+@pytest.mark.parametrize("names", list(itertools.product(ELEMENT_BITS, ELEMENT_BITS)), ids="-".join)
 def test_element_types(names):
     problem = Problem.random(Kind("mxf8f6f4", ".block_scale", 1, "ue8m0", *names), 32, 32)
     np.testing.assert_array_equal(problem.run(), problem.simulated())
@@ -201,7 +213,7 @@ def test_infinite_accumulators_and_elements(kind):
 def test_negation(kind):
     problem = Problem.random(kind, 32, 36)
     negated = problem.run(negate=(1, 0))
-    signs = {8: 0x80, 6: 0x20, 4: 0x8}[BITS[kind.a]]
+    signs = {8: 0x80, 6: 0x20, 4: 0x8}[ELEMENT_BITS[kind.a]]
     problem.a ^= signs
     np.testing.assert_array_equal(negated, problem.simulated())
 
@@ -243,7 +255,7 @@ def test_wrong_scale_factors_give_wrong_results(kind):
     assert differs(problem, change=lambda text: text.replace(f"[%r3+{SCALE_A}]", f"[%r3+{SCALE_B}]"))
 
 
-def test_the_ring_of_an_id_may_be_in_the_address():
+def test_the_id_may_be_in_the_address_too():
     """CUTLASS keeps the ID in the two highest bits of its pointers, and hands these over."""
     problem = Problem.random(MX8, 32, 40)
 

@@ -12,42 +12,22 @@ from mmasim.nv_ptx import TCGen05MMA
 from .mma_programs import (
     A_BASE,
     B_BASE,
+    ELEMENT_BITS,
     TORCH,
+    containers,
     execute,
     expected_tmem,
     idesc,
+    in_tmem,
     integers,
     place,
     program,
+    random_codes,
+    shared_bytes,
     to_bits,
 )
 
-BITS = {"e4m3": 8, "e5m2": 8, "e2m3": 6, "e3m2": 6, "e2m1": 4}
 STEP = 64  # bytes of K: two steps
-
-
-def shared_bytes(codes: np.ndarray, name: str) -> np.ndarray:
-    """Element codes [rows, K] as they lie in shared memory: 16 elements without gaps, then padding to 16 bytes."""
-    bits = BITS[name]
-    if bits == 8:
-        return codes
-    rows, k = codes.shape
-    groups = codes.reshape(rows, k // 16, 16)
-    streams = np.unpackbits(groups[..., None], axis=-1, bitorder="little")[..., :bits].reshape(rows, k // 16, -1)
-    packed = np.packbits(streams, axis=-1, bitorder="little")
-    result = np.full((rows, k // 16, 16), 0xAA, np.uint8)  # whatever lies in the padding
-    result[..., : packed.shape[-1]] = packed
-    return result.reshape(rows, k)
-
-
-def containers(codes: np.ndarray, name: str) -> np.ndarray:
-    """The bytes in which MMA-Sim holds the codes: 4-bit elements in bits 5:2."""
-    return codes << 2 if BITS[name] == 4 else codes
-
-
-def in_tmem(codes: np.ndarray, name: str) -> np.ndarray:
-    """The bytes in which Tensor Memory holds A: the elements in the middle."""
-    return codes << (8 - BITS[name]) // 2
 
 
 def simulated(a: np.ndarray, b: np.ndarray, names, d="f32") -> np.ndarray:
@@ -56,7 +36,7 @@ def simulated(a: np.ndarray, b: np.ndarray, names, d="f32") -> np.ndarray:
     mma = TCGen05MMA("Blackwell", f"m{m}n{n}k32.kind::f8f6f4.{d}.{names[0]}.{names[1]}")
     c = torch.zeros(m, n, dtype=torch.float32 if d == "f32" else torch.float16)
     operands = [torch.from_numpy(containers(x, name)) for x, name in zip((a, b), names, strict=True)]
-    x, y = (t.view(TORCH[name]) if BITS[name] == 8 else t for t, name in zip(operands, names, strict=True))
+    x, y = (t.view(TORCH[name]) if ELEMENT_BITS[name] == 8 else t for t, name in zip(operands, names, strict=True))
     for step in range(0, a.shape[1], 32):
         c = mma(x[:, step : step + 32], y[:, step : step + 32].T, c)
     return c.view(torch.int32 if d == "f32" else torch.int16).numpy().astype(np.uint32) & (
@@ -64,13 +44,7 @@ def simulated(a: np.ndarray, b: np.ndarray, names, d="f32") -> np.ndarray:
     )
 
 
-def random_codes(rng, rows, name):
-    codes = rng.integers(0, 1 << BITS[name], (rows, STEP), dtype=np.uint8)
-    codes[codes & 0x7F >= 0x7C] = 1  # no infinities and NaNs
-    return codes
-
-
-@pytest.mark.parametrize("names", list(itertools.product(BITS, BITS)), ids="-".join)
+@pytest.mark.parametrize("names", list(itertools.product(ELEMENT_BITS, ELEMENT_BITS)), ids="-".join)
 def test_small_types(names):
     """Every pair of types, bit for bit."""
     rng = np.random.default_rng(21)
@@ -156,7 +130,7 @@ def test_signedness_matters():
 
 @pytest.mark.parametrize("saturate", [False, True])
 def test_integer_overflow(saturate):
-    """Poison is -1 in s32; A in Tensor Memory is not needed to get near the limits: the accumulator starts there."""
+    """The accumulators are first set so that the first step ends at the largest s32 and the second one goes beyond."""
     b = place(np.full((64, STEP), 255, np.uint8), "u8", B_BASE, False, "64B")
     a = place(np.full((128, STEP), 255, np.uint8), "u8", A_BASE, False, "64B")
     ptx = program(a, b, idesc(128, 64, "u8", d="s32") | saturate << 3, "i8", first="1")
@@ -224,11 +198,11 @@ def test_zero_columns_hide_what_is_in_shared_memory():
 def test_copies_that_decompress(name, shape, multicast, rows, row_bytes):
     """tcgen05.cp of 4- and 6-bit elements makes bytes of them, where A is expected in Tensor Memory."""
     rng = np.random.default_rng(29)
-    codes = rng.integers(0, 1 << BITS[name], (rows, row_bytes), dtype=np.uint8)
+    codes = rng.integers(0, 1 << ELEMENT_BITS[name], (rows, row_bytes), dtype=np.uint8)
     source = place(shared_bytes(codes, name), "u8", B_BASE, False, "none")
     ptx = program(None, source, 0, "f16", columns=16)
     line = next(line for line in ptx.splitlines() if line.startswith("tcgen05.mma"))
-    form = {4: "b4x16_p64", 6: "b6x16_p32"}[BITS[name]]
+    form = {4: "b4x16_p64", 6: "b6x16_p32"}[ELEMENT_BITS[name]]
     copy = f"tcgen05.cp.cta_group::1.{shape}{multicast}.b8x16.{form} [%r3], %rd10;"
     actual = execute(ptx.replace(line, copy), [None], [source], columns=16)[0]
     expected = np.full((128, 64), 0xFF, np.uint8)
