@@ -75,6 +75,11 @@ class AsyncQueue:
         self._step(units[0] if self.order == "late" else self._rng.choice(units))
         return True
 
+    def finish(self, cta, unit: Hashable) -> None:
+        """Does now what a unit has left to do."""
+        while (cta.rank, unit) in self._units:
+            self._step((cta.rank, unit))
+
     def _step(self, key: Hashable) -> None:
         queue = self._units[key]
         cta, step, _ = queue.popleft()

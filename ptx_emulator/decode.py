@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import deferred_loads
 from . import microcode as mc
 from . import state as st
 from .emitter import SINK_ROW, Emitter
@@ -110,6 +111,7 @@ def _decode(function: Function, module: Module) -> Kernel:
         rows_of, count = _assign(emitter, wide)
         rows.append(rows_of)
         counts.append(count)
+    deferred_loads.insert_settles(emitter, rows[0])
     code = _final_code(emitter, rows)
     _attach_native_forms(emitter, code)
     origin = np.array(emitter.origin, np.int32)

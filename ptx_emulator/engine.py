@@ -236,8 +236,11 @@ def _control(p_head, p_warp, g, pc, m, budget):
             group[st.G_PC] = pc
             return np.int64(-100)
         return pc + 1
-    if op == mc.HANDLER:
-        if row[7] != 0:
+    if op == mc.SETTLE and warp[st.W_LOADS] == 0:
+        int64s(warp[st.W_COUNTS])[np.uint64(pc)] += 1
+        return pc + 1
+    if op == mc.HANDLER or op == mc.SETTLE:
+        if op == mc.HANDLER and row[7] != 0:
             arguments = head[st.H_AUX] + 4 * np.int64(row[7])
             function = int32s(arguments)
             if function[1] <= head[st.H_NATIVE]:
@@ -297,7 +300,8 @@ def _run_group(p_head, p_warp, g, budget):
                 pc += 1
             else:
                 pc = _control(p_head, p_warp, g, pc, m, budget)
-            if (budget >= 0 or m == 0) and code[np.uint64(start), 0] != mc.HANDLER:
+            op = code[np.uint64(start), 0]
+            if (budget >= 0 or m == 0) and op != mc.HANDLER and op != mc.SETTLE:
                 counts[np.uint64(start)] += 1
             budget -= 1
             head[st.H_CLOCK] += 1

@@ -25,7 +25,7 @@ NAMES: dict[int, str] = {}
 _FAMILIES = {
     "CONTROL": """
         NOP: | BRA: t | EXIT: | CONVERGE: r | CONVERGE_ALL: | HANDLER: ivVsSi | TRAP: | CLOCK: d
-        CLOCK64: D | YIELD: | FENCE:
+        CLOCK64: D | YIELD: | FENCE: | SETTLE: i
     """,
     "INT32": """
         MOV: dr | ADD: drr | SUB: drr | MUL: drr | MULHI_S: drr | MULHI_U: drr | MAD: drrr

@@ -76,6 +76,7 @@ W_CLUSTER_PHASE = 8  # phase of the cluster barrier at which this warp arrived l
 W_INDEX = 9  # warp within its CTA
 W_NEXT_PC = 10  # lowest pc of the groups that are not running
 W_STALLED = 11  # 1: kept from running until nothing else can (random order)
+W_LOADS = 12  # tcgen05.ld that have not read yet (deferred_loads.py)
 W_GROUP0 = 16
 G_MASK = 0
 G_PC = 1
