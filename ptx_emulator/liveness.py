@@ -31,7 +31,7 @@ def operands_of(row: list[int], aux: list[int]) -> tuple[list[int], list[int], l
 
 
 def basic_blocks(code: list[list[int]]) -> tuple[list[tuple[int, int]], list[list[int]]]:
-    """Basic blocks as (start, end) and each block's successors. A guard may be given in any form that is false for none."""
+    """Basic blocks as (start, end) and each block's successors. A guard is anything that is false for none."""
     leaders = {0, len(code)}
     for pc, row in enumerate(code):
         if row[0] in (mc.BRA, mc.EXIT):

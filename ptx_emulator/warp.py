@@ -7,6 +7,7 @@ import functools
 import numpy as np
 
 from . import state as st
+from .deferred_loads import PendingLoad
 from .errors import ConvergenceError
 from .ir import Address, Imm, Not, Reg, Sink, Symbol
 from .registry import unsupported
@@ -47,7 +48,7 @@ class Warp:
         self.row = row
         self.r32 = r32
         self.r64 = r64
-        self.loads: dict[int, tuple] = {}
+        self.loads: dict[int, PendingLoad] = {}
 
     @property
     def live(self) -> int:

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from ptx_emulator import Program, decode, deferred_loads
+from ptx_emulator import Program, load_uses
 from ptx_emulator import microcode as mc
 
 from .ops.helpers import ORDERS, wait
@@ -43,7 +43,13 @@ LANES = (np.arange(128, dtype=np.uint32) << 16)[:, None]
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
-    "between", [WAIT, "add.u32 %r17, %r16, 1;", "setp.eq.u32 %p1, %r16, 0;\n@%p1 mov.u32 %r17, 1;"]
+    "between",
+    [
+        WAIT,
+        "add.u32 %r17, %r16, 1;",
+        "mov.b32 %r17, %r16;\nadd.u32 %r19, %r17, 1;",
+        "setp.eq.u32 %p1, %r16, 0;\n@%p1 mov.u32 %r17, 1;",
+    ],
 )
 def test_a_load_precedes_what_waits_for_it_or_uses_it(order, between):
     for seed in SEEDS:
@@ -63,6 +69,23 @@ def test_a_missing_wait_shows(order, load):
     np.testing.assert_array_equal(results(overwritten("", load), 1, "in_order", 0), LANES)
     for seed in SEEDS:
         np.testing.assert_array_equal(results(overwritten(WAIT, load), 1, order, seed), LANES)
+
+
+@pytest.mark.parametrize("order", LATE)
+@pytest.mark.parametrize("move, back", [
+    ("mov.b32 %r30, %r16;", "mov.b32 %r16, %r30;"),
+    ("mov.b64 %rd8, {%r16, %r16};", "mov.b64 {%r16, %r31}, %rd8;"),
+])  # fmt: skip
+def test_a_copy_is_no_use(order, move, back):
+    """As the compiler's moves before a wait: without the wait they do not make the load read."""
+
+    def stored(between: str, seed: int) -> np.ndarray:
+        body = overwritten(move + between).replace("ld.param.u64 %rd1", back + "\nld.param.u64 %rd1")
+        return results(body, 1, order, seed)
+
+    for seed in SEEDS:
+        np.testing.assert_array_equal(stored(WAIT, seed), LANES)
+    assert any((stored("", seed) != LANES).any() for seed in SEEDS)
 
 
 def handed_over(wait_ld: str) -> str:
@@ -124,6 +147,7 @@ def settles(body: str) -> int:
 
 
 LOAD = "tcgen05.ld.sync.aligned.32x32b.x2.b32 {%r16, %r17}, [%r5];\n"
+MOVES = "mov.b64 %rd8, {%r16, %r17};\nmov.b32 %r21, %r16;\n"
 USE = "add.u32 %r20, %r20, %r17;\n"
 
 
@@ -135,8 +159,12 @@ USE = "add.u32 %r20, %r20, %r17;\n"
     (LOAD + "@%p1 bra OVER;\n" + WAIT + "OVER:\n" + USE, 1),
     ("AGAIN:\n" + USE + WAIT + LOAD + "@%p1 bra AGAIN;\n", 2),
     ("AGAIN:\n" + LOAD + "@%p1 bra AGAIN;\n" + WAIT + USE, 1),
+    (LOAD + MOVES + WAIT + "add.u64 %rd9, %rd8, 1;\n", 1),
+    (LOAD + MOVES + "add.u64 %rd9, %rd8, 1;\n" + USE, 2),
+    (LOAD + "@%p1 " + MOVES + WAIT, 1),
+    (LOAD + "mov.b32 %r21, %r16;\nmov.b32 %r22, %r21;\nmov.b32 %r23, %r22;\n" + WAIT, 3),
 ])  # fmt: skip
-def test_where_a_load_must_have_read(body, count):
+def test_where_a_load_must_have_read_or_is_copied(body, count):
     assert settles("mov.u32 %r17, 0;\nmov.u32 %r20, 0;\nsetp.eq.u32 %p1, %r0, 0;\n" + body + USE) == count
 
 
@@ -150,12 +178,26 @@ def random_program(rng: random.Random, kinds: int = 14) -> str:
         lines.append(
             f"tcgen05.ld.sync.aligned.32x32b.x2.b32 {{{b}, {c if c != b else a if a != b else '%r30'}}}, [%r5];"
         )
-        kind = rng.choice(["plain", "dead", "lanes", "loop"])
+        kind = rng.choice(["plain", "dead", "lanes", "loop", "moves", "moves"])
         if kind == "plain":
             lines += [load, f"mad.lo.u32 {b}, {a}, 3, {c};"]
         elif kind == "dead":
             lines += [f"tcgen05.ld.sync.aligned.32x32b.x1.b32 {{%r{50 + label}}}, [%r5];"]
             lines += [f"add.u32 %r{80 + label}, {b}, 5;", f"xor.b32 {a}, %r{80 + label}, {c};"]
+        elif kind == "moves":
+            # Registers used for nothing but the moves, and some that are used later.
+            first, pair, single = 50 + 2 * label, f"%rd{20 + label}", f"%r{110 + label}"
+            source = rng.choice([f"%r{first}", a])
+            lines += [f"tcgen05.ld.sync.aligned.32x32b.x2.b32 {{%r{first}, %r{first + 1}}}, [%r5+{rng.randrange(4)}];"]
+            lines += [f"mov.b64 {pair}, {{{source}, %r{first + 1}}};", f"mov.b32 {single}, {source};"]
+            lines += [f"mov.b32 {b}, {single};"]
+            if rng.randrange(2):
+                lines += [f"add.u32 %r{140 + label}, {c}, {label};", f"xor.b32 {c}, {c}, %r{140 + label};"]
+            lines += [
+                f"mov.b64 {{%r27, %r28}}, {pair};",
+                f"mad.lo.u32 {a}, %r27, 7, %r28;",
+                f"add.u32 {b}, {b}, {single};",
+            ]
         elif kind == "lanes":
             lines += [f"and.b32 %r27, %r0, {rng.choice([1, 2, 4])};", "setp.ne.u32 %p1, %r27, 0;", load]
             lines += [f"@%p1 bra L{label};", f"add.u32 {c}, {a}, 9;", f"L{label}:", f"add.u32 {b}, {b}, {a};"]
@@ -172,22 +214,9 @@ def test_random_programs_do_not_depend_on_when_loads_read(order, monkeypatch):
     expected = [results(body, 10, "in_order", 0) for body in bodies]
     for seed, (body, right) in enumerate(zip(bodies, expected, strict=True)):
         np.testing.assert_array_equal(results(body, 10, order, seed), right)
-    monkeypatch.setattr(decode.deferred_loads, "insert_settles", lambda *arguments: None)
+    monkeypatch.setattr(load_uses, "mark", lambda *arguments: None)
     monkeypatch.setattr(Program, "_cache", {})
     for body, right in zip(bodies, expected, strict=True):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(deferred_loads, "defer", _unguarded(deferred_loads.defer))
-            if (results(body, 10, order, 3) != right).any():
-                return
+        if (results(body, 10, order, 3) != right).any():
+            return
     pytest.fail("nothing depends on SETTLE")
-
-
-def _unguarded(defer):
-    """As `defer`, for programs whose loads may be issued again before they have read."""
-
-    def deferred(warp, inst, read):
-        if id(inst) in warp.loads:
-            warp.cta.grid.asyncs.finish(warp.cta, warp.loads[id(inst)])
-        defer(warp, inst, read)
-
-    return deferred
