@@ -30,6 +30,7 @@ from .engine_common import (
 )
 from .engine_memory import fail, run_memory
 from .engine_registers import run_registers
+from .engine_remote import ALL_FIRST, ROWS, suspend
 from .engine_trace import trace_row
 from .engine_warp import run_warp_ops
 
@@ -268,6 +269,11 @@ def _control(p_head, p_warp, g, pc, m, budget):
         group[st.G_PC] = pc + 1
         return np.int64(-100)
     elif op == mc.FENCE:
+        if row[2] != 0 and warp[st.W_REMOTE] != 0:
+            group[st.G_PC] = pc
+            int64s(warp[st.W_COUNTS])[np.uint64(pc)] -= 1
+            suspend(p_head, ALL_FIRST)
+            return np.int64(-1 - st.STOP_ERROR)
         if head[st.H_TRACE] != 0:
             trace_row(p_head, p_warp, et.FENCE, pc, m, 0, 0, 0)
     elif op == mc.TRAP:
@@ -324,6 +330,7 @@ def _run_group(p_head, p_warp, g, budget):
             head[st.H_CLOCK] += pc - start
             if head[st.H_ERROR]:
                 head[st.H_STOP_PC] = pc
+                group[st.G_PC] = pc
                 return np.int64(st.STOP_ERROR), budget
             if family == mc.BARRIER and group[st.G_STATUS] != st.RUN:
                 return np.int64(-1), budget
@@ -399,7 +406,7 @@ def run(p_head):
             head[st.H_IDLE_INSTRUCTIONS] = 0
         else:
             head[st.H_IDLE_INSTRUCTIONS] += head[st.H_SLICE] - budget
-        if head[st.H_TRACE_COUNT] > et.ROWS // 2:
+        if head[st.H_TRACE_COUNT] > et.ROWS // 2 or head[st.H_REMOTE_COUNT] > ROWS // 2:
             return np.int64(st.STOP_TRACE)
         if head[st.H_RANDOM] != 0 or head[st.H_IDLE_INSTRUCTIONS] > 1000000:
             return np.int64(st.STOP_SLICE)
