@@ -344,7 +344,8 @@ def _mbarrier_wait(e, inst):
         e.emit(getattr(mc, kind + "_STATE"), e.d32(done), row, e.r64(phase))
 
 
-# Fences and hints: execution is in order, so they change nothing but what a trace shows; their modifiers are checked.
+# Fences and hints: a warp's accesses are in order but for what it does in other CTAs (remote.py), which must be done
+# before a fence is; else they change nothing but what a trace shows. Their modifiers are checked.
 
 FENCES = {
     "fence": {"acq_rel", "sc", "acquire", "release", "cta", "cluster", "gpu", "sys", "sync_restrict::shared::cta",
