@@ -387,8 +387,10 @@ class Observer:
             if barrier < 0:
                 return run
             self._use(warp, inst, cta, barrier, offset)
-            if cta is not warp.cta:
-                core.touch_remote(self.s, cta.rank, self._record(warp, inst, dim, sh.ASYNC, True))
+            # The arrival is complete for who knows that its phase is, not when another commit's is.
+            counted = self.first_copy + int(self.p[sh.P_ROWS]) + barrier
+            record = self._record(warp, inst, dim, sh.ASYNC, True)
+            core.outlived(self.s, cta.rank, record, counted, int(cta.mbarriers[offset >> 3, st.B_PHASE]) + 1)
             barriers.append(barrier)
         view = self._snapshot(self._at(warp))
         view[:, dim] = self.clock[dim]

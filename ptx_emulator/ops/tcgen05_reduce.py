@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import deferred_loads
 from ..ir import Reg, Vector
 from ..registry import op
 from ..tcgen05_layout import TMEM_COLUMNS, fragment_map
@@ -63,10 +64,14 @@ def load_and_reduce(warp, inst, mask: int):
     cells = form.access.cells + first_cell(warp, inst, form.access, mask)
     if warp.cta.grid.observer is not None:
         warp.cta.grid.observer.tensor_load(warp, inst, cells)
-    values = warp.cta.tmem.words.reshape(-1)[cells]
-    for register, row in zip(form.access.registers, values, strict=True):
-        warp.write_u32(register, row, mask)
-    warp.write_u32(inst.operands[1], reduced(values, form), mask)
+
+    def read():
+        values = warp.cta.tmem.words.reshape(-1)[cells]
+        for register, row in zip(form.access.registers, values, strict=True):
+            warp.write_u32(register, row, mask)
+        warp.write_u32(inst.operands[1], reduced(values, form), mask)
+
+    deferred_loads.defer(warp, inst, read)
 
 
 def reduced(values: np.ndarray, form: Reduction) -> np.ndarray:
