@@ -176,10 +176,8 @@ FRAGMENTS = Pattern(
     options={"block": (160, 1, 1)},
 )  # fmt: skip
 
-# 64x64x16 of f16: A at smem + 4096, B at smem + 8192, rows of 16 bytes in 8-row groups, the other half 1024 on.
-DESCRIPTOR = 1024 >> 4 << 16 | 128 >> 4 << 32 | 1 << 46
-IDESC = 1 << 4 | 64 >> 3 << 17 | 64 >> 4 << 24
-MMA = Pattern(
+# The warps zero operands at smem + 4096 and on.
+OPERANDS = (
     START
     + inits(1)
     + ALLOC
@@ -188,15 +186,32 @@ MMA = Pattern(
     add.u32 %r4, %r4, %r3;
     mov.b32 %r6, 0;
     st.shared.v4.b32 [%r4+4096], {%r6, %r6, %r6, %r6};
-    st.shared.v4.b32 [%r4+8192], {%r6, %r6, %r6, %r6};
-    fence.proxy.async.shared::cta; //@proxy
-    bar.sync 0; //@written
-    tcgen05.fence::after_thread_sync;
+"""
+)
+ISSUER = """
     @!%p0 bra ISSUED;
     add.u32 %r7, %r3, 4096;
     shr.u32 %r7, %r7, 4;
     cvt.u64.u32 %rd3, %r7;
 """
+END = """
+    tcgen05.fence::before_thread_sync;
+    bar.sync 0;
+    tcgen05.fence::after_thread_sync;
+    @%p2 tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r10, 64;
+"""
+# 64x64x16 of f16: A at smem + 4096, B at smem + 8192, rows of 16 bytes in 8-row groups, the other half 1024 on.
+DESCRIPTOR = 1024 >> 4 << 16 | 128 >> 4 << 32 | 1 << 46
+IDESC = 1 << 4 | 64 >> 3 << 17 | 64 >> 4 << 24
+MMA = Pattern(
+    OPERANDS
+    + """
+    st.shared.v4.b32 [%r4+8192], {%r6, %r6, %r6, %r6};
+    fence.proxy.async.shared::cta; //@proxy
+    bar.sync 0; //@written
+    tcgen05.fence::after_thread_sync;
+"""
+    + ISSUER
     + f"""
     or.b64 %rd3, %rd3, {DESCRIPTOR};
     add.u64 %rd4, %rd3, 256;
@@ -214,11 +229,8 @@ ISSUED:
     add.u32 %r11, %r11, %r10;
     tcgen05.ld.sync.aligned.16x64b.x1.b32 {{%r12}}, [%r11];
     tcgen05.wait::ld.sync.aligned;
-    tcgen05.fence::before_thread_sync;
-    bar.sync 0;
-    tcgen05.fence::after_thread_sync;
-    @%p2 tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r10, 64;
-""",
+"""
+    + END,
     {"proxy": "proxy", "written": "race", "committed": "race", "after": "tcgen05-fence"},
     options={"block": (128, 1, 1)},
 )
@@ -227,14 +239,8 @@ ISSUED:
 SCALED_DESCRIPTOR = 128 >> 4 << 32 | 1 << 46
 SCALED_IDESC = 1 << 23 | 32 >> 3 << 17 | 128 >> 7 << 27
 SCALED_MMA = Pattern(
-    START
-    + inits(1)
-    + ALLOC
+    OPERANDS
     + """
-    shl.b32 %r4, %r0, 4;
-    add.u32 %r4, %r4, %r3;
-    mov.b32 %r6, 0;
-    st.shared.v4.b32 [%r4+4096], {%r6, %r6, %r6, %r6};
     st.shared.v4.b32 [%r4+6144], {%r6, %r6, %r6, %r6};
     st.shared.v4.b32 [%r4+8192], {%r6, %r6, %r6, %r6};
     fence.proxy.async.shared::cta;
@@ -246,11 +252,8 @@ SCALED_MMA = Pattern(
     tcgen05.fence::before_thread_sync; //@before
     bar.sync 0; //@written
     tcgen05.fence::after_thread_sync;
-    @!%p0 bra ISSUED;
-    add.u32 %r7, %r3, 4096;
-    shr.u32 %r7, %r7, 4;
-    cvt.u64.u32 %rd3, %r7;
 """
+    + ISSUER
     + f"""
     or.b64 %rd4, %rd3, {SCALED_DESCRIPTOR | 512 >> 4 << 16};
     add.u64 %rd4, %rd4, 256;
@@ -264,11 +267,8 @@ ISSUED:
     tcgen05.fence::after_thread_sync;
     tcgen05.st.sync.aligned.32x32b.x1.b32 [%r11+36], {{%r6}};
     tcgen05.wait::st.sync.aligned;
-    tcgen05.fence::before_thread_sync;
-    bar.sync 0;
-    tcgen05.fence::after_thread_sync;
-    @%p2 tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r10, 64;
-""",
+"""
+    + END,
     {"factors": "uninitialised", "stored": "race", "before": "tcgen05-fence", "written": "race", "committed": "race"},
     options={"block": (128, 1, 1)},
 )
