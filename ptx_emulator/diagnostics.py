@@ -75,6 +75,10 @@ def _describe(cluster, error: int, address: int, extra: int) -> tuple[type[Emula
         )
     if error == st.ERR_NAMED_OVERFLOW:
         return BarrierMisuse, f"barrier {address}: more threads arrive than its count of {extra}"
+    if error == st.ERR_CLUSTER_ARRIVE:
+        return BarrierMisuse, "a second arrival at the cluster barrier before it is complete"
+    if error == st.ERR_CLUSTER_WAIT:
+        return BarrierMisuse, "barrier.cluster.wait without an arrival since the last wait"
     if error == st.ERR_NOT_CONVERGED:
         return ConvergenceError, f"lanes {extra:#010x} execute an instruction whose membermask is {address:#010x}"
     return Trap, "trap"

@@ -356,6 +356,11 @@ def settle_cluster(p_head):
 
 
 @njit(**OPTIONS)
+def _lowest(mask):
+    return np.int64(popcount((mask & -mask) - 1))
+
+
+@njit(**OPTIONS)
 def run_barriers(p_head, p_warp, p_group, p_code, p_counts, pc, limit, mask, p32, p64, scratch):
     code = code_table(p_code)
     counts = int64s(p_counts)
@@ -387,12 +392,22 @@ def run_barriers(p_head, p_warp, p_group, p_code, p_counts, pc, limit, mask, p32
                 t[i] = np.uint32(tokens[i] & np.uint64(0xFFFFFFFF))
             store32(p32, row[2], scratch, m)
         elif op == mc.CLUSTER_ARRIVE:
+            twice = warp[st.W_CLUSTER_LANES] & m
+            if twice and head[st.H_CLUSTER_PHASE] == warp[st.W_CLUSTER_PHASE]:
+                fail(p_head, st.ERR_CLUSTER_ARRIVE, _lowest(twice), 0, 0)
+                return pc
+            warp[st.W_CLUSTER_LANES] |= m
             head[st.H_CLUSTER_ARRIVED] += np.int64(popcount(m))
             warp[st.W_CLUSTER_PHASE] = head[st.H_CLUSTER_PHASE]
             if head[st.H_TRACE] != 0:
                 trace_row(p_head, p_warp, et.CLUSTER_ARRIVE, pc, m, 0, 0, 0)
             settle_cluster(p_head)
         elif op == mc.CLUSTER_WAIT:
+            absent = m & ~warp[st.W_CLUSTER_LANES]
+            if absent:
+                fail(p_head, st.ERR_CLUSTER_WAIT, _lowest(absent), 0, 0)
+                return pc
+            warp[st.W_CLUSTER_LANES] &= ~m
             waits = head[st.H_CLUSTER_PHASE] == warp[st.W_CLUSTER_PHASE]
             if head[st.H_TRACE] != 0:
                 trace_row(p_head, p_warp, et.CLUSTER_WAIT, pc, m, np.int64(not waits), 0, 0)

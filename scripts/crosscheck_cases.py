@@ -46,6 +46,11 @@ class Case:
         return "tcgen05." in self.ptx
 
     @property
+    def edits_tensor_maps(self) -> bool:
+        """Whether a tensor map lies in its memory, in a format that is each machine's own."""
+        return "tensormap.replace" in self.ptx
+
+    @property
     def approximate(self) -> bool:
         return bool(APPROXIMATE.search(self.ptx))
 

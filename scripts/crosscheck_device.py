@@ -1,12 +1,14 @@
 """Replays the emulator's conformance kernels on the GPU of this machine and compares memory bit for bit.
 
-python -m scripts.crosscheck_device [--tests tests/ptx_emulator/ops] [--json crosscheck.json] [--backend gpu|emulator]
+python -m scripts.crosscheck_device [--tests tests/ptx_emulator/ops] [--backend gpu|emulator|ptxas]
+                                    [--json crosscheck.json] [--timeout SECONDS]
 
 On sm_100 everything runs; on sm_90 all kernels without tcgen05, with the PTX retargeted. Kernels with approximate
 instructions report their largest error in units of the last place instead. What a GPU's compiler refuses (an
 instruction that it does not have) is listed with its reason. Without a GPU: says so and exits with status 0.
-`--backend emulator` replays in the emulator with all buffers moved, which checks the list itself. Exit status: 1 if a
-kernel that must agree differs, hangs or crashes.
+`--backend emulator` replays in the emulator with all buffers moved, which checks the list itself; `--backend ptxas`
+only assembles the kernels, for the target that each names. Exit status: 1 if a kernel that must agree differs, hangs or
+crashes, or one that must assemble does not.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ptx_emulator.errors import EmulationError
-from scripts import crosscheck_gpu
+from scripts import crosscheck_gpu, crosscheck_ptxas
 from scripts.crosscheck_cases import Case, compare, load_cases, replay_in_emulator
 
 DEFAULT_TESTS = "tests/ptx_emulator/ops"
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--tests", nargs="+", default=[DEFAULT_TESTS], help="tests whose launches are replayed")
-    parser.add_argument("--backend", choices=("gpu", "emulator"), default="gpu")
+    parser.add_argument("--backend", choices=("gpu", "emulator", "ptxas"), default="gpu")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--timeout", type=float, default=60, help="seconds a kernel may take")
     parser.add_argument("--replay", type=Path, help=argparse.SUPPRESS)  # the child process: cases, from number --first
@@ -45,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.replay:
         return replay_child(options.replay, options.first, options.backend)
-    reason = crosscheck_gpu.why_not() if options.backend == "gpu" else ""
+    checks = {"gpu": crosscheck_gpu.why_not, "ptxas": crosscheck_ptxas.why_not}
+    reason = checks[options.backend]() if options.backend in checks else ""
     if reason:
         print(f"skipped: {reason}")
         write_json(options.json, {"skipped": reason, "cases": []})
@@ -54,11 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         file = Path(folder) / "cases"
         record(options.tests, file)
         cases = load_cases(file)
-        rows = list(replay_all(cases, file, options.backend, options.timeout))
+        if options.backend == "ptxas":
+            rows = list(crosscheck_ptxas.assemble_all(cases))
+        else:
+            rows = list(replay_all(cases, file, options.backend, options.timeout))
     print(table(rows))
-    device = crosscheck_gpu.Gpu().name if options.backend == "gpu" else "emulator"
+    device = crosscheck_gpu.Gpu().name if options.backend == "gpu" else options.backend
     write_json(options.json, {"device": device, "cases": rows})
-    return int(any(row["result"] in BAD for row in rows))
+    bad = ("refused",) if options.backend == "ptxas" else BAD
+    return int(any(row["result"] in bad for row in rows))
 
 
 def record(tests: Sequence[str], file: Path) -> None:
@@ -108,7 +115,9 @@ def replay_child(file: Path, first: int, backend: str) -> int:
     """Prints a JSON line for every case from number `first`."""
     gpu = crosscheck_gpu.Gpu() if backend == "gpu" else None
     for case in load_cases(file)[first:]:
-        if gpu is not None and case.needs_blackwell and not gpu.has_tcgen05:
+        if case.edits_tensor_maps:
+            row = {"result": "skipped", "reason": "compares tensor maps, whose format is each machine's own"}
+        elif gpu is not None and case.needs_blackwell and not gpu.has_tcgen05:
             row = {"result": "skipped", "reason": f"tcgen05 on {gpu.target}"}
         else:
             row = outcome(case, gpu.replay if gpu is not None else replay_in_emulator)
@@ -139,7 +148,7 @@ def table(rows: Sequence[dict]) -> str:
         files.setdefault(row["test"].split("::")[0], Counter())[row["result"]] += 1
     lines = [f"{name}: " + ", ".join(f"{n} {result}" for result, n in sorted(c.items())) for name, c in files.items()]
     for row in rows:
-        if row["result"] in ("equal", "skipped"):
+        if row["result"] in ("equal", "skipped", "assembled"):
             continue
         about = row.get("reason") or ", ".join(
             f"{key} {row[key]}" for key in ("bytes_different", "max_ulp") if row.get(key) is not None

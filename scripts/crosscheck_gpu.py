@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ _DATA_TYPES = {
     "f32": "FLOAT32", "f64": "FLOAT64", "bf16": "BFLOAT16", "tf32": "TFLOAT32",
 }  # fmt: skip
 _SWIZZLES = {"none": "NONE", "32B": "32B", "64B": "64B", "128B": "128B", "128B_atom_32B": "128B_ATOM_32B"}
+_PTX_VERSIONS = ("9.0", "8.7", "8.4", "8.0")  # of CUDA 13.0, 12.8, 12.4, 12.0
 _FILLS = {"zero": "NONE", "nan": "NAN_REQUEST_ZERO_FMA"}
 
 
@@ -72,7 +74,7 @@ class Gpu:
 
     def replay(self, case: Case) -> list[bytes]:
         """Runs a case; returns its buffers' bytes afterwards. Raises DriverError, also where the PTX is refused."""
-        module = call("cuModuleLoadDataEx", case.retargeted(self.target).encode() + b"\0", 0, [], [])
+        module = self._load(case.retargeted(self.target))
         buffers = [call("cuMemAlloc", max(len(content), 1)) for content in case.before]
         try:
             for buffer, content in zip(buffers, case.before, strict=True):
@@ -91,6 +93,17 @@ class Gpu:
             for buffer in buffers:
                 driver.cuMemFree(buffer)
             driver.cuModuleUnload(module)
+
+    def _load(self, ptx: str) -> Any:
+        """The module, as the newest version of PTX that the driver knows. Raises DriverError."""
+        for version in _PTX_VERSIONS:
+            text = re.sub(r"^\.version\s+\S+", f".version {version}", ptx, flags=re.M)
+            try:
+                return call("cuModuleLoadDataEx", text.encode() + b"\0", 0, [], [])
+            except DriverError as error:
+                if "UNSUPPORTED_PTX_VERSION" not in str(error) or version == _PTX_VERSIONS[-1]:
+                    raise
+        raise AssertionError("no version of PTX to try")
 
     def _launch(self, module: Any, case: Case, params: list[bytes]) -> None:
         names = case.kernel or case.ptx.split(".entry", 1)[1].split("(", 1)[0].strip()

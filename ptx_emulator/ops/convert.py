@@ -36,6 +36,8 @@ def _cvt(e, inst):
         if flags["satfinite"] or flags["relu"]:
             raise unsupported(inst, "cvt: .satfinite and .relu need a floating-point destination")
         if source in INTEGER_BITS:
+            if flags["sat"] and _contains(target, source):
+                raise unsupported(inst, f"cvt.sat does not exist from .{source} to .{target}, which holds all of it")
             _integer_to_integer(e, target, source, d, a, flags["sat"])
         else:
             _float_to_integer(e, inst, target, source, d, a, rounding, flags["ftz"])
@@ -80,6 +82,12 @@ def _integer_source(e, source: str, a) -> int:
 def _bounds(target: str) -> tuple[int, int]:
     bits = INTEGER_BITS[target]
     return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if target.startswith("s") else (0, (1 << bits) - 1)
+
+
+def _contains(target: str, source: str) -> bool:
+    """Whether every value of integer type `source` is one of `target`: there is no .sat then (9.7.9.21)."""
+    (low, high), (first, last) = _bounds(target), _bounds(source)
+    return low <= first and last <= high
 
 
 def _integer_to_integer(e, target: str, source: str, d, a, saturate: bool) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from ptx_emulator.tensormap import TensorMap
-from scripts import crosscheck_device, crosscheck_gpu
+from scripts import crosscheck_device, crosscheck_gpu, crosscheck_ptxas
 from scripts.crosscheck_cases import Case, Recorder, compare, load_cases, relocate
+from tests.scripts.host_driver import HostDriver
 
 TESTS = ["tests/ptx_emulator/ops/test_matrix.py", "tests/ptx_emulator/ops/test_tma.py"]
 PTX = """.version 9.0
@@ -53,6 +54,28 @@ def test_the_recorded_kernels_agree_with_the_emulator_at_other_addresses(cases):
     for recorded in cases:
         row = crosscheck_device.outcome(recorded, crosscheck_device.replay_in_emulator)
         assert row["result"] == "equal", recorded.name
+
+
+def test_the_gpu_side_hands_over_what_was_recorded(cases, monkeypatch):
+    """All that `crosscheck_gpu` does but the device: loading, memory, tensor maps, clusters, parameters, results."""
+    stand_in = HostDriver(pytest.importorskip("cuda.bindings.driver"))
+    monkeypatch.setattr(crosscheck_gpu, "driver", stand_in)
+    gpu = object.__new__(crosscheck_gpu.Gpu)
+    gpu.target = "sm_90a"
+    rows = [crosscheck_device.outcome(c, gpu.replay) for c in cases if not c.needs_blackwell]
+    assert len(rows) >= 30 and {row["result"] for row in rows} == {"equal"}, rows
+    assert set(stand_in.versions) == {"9.0", "8.7"} and not stand_in.memory
+    wrong = dataclasses.replace(cases[0], params=(struct.pack("<Q", 0), *cases[0].params[1:]))
+    assert crosscheck_device.outcome(wrong, gpu.replay)["result"] != "equal"
+
+
+def test_ptxas_accepts_the_recorded_kernels(cases):
+    if reason := crosscheck_ptxas.why_not():
+        pytest.skip(reason)
+    rows = list(crosscheck_ptxas.assemble_all(cases))
+    assert [row for row in rows if row["result"] != "assembled"] == []
+    refused = crosscheck_ptxas.assemble(PTX.replace("OPERATION", "cvt.sat.u32.u8 %r0, %r0;"))
+    assert refused["result"] == "refused" and "case.ptx, line 9" in refused["reason"]
 
 
 def test_a_kernel_that_differs_is_found(cases, tmp_path, capsys, monkeypatch):
@@ -142,6 +165,13 @@ def test_parameters_are_moved():
 def test_retargeting_and_what_needs_blackwell():
     assert ".target sm_90a\n" in case().retargeted("sm_90a") and "sm_100a" not in case().retargeted("sm_90a")
     assert case("tcgen05.wait::ld.sync.aligned;").needs_blackwell and not case().needs_blackwell
+
+
+def test_kernels_that_edit_tensor_maps_are_not_compared(tmp_path):
+    file, editing = tmp_path / "cases", case("tensormap.replace.tile.rank.global.b1024.b32 [%rd0], 1;")
+    file.write_bytes(pickle.dumps([editing]))
+    (row,) = crosscheck_device.replay_all([editing], file, "emulator", timeout=60)
+    assert row["result"] == "skipped" and "tensor maps" in row["reason"]
 
 
 def test_only_launches_in_order_are_recorded():

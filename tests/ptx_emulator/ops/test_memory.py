@@ -236,7 +236,7 @@ def test_floating_atomics():
             """cvt.rn.f32.u32 %r1, %thread; red.global.add.f32 [%ptr0], %r1;
         red.global.v2.f32.add [%ptr0+8], {%r1, %r1};""".replace("v2.f32.add", "add.v2.f32")
             + """cvt.rn.f64.u32 %rd1, %thread; atom.global.add.f64 %rd2, [%ptr1], %rd1;
-        red.global.add.noftz.f16x2 [%ptr2], 0x3C003C00;""",
+        mov.b32 %r2, 0x3C003C00; red.global.add.noftz.f16x2 [%ptr2], %r2;""",
             3,
         ),
         [cell, double, half],
@@ -347,7 +347,8 @@ def test_cache_hints_change_nothing():
     x = np.arange(64, dtype=np.uint32)
     got = compute_one(
         """createpolicy.fractional.L2::evict_first.b64 %rd1, 1.0; prefetch.global.L2 [%ptr0];
-        ld.global.ca.L1::evict_last.L2::128B.b32 %o0, [%ptr0]; add.u32 %o0, %o0, %i0;""",
+        ld.global.ca.L2::128B.b32 %o0, [%ptr0]; ld.global.L1::evict_last.L2::128B.b32 %r3, [%ptr0];
+        add.u32 %o0, %o0, %r3;""",
         [x],
         np.uint32,
     )

@@ -390,7 +390,7 @@ def test_mov_packs_and_unpacks():
     packed, low, high, half, swapped, byte = compute(
         """mov.b64 %o0, {%i0, %i1}; mov.b64 {%o1, _}, %o0; mov.b64 {_, %o2}, %o0;
         mov.b32 {%rs1, %rs2}, %i0; mov.u16 %o3, %rs2; mov.b32 %o4, {%rs2, %rs1};
-        mov.b16 {%rs3, %rs4}, %rs1; mov.b16 %o5, %rs4;""",
+        { .reg .b8 %b<2>; mov.b16 {%b0, %b1}, %rs1; cvt.u16.u8 %o5, %b1; }""",
         [a, b],
         np.uint64,
         np.uint32,

@@ -360,6 +360,38 @@ def test_cluster_barrier_deadlock_is_reported():
         )
 
 
+@pytest.mark.parametrize(
+    "code, message",
+    [
+        ("barrier.cluster.wait;", "warp 0, lane 0: barrier.cluster.wait without an arrival"),
+        (
+            "barrier.cluster.arrive; barrier.cluster.wait; barrier.cluster.wait;",
+            "lane 0: barrier.cluster.wait without an arrival",
+        ),
+        (
+            "mov.u32 %r8, %laneid; setp.lt.u32 %p1, %r8, 5; @%p1 barrier.cluster.arrive; barrier.cluster.wait;",
+            "lane 5: barrier.cluster.wait without an arrival",
+        ),
+        ("barrier.cluster.arrive; barrier.cluster.arrive;", "lane 0: a second arrival at the cluster barrier"),
+    ],
+)
+def test_cluster_barrier_misuse_names_the_lane(code, message):
+    with pytest.raises(BarrierMisuse, match=message):
+        lanes(code, grid=(2,), cluster=(2,))
+
+
+def test_lanes_arrive_at_the_cluster_barrier_and_wait_apart():
+    """Thread by thread an arrival, then a wait (PTX ISA 9.7.13.3), in any order within a warp."""
+    got = lanes(
+        """mov.u32 %r8, %laneid; setp.lt.u32 %p1, %r8, 5; mov.u32 %r70, 1;
+        @%p1 barrier.cluster.arrive; @!%p1 barrier.cluster.arrive; @!%p1 barrier.cluster.wait;
+        @%p1 barrier.cluster.wait; barrier.cluster.arrive; barrier.cluster.wait;""",
+        grid=(2,),
+        cluster=(2,),
+    )[0]
+    assert got.tolist() == [1] * 64
+
+
 # mbarriers.
 
 BARRIER = ".shared .align 8 .b64 bar; .shared .align 8 .b64 bar2; .shared .align 16 .b8 buf[512];"
