@@ -30,9 +30,10 @@ class TensorMaps:
         self._places: dict[int, int] = {}
         self._kept: list = []
 
-    def at(self, row: int) -> TensorMap:
-        """The map whose row is at host address `row`."""
-        return self._kept[(row - self.rows.ctypes.data) // (8 * _ROW) - 1][1]
+    def at(self, row: int) -> tuple[TensorMap, int]:
+        """The map whose row is at host address `row`, and its address."""
+        number = (row - self.rows.ctypes.data) // (8 * _ROW)
+        return self._kept[number - 1][1], int(self.rows[number * _ROW + _ADDRESS])
 
     def add_all(self, memory: np.ndarray) -> None:
         """Notes the maps that lie in `memory` (uint8), where maps may lie: at host addresses that are multiples of

@@ -160,7 +160,8 @@ def lane_conflict(s, r, lane, write, rank, cell):
             report(s, sh.LANES, prior, inst, w, w, write, sh.SHARED, rank, cell)
             return
     known = np.int64(int32s(sh.shared_cells(s, 1, rank))[cell])
-    if write and known > 0 and sh.lane_cells(s, 1, rank)[cell] != lane:
+    mark = sh.lane_cells(s, 1, rank)[cell]
+    if write and known > 0 and mark != lane and mark != sh.ALL_LANES:
         nodes = int32s(p[sh.T_NODES])
         while known != 0:
             item, known = np.int64(nodes[2 * known]), np.int64(nodes[2 * known + 1])

@@ -19,6 +19,7 @@ from ..tensormap import MAX_RANK, box_extent
 from . import core, history
 from . import operations as ops
 from . import shadow as sh
+from .map_proxy import MapProxy
 from .marks import instruction_marks
 from .trace import consume
 
@@ -96,6 +97,7 @@ class Observer:
         self.p[sh.P_CLUSTER] = self.shared.next_cluster()
         self._gaps: dict[int, set[int]] = {}
         self._locations: dict[int, np.ndarray] = {}
+        self.maps = MapProxy(self)
         self.cluster.header[st.H_TRACE_COUNT] = 0
         self.shared.running.append(self)
         self.activate()
@@ -145,25 +147,25 @@ class Observer:
 
     # Records and ranges.
 
-    def _at(self, warp) -> int:
+    def at(self, warp) -> int:
         return warp.cta.rank * len(warp.cta.warps) + warp.index
 
     def _record(self, warp, inst, dim: int, mode: int, write: bool) -> int:
-        return ops.new_record(self.s, self._at(warp), self.index[id(inst)], dim, mode, int(write))
+        return ops.new_record(self.s, self.at(warp), self.index[id(inst)], dim, mode, int(write))
 
     def _shared(self, cta, first: int, count: int, r: int) -> None:
         history.touch_shared(self.s, cta.rank, self.s + 8 * sh.P_ZERO, 1, first, count, r)
 
-    def _global(self, addresses: np.ndarray, nbytes: int, r: int) -> None:
+    def touch_global(self, addresses: np.ndarray, nbytes: int, r: int) -> None:
         """`nbytes` from each of int64 `addresses`, all in one buffer."""
         if not len(addresses):
             return
-        buffer = self._buffer(int(addresses[0]))
+        buffer = self.buffer_at(int(addresses[0]))
         if buffer < 0 or self._postponed(buffer, r, lambda: (addresses, nbytes)):
             return
         history.touch_memory(self.s, buffer, addresses.ctypes.data, len(addresses), nbytes, r)
 
-    def _buffer(self, address: int) -> int:
+    def buffer_at(self, address: int) -> int:
         """The writable buffer that an address is in, or -1."""
         table = self.shared.buffers
         i = int(np.searchsorted(table[:, sh.B_START], address, side="right")) - 1
@@ -190,7 +192,7 @@ class Observer:
     def _boxes(self, tensor, boxes, r: int) -> None:
         for box in boxes:
             low, high = box_extent(box, tensor.table)
-            buffer = self._buffer(tensor.address + low) if low < high else -1
+            buffer = self.buffer_at(tensor.address + low) if low < high else -1
             if buffer >= 0 and not self._postponed(buffer, r, partial(tensor.rows_of, box)):
                 addresses, nbytes = tensor.rows_of(box)
                 history.touch_memory(self.s, buffer, addresses.ctypes.data, len(addresses), nbytes, r)
@@ -199,7 +201,9 @@ class Observer:
         """What the native form of a tensor load has read."""
         more = row[et.T_LANES :]
         box = more[tma.BOX : tma.BOX + MAX_RANK].copy()
-        self._boxes(self.grid.tensor_maps.at(int(more[tma.MAP])), [box], int(row[et.T_B]))
+        tensor, address = self.grid.tensor_maps.at(int(more[tma.MAP]))
+        self._boxes(tensor, [box], int(row[et.T_B]))
+        self.maps.use(address, int(row[et.T_B]))
 
     # mbarriers.
 
@@ -208,7 +212,7 @@ class Observer:
 
     def _use(self, warp, inst, cta, barrier: int, offset: int) -> None:
         phases = int(cta.mbarriers[offset >> 3, st.B_PHASE])
-        core.use_mbarrier(self.s, self._at(warp), barrier, phases, self.index[id(inst)], True)
+        core.use_mbarrier(self.s, self.at(warp), barrier, phases, self.index[id(inst)], True)
 
     def phase_ended(self, cta, offset: int, count: int) -> None:
         """An asynchronous operation ended the `count`th phase of an mbarrier."""
@@ -237,15 +241,16 @@ class Observer:
 
     def matrix(self, warp, inst, offsets: np.ndarray, *, write: bool) -> None:
         """ldmatrix and stmatrix: rows of 16 bytes of the CTA's shared memory."""
-        r = self._record(warp, inst, self._at(warp), sh.GENERIC, write)
+        r = self._record(warp, inst, self.at(warp), sh.GENERIC, write)
         history.touch_shared(self.s, warp.cta.rank, offsets.ctypes.data, len(offsets), 0, 16, r)
 
     # Copies.
 
     def load(self, warp, inst, targets, nbytes: int, run, *, boxes=None, memory=None, shared=None):
         """A copy into shared memory that completes on mbarriers. `targets`: [(CTA, offset, barrier's CTA, its offset)];
-        from `boxes` = (tensor map, boxes), `memory` = (address, bytes) or `shared` = (CTA, offset, bytes)."""
-        barriers, copies, w, index = [], [], self._at(warp), self.index[id(inst)]
+        from `boxes` = (tensor map, boxes, the map's address), `memory` = (address, bytes) or `shared` = (CTA, offset,
+        bytes)."""
+        barriers, copies, w, index = [], [], self.at(warp), self.index[id(inst)]
         for target, offset, holder, place in targets:
             barrier = self._barrier(holder, place)
             if barrier < 0:
@@ -255,9 +260,10 @@ class Observer:
             if not barriers:
                 read = ops.copy_record(self.s, w, index, barrier, number, 0)
                 if boxes is not None:
-                    self._boxes(*boxes, read)
+                    self._boxes(*boxes[:2], read)
+                    self.maps.use(boxes[2], read)
                 if memory is not None:
-                    self._global(np.array(memory[:1], np.int64), memory[1], read)
+                    self.touch_global(np.array(memory[:1], np.int64), memory[1], read)
                 if shared is not None:
                     self._shared(*shared, read)
             ops.copy_write(self.s, w, index, barrier, number, target.rank, offset, nbytes)
@@ -266,24 +272,24 @@ class Observer:
         return self._completing(Operation(self._snapshot(w), barriers, copies), run)
 
     def store(self, warp, inst, start: int, nbytes: int, *, boxes=None, memory=None) -> None:
-        """A copy from shared to global memory that completes in a bulk group."""
-        w = self._at(warp)
-        self._shared(
-            warp.cta, start, nbytes, self._record(warp, inst, sh.A_BULK_READ * self.warps + w, sh.ASYNC, False)
-        )
+        """A copy from shared to global memory that completes in a bulk group; see `load`."""
+        w = self.at(warp)
+        read = self._record(warp, inst, sh.A_BULK_READ * self.warps + w, sh.ASYNC, False)
+        self._shared(warp.cta, start, nbytes, read)
         r = self._record(warp, inst, sh.A_BULK_WRITE * self.warps + w, sh.ASYNC, True)
         if boxes is not None:
-            self._boxes(*boxes, r)
+            self._boxes(*boxes[:2], r)
+            self.maps.use(boxes[2], read)
         if memory is not None:
-            self._global(np.array(memory[:1], np.int64), memory[1], r)
+            self.touch_global(np.array(memory[:1], np.int64), memory[1], r)
 
     def _commit_kinds(self, warp, kinds) -> None:
         for kind in kinds:
-            self.clock[kind * self.warps + self._at(warp)] += 1
+            self.clock[kind * self.warps + self.at(warp)] += 1
 
     def _wait_kinds(self, warp, kinds, allowed: int) -> None:
         """All but the `allowed` latest groups of `kinds` are complete."""
-        w = self._at(warp)
+        w = self.at(warp)
         for kind in kinds:
             dim = kind * self.warps + w
             done = int(self.clock[dim]) - 1 - allowed
@@ -297,13 +303,13 @@ class Observer:
 
     def cp_async(self, warp, inst, moves) -> None:
         """`moves`: (shared offset, bytes, global address, bytes read) of each lane."""
-        dim = sh.A_CP * self.warps + self._at(warp)
+        dim = sh.A_CP * self.warps + self.at(warp)
         write = self._record(warp, inst, dim, sh.GENERIC, True)
         read = self._record(warp, inst, dim, sh.GENERIC, False)
         for offset, nbytes, address, count in moves:
             self._shared(warp.cta, offset, nbytes, write)
             if count:
-                self._global(np.array([address], np.int64), count, read)
+                self.touch_global(np.array([address], np.int64), count, read)
 
     def cp_commit(self, warp) -> None:
         self._commit_kinds(warp, (sh.A_CP,))
@@ -319,7 +325,7 @@ class Observer:
         if barrier < 0:
             return
         self._use(warp, inst, cta, barrier, offset)
-        w = self._at(warp)
+        w = self.at(warp)
         dim = sh.A_CP * self.warps + w
         view = self._snapshot(w)
         view[0, dim] = self.clock[dim]
@@ -334,23 +340,23 @@ class Observer:
     def fragment(self, warp, inst, runs: tuple[np.ndarray, int], cell: int, *, write: bool) -> None:
         """tcgen05.ld or .st. `runs`: first cells, from `cell` on, and how many from each."""
         starts, count = runs
-        w, index = self._at(warp), self.index[id(inst)]
+        w, index = self.at(warp), self.index[id(inst)]
         ops.fragment(self.s, w, index, starts.ctypes.data, len(starts), cell, count, int(write))
 
     def tensor_wait(self, warp, *, loads: bool) -> None:
-        ops.tensor_wait(self.s, self._at(warp), int(loads))
+        ops.tensor_wait(self.s, self.at(warp), int(loads))
 
     def tensor_fence(self, warp, mask: int, *, before: bool) -> None:
-        ops.tensor_fence(self.s, self._at(warp), mask, int(before))
+        ops.tensor_fence(self.s, self.at(warp), mask, int(before))
 
     def allocated(self, warp, inst, cta, offset: int) -> None:
         """tcgen05.alloc has stored an address."""
-        w = self._at(warp)
+        w = self.at(warp)
         self._shared(cta, offset, 4, self._record(warp, inst, w, sh.GENERIC, True))
 
     def deallocated(self, warp, inst, column: int, columns: int) -> None:
         """Whatever still uses the columns races with their deallocation; they are unwritten again."""
-        r = self._record(warp, inst, self._at(warp), sh.TENSOR, True)
+        r = self._record(warp, inst, self.at(warp), sh.TENSOR, True)
         starts = np.arange(TMEM_LANES) * TMEM_COLUMNS + column
         self._tmem(warp.cta, starts, columns, r)
         rows = self.tmem[:, warp.cta.rank].reshape(2, TMEM_LANES, TMEM_COLUMNS)
@@ -358,11 +364,11 @@ class Observer:
 
     def pipe(self, warp) -> int:
         """The agent of the tensor-core operations that a warp issues."""
-        return sh.A_PIPE * self.warps + self._at(warp)
+        return sh.A_PIPE * self.warps + self.at(warp)
 
     def mma(self, warp, inst, plan: np.ndarray, place: int, a_address: int, first, *, accumulate: bool) -> None:
         """tcgen05.mma with a plan (native_mma.P_*) in the CTAs from `first` on; see operations.multiply."""
-        w, index = self._at(warp), self.index[id(inst)]
+        w, index = self.at(warp), self.index[id(inst)]
         ops.multiply(self.s, w, index, plan.ctypes.data, place, a_address, first.rank, int(accumulate))
 
     def tensor_copy(self, warp, inst, members, source, destination) -> None:
@@ -382,7 +388,7 @@ class Observer:
 
     def commit(self, warp, inst, targets, offset: int, run):
         """tcgen05.commit: the arrival follows the completion of what the warp issued before."""
-        w, index, barriers = self._at(warp), self.index[id(inst)], []
+        w, index, barriers = self.at(warp), self.index[id(inst)], []
         for cta in targets:
             barrier = self._barrier(cta, offset)
             if barrier < 0:
@@ -398,7 +404,7 @@ class Observer:
 
     def waited_for_grid(self, warp) -> None:
         """griddepcontrol.wait: whatever the grid before did has happened before."""
-        self.early[self._at(warp)] = 0
+        self.early[self.at(warp)] = 0
 
     def _atomic(self, row: np.ndarray) -> None:
         """A strong access: release and acquire patterns (PTX ISA 8.7), address by address."""

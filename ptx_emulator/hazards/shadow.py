@@ -57,7 +57,7 @@ P_TABLES = 20
     T_SET_KEYS,  # int64[HASH]: (set, record)
     T_SET_VALUES,  # [HASH]: the set that they make
     T_SHARED,  # [2 (write, reads), C, bytes]
-    T_LANES,  # uint8[2, C, bytes]: the lane, 255 for several
+    T_LANES,  # uint8[2, C, bytes]: the lane, 255 for several, ALL_LANES for all together
     T_TMEM,  # [2, C, words]
     T_MEMORY,  # [2, cells of global memory]
     T_BUFFERS,  # int64[n, BUFFER_SIZE]: start, end, first cell, whether written to, whether it has history
@@ -93,8 +93,8 @@ STRONG, EARLY, SOLO = 1, 2, 4  # atomic or volatile; before griddepcontrol.wait;
 RECORDS = 1 << 20
 FORGOTTEN = 1
 
-# How an access is ordered.
-GENERIC, ASYNC, TENSOR = range(3)
+# How an access is ordered. OBJECT: a tensor map as a whole, as GENERIC, but it may be unwritten in part.
+GENERIC, ASYNC, TENSOR, OBJECT = range(4)
 
 # Spaces in findings.
 SHARED, TMEM, GLOBAL, BARRIER = range(4)
@@ -102,8 +102,8 @@ SHARED, TMEM, GLOBAL, BARRIER = range(4)
 # Findings.
 (
     RACE, PROXY, PROXY_READ, TENSOR_FENCE, LANES, ELECTED, UNWRITTEN, PHASE, INIT, INIT_FENCE, OVERRUN, EXITED,
-    WAIT_LD, CROSS_CTA, PREREQUISITE, TX_LEFT, NAMED_LEFT, INCOMPLETE,
-) = range(1, 19)  # fmt: skip
+    WAIT_LD, CROSS_CTA, PREREQUISITE, TX_LEFT, NAMED_LEFT, INCOMPLETE, MAP_FENCE,
+) = range(1, 20)  # fmt: skip
 (
     F_CODE, F_PRIOR, F_INST, F_WARP, F_DIM, F_WRITE, F_SPACE, F_RANK, F_CELL, F_CLUSTER, F_LAUNCH, F_COUNT, F_WARPS,
     F_SIZE,
@@ -131,6 +131,7 @@ B_START, B_END, B_FIRST, B_WRITTEN, B_TOUCHED, BUFFER_SIZE = range(6)
 NODES, HASH = 1 << 19, 1 << 20
 ENOUGH = NODES // 4 * 3  # nodes; from here on room is made
 TMEM_WORDS = 128 * 512
+ALL_LANES = 254
 
 
 @njit(**OPTIONS)
