@@ -1,10 +1,11 @@
 """Mutation score of the decode and merge kernels: which removed synchronisation do the emulator's checks find?
 
 python -m scripts.mutation_score [--dtype bf16|fp16|fp8] [--num-heads N] [--seq-len-q N] [--kernel decode|merge]
-                                 [--seeds N] [--only TEXT] [--limit SECONDS] [--json FILE]
+                                 [--seeds N] [--only TEXT] [--limit SECONDS] [--json FILE] [--clean N]
 
 Every mutant runs with the happens-before checker on a small and a larger batch, then under adversarial schedules.
-Prints a line per mutant that is not detected and a table; exit status 1 if one survives.
+Prints a line per mutant that is not detected and a table; exit status 1 if one survives. `--clean N` runs the
+unchanged kernels instead, with the checker, under N adversarial schedules: exit status 1 if one raises anything.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from mla.compile import compile_decode
 from mla.config import DTYPES
 from ptx_emulator import mutation
+from ptx_emulator.errors import EmulationError
 from wrappers import emulated, kernel
 from wrappers.decode import EMULATED_ARCH
 from wrappers.testing import MlaProblem, assert_matches, make_problem
@@ -31,7 +33,7 @@ from wrappers.testing import MlaProblem, assert_matches, make_problem
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 # Key lengths of the requests: on two CTAs several work items for each, with full, masked and partial tiles, some split.
 SMALL = (330, 65, 200)
-LARGE = (330, 65, 200, 64, 130, 1, 700, 96, 0, 257)
+LARGE = (330, 65, 200, 64, 130, 1, 700, 128, 0, 257)
 NUM_CTAS = 2
 
 
@@ -39,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     torch.set_num_threads(1)
     (small, ptx, reached), (large, _, reached_too) = (prepare(problem(options, lens)) for lens in (SMALL, LARGE))
+    if options.clean:
+        return clean(ptx, (small, large), options)
     candidates = mutation.mutants(ptx, entry(ptx, options.kernel))
     if options.only:
         candidates = [m for m in candidates if options.only in m.text]
@@ -59,6 +63,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(verdict.outcome == mutation.SURVIVED for verdict in verdicts))
 
 
+def clean(ptx: str, runs: Sequence[Callable], options: argparse.Namespace) -> int:
+    """Runs the unchanged kernels under adversarial schedules, the batches in turn."""
+    found, started = [], time.monotonic()
+    for seed in range(options.clean):
+        try:
+            what = runs[seed % len(runs)](ptx, order="adversarial", seed=seed)
+        except (EmulationError, AssertionError) as error:
+            what = (type(error).__name__, str(error))
+        if what is not None:
+            found.append({"seed": seed, "by": what[0], "detail": what[1]})
+            print(f"seed {seed}: {what[0]}: {what[1]}")
+        if (seed + 1) % 50 == 0:
+            print(f"[{seed + 1}/{options.clean} {time.monotonic() - started:.0f} s]", file=sys.stderr, flush=True)
+    print(f"{options.clean} adversarial schedules, {len(found)} of them raised something")
+    if options.json is not None:
+        options.json.write_text(json.dumps({"schedules": options.clean, "raised": found}, indent=1))
+    return int(bool(found))
+
+
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.mutation_score", description=__doc__,
@@ -69,6 +92,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seq-len-q", type=int, default=4)
     parser.add_argument("--kernel", choices=("decode", "merge"), default="decode")
     parser.add_argument("--seeds", type=int, default=3, help="adversarial schedules per mutant")
+    parser.add_argument("--clean", type=int, default=0, metavar="N", help="schedules of the unchanged kernels")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds per run")
     parser.add_argument("--only", help="only instructions whose text contains this")
     parser.add_argument("--json", type=Path, metavar="FILE")

@@ -7,11 +7,23 @@ import os
 import pytest
 import torch
 
+from ptx_emulator.asyncs import ORDERS
+from tests.wrappers import emulation
 from wrappers.decode import KERNEL_ARCHS
 
 # A test of the compiler compiles; tests of the compile cache name a folder of their own.
 os.environ.setdefault("MLA_COMPILE_CACHE", "off")
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--order", choices=ORDERS, help="emulate each kernel in this order too, with the same result")
+    parser.addoption("--seeds", type=int, default=1, help="how many schedules of --order")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--order"):
+        emulation.SCHEDULES = [(config.getoption("--order"), seed) for seed in range(config.getoption("--seeds"))]
 
 
 def no_device_reason() -> str | None:

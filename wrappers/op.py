@@ -4,6 +4,8 @@
 `workspace` and returns nothing; what it writes is declared, so a compiler may neither drop nor reorder it.
 """
 
+# ruff: noqa: UP045  (the operator's schema is read from the annotations, on Python 3.10 too)
+
 from __future__ import annotations
 
 from typing import Optional
@@ -24,18 +26,18 @@ def decode(
     block_tables: Tensor,
     seq_lens: Tensor,
     out: Tensor,
-    lse: Optional[Tensor],  # noqa: UP045  the schema is read from these annotations, on Python 3.10 too
-    workspace: Optional[Tensor],  # noqa: UP045
+    lse: Optional[Tensor],
+    workspace: Optional[Tensor],
     softmax_scale: float,
     output_scale: float,
     is_causal: bool,
     lse_base: str,
     backend: str,
-    softmax_scale_tensor: Optional[Tensor] = None,  # noqa: UP045
-    output_scale_tensor: Optional[Tensor] = None,  # noqa: UP045
-    cu_seqlens_q: Optional[Tensor] = None,  # noqa: UP045
-    max_seq_len_q: Optional[int] = None,  # noqa: UP045
-    tree_mask: Optional[Tensor] = None,  # noqa: UP045
+    softmax_scale_tensor: Optional[Tensor] = None,
+    output_scale_tensor: Optional[Tensor] = None,
+    cu_seqlens_q: Optional[Tensor] = None,
+    max_seq_len_q: Optional[int] = None,
+    tree_mask: Optional[Tensor] = None,
     dcp_world: int = 1,
     dcp_rank: int = 0,
     dcp_interleave: int = 1,

@@ -3,6 +3,8 @@
 Consumes: edges `work`, `query`, `keys`, `values`, `probs`, `rescaled`. Produces: edge `score`; frees `query`, `keys`,
 `values`, `probs` by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's. Registers:
 few.
+
+A `tcgen05` fence follows the waits for roles that touched Tensor Memory (softmax, correction), none those for TMA.
 """
 
 from __future__ import annotations
@@ -43,7 +45,6 @@ def multiply_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
 def multiply_tiles(ctx: cutlass.Constexpr, phases: cutlass.Constexpr, item: Int32, tiles: Int32):
     query = ctx.pipe("query")
     query.wait_full(item)
-    operands.fence_after_sync()
     path_of(ctx.plan).begin_item(ctx)
     for tile in cutlass.range(phases.begin - 1, phases.end, unroll=1):
         count = tiles + (tile - phases.begin)
@@ -60,10 +61,10 @@ def scores(ctx: cutlass.Constexpr, count: Int32):
     """S(count) = Q K(count)^T, slot by slot as the keys arrive."""
     plan, keys, score = ctx.plan, ctx.pipe("keys"), ctx.pipe("score")
     score.wait_empty(count)
+    operands.fence_after_sync()
     for number in cutlass.range_constexpr(plan.key_slots):
         slot = count * plan.key_slots + number
         keys.wait_full(slot)
-        operands.fence_after_sync()
         with cute.arch.elect_one():
             issue_scores(ctx, count, slot, number)
             if cutlass.const_expr(not plan.keys_are_values):
@@ -79,10 +80,10 @@ def output(ctx: cutlass.Constexpr, count: Int32, visible: Int32, accumulate: cut
     ring = ctx.pipe(plan.value_edge)
     probs.wait_full(count)
     ctx.pipe("rescaled").wait_full(count)
+    operands.fence_after_sync()
     for number in cutlass.range_constexpr(len(plan.value_slots)):
         slot = count * len(plan.value_slots) + number
         ring.wait_full(slot)
-        operands.fence_after_sync()
         with cute.arch.elect_one():
             issue_output(ctx, slot, number, visible, accumulate)
             path_of(plan).commit(ring.empty_barrier(slot))

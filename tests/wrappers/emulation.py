@@ -12,6 +12,7 @@ from wrappers.decode import EMULATED_ARCH, device_arch
 from wrappers.testing import MlaProblem, compare
 
 PATHS = ("narrow", "wide")
+SCHEDULES: list[tuple[str, int]] = []  # (order, seed) of the launches besides the first (pytest --order, --seeds)
 NUM_CTAS = 13  # few enough that shares straddle requests, and prime so that they straddle row tiles
 
 
@@ -34,12 +35,20 @@ def launch_with_reports(
     workspace: torch.Tensor | None = None,
     **options,
 ) -> tuple[torch.Tensor, torch.Tensor, emulated.DecodeReports]:
-    """(out, lse, reports) of the kernel, or of one of its mutants; `options` go to the emulator."""
+    """(out, lse, reports) of the kernel, or of one of its mutants; `options` go to the emulator.
+
+    Without an order among the options, the kernel is emulated under `SCHEDULES` too: AssertionError if a bit differs.
+    """
     call = problem.decode_call(workspace=workspace)
     config = kernel.decode_config(call, EMULATED_ARCH, path)
     compiled = compile_mutant(config, mutant) if mutant else compile_decode(config)
     out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.out_shape[:-1])
-    return out, lse, emulated.launch(compiled, call, out, lse, num_ctas=num_ctas, **options)
+    reports = emulated.launch(compiled, call, out, lse, num_ctas=num_ctas, **options)
+    for order, seed in SCHEDULES if mutant is None and "order" not in options else ():
+        again = torch.empty_like(out), torch.empty_like(lse)
+        emulated.launch(compiled, call, *again, num_ctas=num_ctas, order=order, seed=seed, **options)
+        assert same(bits(again), bits((out, lse))), f"the result depends on the schedule: {order}, seed {seed}"
+    return out, lse, reports
 
 
 def launch(problem: MlaProblem, mutant: str | None = None, **options) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,6 +62,11 @@ def is_caught(problem: MlaProblem, mutant: str, **options) -> bool:
         return bool(compare(problem, *launch(problem, mutant, **options)).faults)
     except EmulationError:
         return True
+
+
+def bits(result: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Bytes, which compare equal where NaN are the same."""
+    return tuple(x.contiguous().view(torch.uint8) for x in result)
 
 
 def same(result: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> bool:

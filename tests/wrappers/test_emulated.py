@@ -286,6 +286,22 @@ def test_removed_synchronisation_is_a_hazard(removed, kind):
     assert (kind or "elected-arrive") in {hazard.kind for hazard in reports.merge.hazards}
 
 
+def test_schedules_of_the_command_line(monkeypatch):
+    """pytest --order --seeds: a kernel whose result depends on the order (its merge may run early) does not pass."""
+    schedules = [("adversarial", seed) for seed in range(4)]
+    monkeypatch.setattr(emulation, "SCHEDULES", schedules)
+    problem = make_problem(2, 16, 4, (330, 65))
+    assert_matches(problem, *emulation.launch(problem, num_ctas=4))
+
+    def without_wait(config):
+        compiled = compile_decode(config)
+        return replace(compiled, ptx=compiled.ptx.replace("griddepcontrol.wait;", ""))
+
+    monkeypatch.setattr(emulation, "compile_decode", without_wait)
+    with pytest.raises(AssertionError, match="depends on the schedule"):
+        emulation.launch(problem, num_ctas=4)
+
+
 @pytest.mark.parametrize("any_backend", ["torch", "emulator", pytest.param("cute", marks=pytest.mark.device)])
 def test_e4m3_output(any_backend):
     """A caller's e4m3 `out`: one more rounding of the same numbers, which saturates instead of giving NaN."""
