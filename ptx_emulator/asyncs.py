@@ -9,8 +9,9 @@ Results of a right program do not depend on when its asynchronous work is done. 
                  of the late) or random; its steps (sources read, destinations written, completion signalled) are done
                  at different times
 
-Under "random" and "adversarial" warps take turns at random and some are held back (cluster.py). Both are replayed by
-their seed.
+tcgen05.ld and operations on other CTAs' memory are such work too, with bounds of their own (deferred_loads.py,
+remote.py). Under "random" and "adversarial" warps take turns at random and some are held back (cluster.py). Both are
+replayed by their seed.
 """
 
 from __future__ import annotations
@@ -74,6 +75,11 @@ class AsyncQueue:
                 return False
         self._step(units[0] if self.order == "late" else self._rng.choice(units))
         return True
+
+    def finish(self, cta, unit: Hashable) -> None:
+        """Does now what a unit has left to do."""
+        while (cta.rank, unit) in self._units:
+            self._step((cta.rank, unit))
 
     def _step(self, key: Hashable) -> None:
         queue = self._units[key]

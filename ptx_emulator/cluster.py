@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from . import asyncs, engine, native, native_mma, registry
+from . import asyncs, engine, native, native_mma, registry, remote
 from . import state as st
 from .diagnostics import deadlock, engine_error
 from .errors import EmulationError
@@ -121,6 +121,7 @@ class Cluster:
         self._addresses = [a.ctypes.data for a in (self._registers32, self._registers64, self.counts, self._local)]
         self._stop = self.header[st.H_STOP_WARP : st.H_STOP_MASK + 1]
         self._starved: list[Warp] = []
+        self._remote = remote.RemoteOperations(self)
         self.blocked: dict[tuple[int, int], str] = {}
         self._fill_header()
         self._fill_fixed_rows()
@@ -153,6 +154,8 @@ class Cluster:
         h[st.H_TENSOR_MAPS] = grid.tensor_maps.rows.ctypes.data
         h[st.H_PLANS] = native_mma.PLANS.rows.ctypes.data
         h[st.H_COUNTERS] = grid.native_counters.ctypes.data
+        if grid.order != "in_order" and len(self.ctas) > 1:
+            h[st.H_REMOTE] = self._remote.log.ctypes.data
         if grid.order in asyncs.SEEDED:
             h[st.H_RANDOM] = grid.rng.getrandbits(62) | 1
 
@@ -189,6 +192,7 @@ class Cluster:
         ):
             h[slot] = 0
         self.blocked.clear()
+        self._remote.start()
         self._registers32[:, len(kernel.fixed32) :] = 0xFFFFFFFF
         self._registers64[:, len(kernel.fixed64) :] = 0xFFFFFFFFFFFFFFFF
         self._local[:] = 0xFF
@@ -300,10 +304,14 @@ class Cluster:
             head[st.H_RETRY] = 0
             if observer is not None:
                 observer.drain()
+            self._remote.collect()
             if stop == st.STOP_HANDLER:
                 self._handle()
             elif stop == st.STOP_DONE:
                 break
+            elif stop == st.STOP_ERROR and head[st.H_ERROR] == st.ERR_REMOTE:
+                head[st.H_ERROR] = st.ERR_NONE
+                self._remote.flush(int(head[st.H_STOP_WARP]), int(head[st.H_ERROR_EXTRA]))
             elif stop == st.STOP_ERROR:
                 raise engine_error(self)
             elif stop == st.STOP_TRACE:

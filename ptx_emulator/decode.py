@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import load_uses
 from . import microcode as mc
 from . import state as st
 from .emitter import SINK_ROW, Emitter
@@ -105,11 +106,13 @@ def _decode(function: Function, module: Module) -> Kernel:
             emitter.instruction(item)
     emitter.emit(mc.EXIT)
     emitter.resolve_branches()
-    rows, counts = [], []
+    rows, counts, ends = [], [], []
     for wide in (False, True):
-        rows_of, count = _assign(emitter, wide)
+        rows_of, count, last = _assign(emitter, wide)
         rows.append(rows_of)
         counts.append(count)
+        ends.append(last)
+    load_uses.mark(emitter, rows, ends[0])
     code = _final_code(emitter, rows)
     _attach_native_forms(emitter, code)
     origin = np.array(emitter.origin, np.int32)
@@ -136,21 +139,24 @@ def _decode(function: Function, module: Module) -> Kernel:
     )
 
 
-def _assign(emitter: Emitter, wide: bool) -> tuple[dict[int, int], int]:
-    """Physical rows of one file; renumbers virtual rows so that fixed rows come first."""
+def _assign(emitter: Emitter, wide: bool) -> tuple[dict[int, int], int, dict[int, int]]:
+    """Physical rows of one file, their number, and where each virtual row's life ends; renumbers virtual rows so that
+    fixed rows come first."""
     fixed = emitter.fixed64 if wide else emitter.fixed32
     regs = emitter.regs64 if wide else emitter.regs32
     n = len(fixed)
     shifted = _shift(emitter, wide, n)
     pairs = {n + i for i, reg in enumerate(regs) if reg is not None and reg.is128 and reg.row == i}
-    mapping, count = allocate(intervals(shifted[0], shifted[1], wide), n, pairs)
+    spans = intervals(shifted[0], shifted[1], wide)
+    mapping, count = allocate(spans, n, pairs)
     for i, reg in enumerate(regs):
         if reg is not None and reg.row == i:
             reg.slot = mapping.get(n + i, 0)
     for reg in emitter.function.specials.values():
         if reg.is64 == wide and ("special", reg.name) in fixed:
             reg.slot = fixed[("special", reg.name)]
-    return {**{-1 - i: i for i in range(n)}, **{v - n: row for v, row in mapping.items() if v >= n}}, max(count, 1)
+    rows = {**{-1 - i: i for i in range(n)}, **{v - n: row for v, row in mapping.items() if v >= n}}
+    return rows, max(count, 1), {v - n: end for v, (_, end) in spans.items() if v >= n}
 
 
 def _shift(emitter: Emitter, wide: bool, n: int) -> tuple[list[list[int]], list[int]]:

@@ -30,6 +30,7 @@ from .engine_common import (
 )
 from .engine_memory import fail, run_memory
 from .engine_registers import run_registers
+from .engine_remote import ALL_FIRST, ROWS, suspend
 from .engine_trace import trace_row
 from .engine_warp import run_warp_ops
 
@@ -236,8 +237,11 @@ def _control(p_head, p_warp, g, pc, m, budget):
             group[st.G_PC] = pc
             return np.int64(-100)
         return pc + 1
-    if op == mc.HANDLER:
-        if row[7] != 0:
+    if op == mc.SETTLE and warp[st.W_LOADS] == 0:
+        int64s(warp[st.W_COUNTS])[np.uint64(pc)] += 1
+        return pc + 1
+    if op == mc.HANDLER or op == mc.SETTLE:
+        if op == mc.HANDLER and row[7] != 0:
             arguments = head[st.H_AUX] + 4 * np.int64(row[7])
             function = int32s(arguments)
             if function[1] <= head[st.H_NATIVE]:
@@ -266,6 +270,11 @@ def _control(p_head, p_warp, g, pc, m, budget):
         group[st.G_PC] = pc + 1
         return np.int64(-100)
     elif op == mc.FENCE:
+        if row[2] != 0 and warp[st.W_REMOTE] != 0:
+            group[st.G_PC] = pc
+            int64s(warp[st.W_COUNTS])[np.uint64(pc)] -= 1
+            suspend(p_head, ALL_FIRST)
+            return np.int64(-1 - st.STOP_ERROR)
         if head[st.H_TRACE] != 0:
             trace_row(p_head, p_warp, et.FENCE, pc, m, 0, 0, 0)
     elif op == mc.TRAP:
@@ -298,7 +307,8 @@ def _run_group(p_head, p_warp, g, budget):
                 pc += 1
             else:
                 pc = _control(p_head, p_warp, g, pc, m, budget)
-            if (budget >= 0 or m == 0) and code[np.uint64(start), 0] != mc.HANDLER:
+            op = code[np.uint64(start), 0]
+            if (budget >= 0 or m == 0) and op != mc.HANDLER and op != mc.SETTLE:
                 counts[np.uint64(start)] += 1
             budget -= 1
             head[st.H_CLOCK] += 1
@@ -321,6 +331,7 @@ def _run_group(p_head, p_warp, g, budget):
             head[st.H_CLOCK] += pc - start
             if head[st.H_ERROR]:
                 head[st.H_STOP_PC] = pc
+                group[st.G_PC] = pc
                 return np.int64(st.STOP_ERROR), budget
             if family == mc.BARRIER and group[st.G_STATUS] != st.RUN:
                 return np.int64(-1), budget
@@ -396,7 +407,7 @@ def run(p_head):
             head[st.H_IDLE_INSTRUCTIONS] = 0
         else:
             head[st.H_IDLE_INSTRUCTIONS] += head[st.H_SLICE] - budget
-        if head[st.H_TRACE_COUNT] > et.ROWS // 2:
+        if head[st.H_TRACE_COUNT] > et.ROWS // 2 or head[st.H_REMOTE_COUNT] > ROWS // 2:
             return np.int64(st.STOP_TRACE)
         if head[st.H_RANDOM] != 0 or head[st.H_IDLE_INSTRUCTIONS] > 1000000:
             return np.int64(st.STOP_SLICE)

@@ -26,6 +26,7 @@ from .engine_common import (
     warp_table,
 )
 from .engine_memory import fail, shared_address
+from .engine_remote import ALL_FIRST, ROOM_FIRST, STORES_FIRST, has_room, note, suspend
 from .engine_trace import trace_row
 
 # Flags of the mbarrier operations.
@@ -139,11 +140,48 @@ def _change_tx(p_head, p_warp, address, delta, flags, lane):
 
 
 @njit(**OPTIONS)
+def _note_remote(p_head, p_warp, pc, op, address, count, flags, lane):
+    """An arrival, expect_tx or complete_tx in another CTA that is not done now; checked as far as it can be."""
+    row = _barrier_row(p_head, p_warp, address, flags & CLUSTER_SPACE != 0, lane, False)
+    if row == 0:
+        return
+    if op == mc.MB_ARRIVE and count < 1:
+        fail(p_head, st.ERR_MBARRIER_COUNT, lane, address, count)
+        return
+    if int64s(p_head)[st.H_TRACE] != 0:
+        kind = et.ARRIVE if op == mc.MB_ARRIVE else et.CHANGE_TX
+        trace_row(p_head, p_warp, kind, pc, 1 << lane, address, int64s(row)[st.B_PHASE], 0)
+    note(p_head, p_warp, np.int64(op), pc, address, count, flags)
+
+
+@njit(**OPTIONS)
+def _must_come_first(p_head, p_warp, row, m, u):
+    """Suspends if operations on other CTAs must be done before one on mbarriers. Returns whether it did."""
+    op, warp = row[0], int64s(p_warp)
+    if int64s(p_head)[st.H_REMOTE] == 0 or (op != mc.MB_ARRIVE and op != mc.MB_EXPECT and op != mc.MB_COMPLETE):
+        return False
+    place = np.uint64(row[3]) if op == mc.MB_ARRIVE else np.uint64(row[2])
+    local = False
+    for lane in range(32):
+        if (m >> lane) & 1 and np.int64(u[place][lane]) >> st.RANK_SHIFT == warp[st.W_CTA]:
+            local = True
+    if local and op == mc.MB_ARRIVE and warp[st.W_REMOTE_STORES] != 0:
+        suspend(p_head, STORES_FIRST)
+        return True
+    if not has_room(p_head):
+        suspend(p_head, ROOM_FIRST)
+        return True
+    return False
+
+
+@njit(**OPTIONS)
 def _update(p_head, p_warp, row, m, p32, p64, scratch):
     """init, inval, arrive, expect_tx, complete_tx of every lane of `m`, in order."""
     op = row[0]
-    head = int64s(p_head)
+    head, own = int64s(p_head), int64s(p_warp)[st.W_CTA]
     u = rows_u32(p32)
+    if _must_come_first(p_head, p_warp, row, m, u):
+        return
     tokens = rows_u64(scratch)[0]
     first = np.uint64(row[3]) if op == mc.MB_ARRIVE else np.uint64(row[2])
     second = np.uint64(row[4]) if op == mc.MB_ARRIVE else np.uint64(row[3])
@@ -151,7 +189,11 @@ def _update(p_head, p_warp, row, m, p32, p64, scratch):
         if not (m >> lane) & 1:
             continue
         address = np.int64(u[first][lane])
-        if op == mc.MB_ARRIVE:
+        if head[st.H_REMOTE] != 0 and address >> st.RANK_SHIFT != own and op != mc.MB_INIT and op != mc.MB_INVAL:
+            flags = np.int64(row[5]) if op == mc.MB_ARRIVE else np.int64(row[4])
+            tokens[lane] = np.uint64(0)
+            _note_remote(p_head, p_warp, head[st.H_STOP_PC], op, address, np.int64(u[second][lane]), flags, lane)
+        elif op == mc.MB_ARRIVE:
             token = _arrive(p_head, p_warp, address, np.int64(u[second][lane]), np.int64(row[5]), lane)
             tokens[lane] = np.uint64(token)
         elif op == mc.MB_EXPECT:
@@ -392,6 +434,9 @@ def run_barriers(p_head, p_warp, p_group, p_code, p_counts, pc, limit, mask, p32
                 t[i] = np.uint32(tokens[i] & np.uint64(0xFFFFFFFF))
             store32(p32, row[2], scratch, m)
         elif op == mc.CLUSTER_ARRIVE:
+            if row[2] == 0 and warp[st.W_REMOTE] != 0:
+                suspend(p_head, ALL_FIRST)
+                return pc
             twice = warp[st.W_CLUSTER_LANES] & m
             if twice and head[st.H_CLUSTER_PHASE] == warp[st.W_CLUSTER_PHASE]:
                 fail(p_head, st.ERR_CLUSTER_ARRIVE, _lowest(twice), 0, 0)
@@ -417,6 +462,8 @@ def run_barriers(p_head, p_warp, p_group, p_code, p_counts, pc, limit, mask, p32
                 group[st.G_PC] = pc + 1
                 counts[np.uint64(pc)] += 1
                 return pc + 1
+        elif warp[st.W_REMOTE] != 0:
+            suspend(p_head, ALL_FIRST)
         elif not _named(p_head, p_warp, p_group, row, m, p32, scratch):
             if op != mc.BAR_RED:
                 counts[np.uint64(pc)] += 1

@@ -32,6 +32,7 @@ from .engine_common import (
     store64,
 )
 from .engine_formats import bf16_to_f64, f16_to_f64, f64_to_bf16, f64_to_f16
+from .engine_remote import ALL_FIRST, ROOM_FIRST, has_room, note_stores, remote_lanes, suspend
 from .engine_trace import trace_access
 
 # Address spaces of ADDR.
@@ -376,8 +377,18 @@ def run_memory(p_head, p_warp, p_code, p_aux, p_counts, pc, limit, mask, p32, p6
         if op == mc.ADDR32 or op == mc.ADDR64:
             if not _resolve_row(p_head, p_warp, row, m, p32, p64, scratch):
                 return pc
+            remote = np.int64(0)
+            if head[st.H_REMOTE] != 0 and (row[4] == SHARED_CLUSTER or row[4] == GENERIC):
+                remote = remote_lanes(p_head, p_warp, m, scratch + POINTERS)
+            storing = code[np.uint64(pc + 1), 0] == mc.ST or code[np.uint64(pc + 1), 0] == mc.STX
+            if remote != 0 and (not has_room(p_head) if storing else int64s(p_warp)[st.W_REMOTE] != 0):
+                suspend(p_head, ROOM_FIRST if storing else ALL_FIRST)
+                counts[np.uint64(pc)] -= 1
+                return pc
             if head[st.H_TRACE] != 0:
                 trace_access(p_head, p_warp, np.int64(row[5]), np.int64(row[4]), pc, m, scratch + POINTERS)
+            if remote != 0 and storing:
+                note_stores(p_head, p_warp, pc, remote, np.int64(row[5]) & 255, scratch + POINTERS)
         elif op == mc.LD:
             _load32(p_aux, row, m, p32, scratch)
         elif op == mc.LDX:

@@ -30,8 +30,8 @@ def operands_of(row: list[int], aux: list[int]) -> tuple[list[int], list[int], l
     return found
 
 
-def _blocks(code: list[list[int]]) -> tuple[list[tuple[int, int]], list[list[int]]]:
-    """Basic blocks as (start, end) and each block's successors."""
+def basic_blocks(code: list[list[int]]) -> tuple[list[tuple[int, int]], list[list[int]]]:
+    """Basic blocks as (start, end) and each block's successors. A guard is anything that is false for none."""
     leaders = {0, len(code)}
     for pc, row in enumerate(code):
         if row[0] in (mc.BRA, mc.EXIT):
@@ -47,7 +47,7 @@ def _blocks(code: list[list[int]]) -> tuple[list[tuple[int, int]], list[list[int
         targets = []
         if last[0] == mc.BRA:
             targets.append(number[last[2]])
-        if end < len(code) and not (last[0] in (mc.BRA, mc.EXIT) and last[1] == 0):
+        if end < len(code) and not (last[0] in (mc.BRA, mc.EXIT) and not last[1]):
             targets.append(number[end])
         successors.append([t for t in targets if t < len(blocks)])
     return blocks, successors
@@ -57,7 +57,7 @@ def intervals(code: list[list[int]], aux: list[int], wide: bool) -> dict[int, tu
     """Virtual row -> (first, last) micro-operation at which it is live, of the r64 (`wide`) or r32 file."""
     define, use = (2, 3) if wide else (0, 1)
     accesses = [operands_of(row, aux) for row in code]
-    blocks, successors = _blocks(code)
+    blocks, successors = basic_blocks(code)
     generated, killed = [], []
     for start, end in blocks:
         gen = kill = 0

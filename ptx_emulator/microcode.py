@@ -25,7 +25,7 @@ NAMES: dict[int, str] = {}
 _FAMILIES = {
     "CONTROL": """
         NOP: | BRA: t | EXIT: | CONVERGE: r | CONVERGE_ALL: | HANDLER: ivVsSi | TRAP: | CLOCK: d
-        CLOCK64: D | YIELD: | FENCE:
+        CLOCK64: D | YIELD: | FENCE: i | SETTLE: i
     """,
     "INT32": """
         MOV: dr | ADD: drr | SUB: drr | MUL: drr | MULHI_S: drr | MULHI_U: drr | MAD: drrr
@@ -80,7 +80,7 @@ _FAMILIES = {
     "BARRIER": """
         MB_INIT: rr | MB_INVAL: r | MB_ARRIVE: Drri | MB_EXPECT: rri | MB_COMPLETE: rri | MB_TRY: drr
         MB_TRY_STATE: drR | MB_TEST: drr | MB_TEST_STATE: drR | MB_COUNT: dR
-        BAR_SYNC: rri | BAR_ARRIVE: rri | BAR_RED: drrri | CLUSTER_ARRIVE: | CLUSTER_WAIT:
+        BAR_SYNC: rri | BAR_ARRIVE: rri | BAR_RED: drrri | CLUSTER_ARRIVE: i | CLUSTER_WAIT:
     """,
 }
 

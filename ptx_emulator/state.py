@@ -61,6 +61,8 @@ H_CTA_TABLE = 38  # -> a row of host addresses per CTA (native.C_*)
 H_COUNTERS = 39  # -> native.COUNTERS
 H_TENSOR_MAPS = 40  # -> the tensor maps seen so far (native_tma.py)
 H_PLANS = 41  # -> the matrix products seen so far (native_mma.py)
+H_REMOTE = 42  # host address of the log of operations on other CTAs (engine_remote.py); 0: they are done at once
+H_REMOTE_COUNT = 43  # rows in it
 H_SIZE = 48
 
 # Row of a warp.
@@ -76,6 +78,9 @@ W_CLUSTER_PHASE = 8  # phase of the cluster barrier at which this warp arrived l
 W_INDEX = 9  # warp within its CTA
 W_CLUSTER_LANES = 10  # lanes that have arrived at the cluster barrier and not waited since
 W_STALLED = 11  # 1: kept from running until nothing else can (random order)
+W_LOADS = 12  # tcgen05.ld that have not read yet (deferred_loads.py)
+W_REMOTE = 13  # operations on other CTAs that are not done yet (remote.py)
+W_REMOTE_STORES = 14  # stores among them
 W_GROUP0 = 16
 G_MASK = 0
 G_PC = 1
@@ -149,3 +154,4 @@ ERR_NOT_CONVERGED = 17
 ERR_PHASE = 18
 ERR_CLUSTER_ARRIVE = 19
 ERR_CLUSTER_WAIT = 20
+ERR_REMOTE = 21  # no error: operations on other CTAs must be done first

@@ -7,6 +7,7 @@ import functools
 import numpy as np
 
 from . import state as st
+from .deferred_loads import PendingLoad
 from .errors import ConvergenceError
 from .ir import Address, Imm, Not, Reg, Sink, Symbol
 from .registry import unsupported
@@ -38,6 +39,7 @@ class Warp:
            the low half with zeros above
     r64    uint64[n64, 32]
     index  number of the warp in its CTA (`%tid.x / 32` for a one-dimensional block)
+    loads  its tcgen05.ld that have not read yet (deferred_loads.py)
     """
 
     def __init__(self, cta, index: int, row: np.ndarray, r32: np.ndarray, r64: np.ndarray):
@@ -46,6 +48,7 @@ class Warp:
         self.row = row
         self.r32 = r32
         self.r64 = r64
+        self.loads: dict[int, PendingLoad] = {}
 
     @property
     def live(self) -> int:

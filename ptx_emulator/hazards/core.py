@@ -213,23 +213,30 @@ def proxy_fence(s, w):
     clock[w] += 1
 
 
-@njit("void(int64, int64, int64)", **ENTRY_OPTIONS)
-def touch_remote(s, rank, r):
-    """An access to another CTA's memory: it must not exit before."""
-    row, p = sh.record(s, r), int64s(s)
-    dim, w, inst = np.int64(row[sh.R_DIM]), np.int64(row[sh.R_WARP]), np.int64(row[sh.R_INST])
+@njit("void(int64, int64, int64, int64, int64)", **ENTRY_OPTIONS)
+def outlived(s, rank, r, dim, clock):
+    """A CTA must not exit before what record `r` stands for is complete: when agent `dim` has reached `clock`."""
+    row = sh.record(s, r)
     clocks = sh.remote(s, 0, rank)
-    if sh.ended(s, rank)[p[sh.P_DIMS]] == 0:
-        report(s, sh.EXITED, 0, inst, w, dim, 1, sh.SHARED, rank, 0)
-    elif row[sh.R_CLOCK] >= clocks[dim]:
-        clocks[dim] = row[sh.R_CLOCK]
+    if sh.ended(s, rank)[int64s(s)[sh.P_DIMS]] == 0:
+        report(s, sh.EXITED, 0, np.int64(row[sh.R_INST]), np.int64(row[sh.R_WARP]), dim, 1, sh.SHARED, rank, 0)
+    elif clock >= clocks[dim]:
+        clocks[dim] = clock
         sh.remote(s, 1, rank)[dim] = r
 
 
 @njit(**OPTIONS)
+def touch_remote(s, rank, r):
+    """An access to another CTA's memory: it must not exit before."""
+    row = sh.record(s, r)
+    outlived(s, rank, r, np.int64(row[sh.R_DIM]), np.int64(row[sh.R_CLOCK]))
+
+
+@njit(**OPTIONS)
 def warp_exit(s, w):
-    """The last warp of a CTA must know of every access by others to its memory."""
-    n = int64s(s)[sh.P_DIMS]
+    """The last warp of a CTA must know of every access by others to its memory, and of its own asynchronous work."""
+    p = int64s(s)
+    n = p[sh.P_DIMS]
     rank = np.int64(sh.cta_of(s)[w])
     ended = sh.ended(s, rank)
     join(ended, sh.knowledge(s, sh.HB, w), n)
@@ -241,4 +248,9 @@ def warp_exit(s, w):
         if clocks[dim] > ended[dim]:
             r = np.int64(records[dim])
             row = sh.record(s, r)
-            report(s, sh.EXITED, r, np.int64(row[sh.R_INST]), np.int64(row[sh.R_WARP]), dim, 1, sh.SHARED, rank, 0)
+            inst, w = np.int64(row[sh.R_INST]), np.int64(row[sh.R_WARP])
+            if sh.cta_of(s)[w] != rank:
+                report(s, sh.EXITED, r, inst, w, dim, 1, sh.SHARED, rank, 0)
+            else:
+                code = sh.EXITED_WORK if dim < first_copy(s) + p[sh.P_ROWS] else sh.EXITED_COMMIT
+                report(s, code, 0, inst, w, np.int64(row[sh.R_DIM]), 1, sh.BARRIER, rank, 0)

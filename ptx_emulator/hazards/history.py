@@ -184,7 +184,8 @@ def touch_shared(s, rank, p_starts, n, origin, count, r):
     cells = sh.shared_cells(s, 0, rank), sh.shared_cells(s, 1, rank)
     unwritten = touch(s, cells[0], cells[1], p_starts, n, origin, count, r, sh.SHARED, rank)
     row = sh.record(s, r)
-    if sh.cta_of(s)[row[sh.R_WARP]] != rank:
+    kind = row[sh.R_DIM] // int64s(s)[sh.P_WARPS]
+    if sh.cta_of(s)[row[sh.R_WARP]] != rank or kind == sh.A_PIPE or kind >= sh.A_KINDS:
         touch_remote(s, rank, r)
     # An operand or a copy's source may be partly unwritten: what comes of that part may be masked or out of bounds.
     if not row[sh.R_WRITE] and unwritten >= (1 if row[sh.R_MODE] == sh.GENERIC else n * count):

@@ -8,7 +8,7 @@ from ..tcgen05_layout import TMEM_COLUMNS
 from . import shadow as sh
 
 WARNINGS = {
-    sh.PROXY_READ, sh.TENSOR_FENCE, sh.LANES, sh.ELECTED, sh.INIT_FENCE, sh.OVERRUN, sh.WAIT_LD,
+    sh.PROXY_READ, sh.TENSOR_FENCE, sh.LANES, sh.ELECTED, sh.INIT_FENCE, sh.OVERRUN, sh.WAIT_LD, sh.EXITED_COMMIT,
 }  # fmt: skip
 
 KINDS = {
@@ -16,7 +16,8 @@ KINDS = {
     sh.TENSOR_FENCE: "tcgen05-fence",
     sh.LANES: "lanes", sh.ELECTED: "elected-arrive", sh.UNWRITTEN: "uninitialised", sh.PHASE: "mbarrier-phase",
     sh.INIT: "mbarrier-init", sh.INIT_FENCE: "mbarrier-init-fence", sh.OVERRUN: "mbarrier-overrun",
-    sh.EXITED: "exited-peer", sh.WAIT_LD: "tcgen05-wait", sh.CROSS_CTA: "grid-race",
+    sh.EXITED: "exited-peer", sh.EXITED_WORK: "exited-work", sh.EXITED_COMMIT: "exited-commit",
+    sh.WAIT_LD: "tcgen05-wait", sh.CROSS_CTA: "grid-race",
     sh.PREREQUISITE: "grid-dependency", sh.TX_LEFT: "mbarrier-tx", sh.NAMED_LEFT: "named-barrier",
     sh.MAP_FENCE: "tensormap-fence",
 }  # fmt: skip
@@ -74,6 +75,8 @@ def describe(checker, row: list[int]) -> Hazard:
 
 def _place(row: list[int]) -> str:
     space, rank, cell = row[sh.F_SPACE], row[sh.F_RANK], row[sh.F_CELL]
+    if row[sh.F_CODE] in (sh.EXITED_WORK, sh.EXITED_COMMIT):
+        return f"exit of CTA {rank}"
     if space == sh.SHARED:
         return f"shared memory of CTA {rank}, offset {cell:#x}"
     if space == sh.TMEM:
@@ -98,10 +101,12 @@ def _who(dim: int, warp: int, warps: int) -> str:
 
 
 def _explain(code: int, row: list[int], record: list[int] | None) -> str:
-    if record is None:
-        return _TEXTS[code]
     warps = max(row[sh.F_WARPS], 1)
     now = _who(row[sh.F_DIM], row[sh.F_WARP], warps)
+    if code in (sh.EXITED_WORK, sh.EXITED_COMMIT):
+        return f"{now}: {_TEXTS[code]}"
+    if record is None:
+        return _TEXTS[code]
     then = _who(record[sh.R_DIM], record[sh.R_WARP], warps)
     verbs = ("reads", "writes")
     accesses = f"{now} {verbs[row[sh.F_WRITE]]} what {then} {verbs[record[sh.R_WRITE]]}"
@@ -138,6 +143,8 @@ _TEXTS = {
     sh.INIT_FENCE: "remote or asynchronous use of an mbarrier without fence.mbarrier_init after its initialisation",
     sh.OVERRUN: "a phase ended before anybody had waited for the one before it",
     sh.EXITED: "the CTA may exit before this access by another CTA of the cluster",
+    sh.EXITED_WORK: "no warp of the CTA knows before its exit that this use of its shared memory is complete",
+    sh.EXITED_COMMIT: "no warp of the CTA has waited for the phase of its mbarrier that the commit arrives for",
     sh.WAIT_LD: "no tcgen05.wait::ld between (right only if registers that it loads were used before)",
     sh.CROSS_CTA: "different clusters of the grid, without atomics that order them",
     sh.PREREQUISITE: "the grid that this one depends on, no griddepcontrol.wait before",

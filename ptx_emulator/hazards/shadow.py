@@ -63,7 +63,7 @@ P_TABLES = 20
     T_BUFFERS,  # int64[n, BUFFER_SIZE]: start, end, first cell, whether written to, whether it has history
     T_BASES,  # int64[2, C]: host addresses of shared memory and of the named barriers' tables
     T_INST,  # [micro-operations, 2]: instruction, flags
-    T_REMOTE,  # [2 (clock, record), C, D]: accesses of other CTAs
+    T_REMOTE,  # [2 (clock, record), C, D]: what must be complete when the CTA exits
     T_ENDED,  # [C, D + 1]: what the CTA's exited warps knew; last, how many warps live
     T_KNOWN,  # [clusters]: the latest record of each earlier cluster that atomics made visible
     T_VIEW,  # [PLANES, D]: scratch
@@ -102,8 +102,8 @@ SHARED, TMEM, GLOBAL, BARRIER = range(4)
 # Findings.
 (
     RACE, PROXY, PROXY_READ, TENSOR_FENCE, LANES, ELECTED, UNWRITTEN, PHASE, INIT, INIT_FENCE, OVERRUN, EXITED,
-    WAIT_LD, CROSS_CTA, PREREQUISITE, TX_LEFT, NAMED_LEFT, INCOMPLETE, MAP_FENCE,
-) = range(1, 20)  # fmt: skip
+    WAIT_LD, CROSS_CTA, PREREQUISITE, TX_LEFT, NAMED_LEFT, INCOMPLETE, EXITED_WORK, EXITED_COMMIT, MAP_FENCE,
+) = range(1, 22)  # fmt: skip
 (
     F_CODE, F_PRIOR, F_INST, F_WARP, F_DIM, F_WRITE, F_SPACE, F_RANK, F_CELL, F_CLUSTER, F_LAUNCH, F_COUNT, F_WARPS,
     F_SIZE,

@@ -138,6 +138,8 @@ def _initialise(s, p_row, inst):
     phases = core.first_copy(s) + p[sh.P_ROWS] + i
     for other in range(p[sh.P_WARPS]):
         sh.knowledge(s, sh.HB, other)[phases] = 0
+    for other in range(p[sh.P_CTAS]):
+        sh.remote(s, 0, other)[phases] = 0
     for plane in range(sh.PLANES):
         for k in range(p[sh.P_DIMS]):
             sh.joined(s, 0, plane, i)[k] = 0

@@ -115,6 +115,12 @@ def _check_size(inst, count: int, kind: str) -> int:
     return nbytes
 
 
+def _release(e, inst) -> None:
+    """What the warp did in other CTAs' shared memory comes first."""
+    if "release" in inst.mods or "acq_rel" in inst.mods:
+        e.emit(mc.FENCE, 1)
+
+
 @lower("ld", "ldu")
 def _ld(e, inst):
     space, rest = _qualifiers(inst)
@@ -161,6 +167,7 @@ def _st(e, inst):
     address, values = inst.operands[:2]
     if space in ("const", "param", "param::entry"):
         raise unsupported(inst, f"st.{space} of an entry's memory is read-only")
+    _release(e, inst)
     nbytes = _check_size(inst, count, kind)
     elements = _elements(inst, values, count)
     if kind == "b128":
@@ -199,6 +206,7 @@ def _atomic(e, inst):
     space, rest = _qualifiers(inst)
     if space not in ("", "global", "shared", "shared::cta", "shared::cluster"):
         raise unsupported(inst, f"{inst.name}.{space} does not exist")
+    _release(e, inst)
     kind = rest.pop() if rest else ""
     operation = rest.pop(0) if rest else ""
     if "noftz" in rest:

@@ -146,7 +146,7 @@ def _bar_warp(e, inst):
     Modifiers(inst).done()
     expect_operands(inst, 1)
     _converge(e, inst, inst.operands[0])
-    e.emit(mc.FENCE)
+    e.emit(mc.FENCE, 0)
 
 
 def _named_operands(e, inst, operands, aligned: bool) -> tuple[int, int, int]:
@@ -199,12 +199,12 @@ def _bar_red(e, inst):
 @lower("barrier.cluster.arrive")
 def _cluster_arrive(e, inst):
     m = Modifiers(inst)
-    m.choice("release", "relaxed", default="release")
+    semantics = m.choice("release", "relaxed", default="release")
     aligned = m.flag("aligned")
     m.done()
     if aligned:
         e.emit(mc.CONVERGE_ALL)
-    e.emit(mc.CLUSTER_ARRIVE)
+    e.emit(mc.CLUSTER_ARRIVE, int(semantics == "relaxed"))
 
 
 @lower("barrier.cluster.wait")
@@ -344,7 +344,8 @@ def _mbarrier_wait(e, inst):
         e.emit(getattr(mc, kind + "_STATE"), e.d32(done), row, e.r64(phase))
 
 
-# Fences and hints: execution is in order, so they change nothing but what a trace shows; their modifiers are checked.
+# Fences and hints: a warp's accesses are in order but for what it does in other CTAs (remote.py), which must be done
+# before a fence is; else they change nothing but what a trace shows. Their modifiers are checked.
 
 FENCES = {
     "fence": {"acq_rel", "sc", "acquire", "release", "cta", "cluster", "gpu", "sys", "sync_restrict::shared::cta",
@@ -367,7 +368,7 @@ def _fence(e, inst):
     for mod in inst.mods:
         if mod not in FENCES[inst.name]:
             raise unsupported(inst, f"{inst.name}: modifier .{mod} is not implemented")
-    e.emit(mc.FENCE)
+    e.emit(mc.FENCE, int(inst.parts[0] in ("fence", "membar") and inst.name != "fence.mbarrier_init"))
 
 
 @lower("setmaxnreg.inc", "setmaxnreg.dec")

@@ -1,7 +1,7 @@
 """Tensor Memory instructions of warps: alloc, dealloc, ld, st, wait, fence (PTX ISA 9.7.16.7, .8, .11).
 
-tcgen05.ld reads when it is issued. tcgen05.st takes its registers when issued and writes at a time that the launch's
-order policy chooses, at the latest before tcgen05.wait::st goes on.
+tcgen05.ld reads at a time that the launch's order policy chooses (deferred_loads.py). tcgen05.st takes its registers
+when issued and writes at such a time, at the latest before tcgen05.wait::st goes on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .. import memory, native, native_tmem
+from .. import deferred_loads, memory, native, native_tmem
 from .. import state as st
 from ..errors import OutOfBounds, TmemError
 from ..ir import Reg, Vector
@@ -241,7 +241,7 @@ def _slots(access: Access) -> np.ndarray:
 
 
 def _native_load(inst, symbols):
-    return native_tmem.access_arguments(native_tmem.load, native.IMMEDIATE, inst, symbols)
+    return native_tmem.access_arguments(native_tmem.load, native.IN_ORDER, inst, symbols)
 
 
 def _native_store(inst, symbols):
@@ -256,11 +256,15 @@ def load(warp, inst, mask: int):
     cells = access.cells + first
     if warp.cta.grid.observer is not None:
         warp.cta.grid.observer.fragment(warp, inst, access.runs, first, write=False)
-    words = warp.cta.tmem.words.reshape(-1)
-    values = words[cells]
-    if access.packed:
-        values = values & np.uint32(0xFFFF) | words[cells + 1] << np.uint32(16)
-    warp.r32[_slots(access)] = values
+    words, slots = warp.cta.tmem.words.reshape(-1), _slots(access)
+
+    def read():
+        values = words[cells]
+        if access.packed:
+            values = values & np.uint32(0xFFFF) | words[cells + 1] << np.uint32(16)
+        warp.r32[slots] = values
+
+    deferred_loads.defer(warp, inst, read)
 
 
 @op("tcgen05.st", prepare=_prepare_access, sync="aligned", writes=0, native=_native_store)
@@ -290,10 +294,11 @@ def store(warp, inst, mask: int):
     modifiers={"sync", "aligned"},
     sync="aligned",
     writes=0,
-    native=native.nothing_to_do(native.IMMEDIATE),
+    native=native.nothing_to_do(native.IN_ORDER),
 )
 def wait_load(warp, inst, mask: int):
-    """Loads are complete when issued."""
+    """The warp's loads are complete."""
+    deferred_loads.settle_all(warp)
     if warp.cta.grid.observer is not None:
         warp.cta.grid.observer.tensor_wait(warp, loads=True)
 

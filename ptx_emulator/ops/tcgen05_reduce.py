@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import deferred_loads
 from ..ir import Reg, Vector
 from ..registry import op
 from ..tcgen05_layout import fragment_map
@@ -60,12 +61,17 @@ def load_and_reduce(warp, inst, mask: int):
     """Tensor Memory to registers, and each lane's minimum or maximum to one more."""
     form: Reduction = inst.data
     first = first_cell(warp, inst, form.access, mask)
+    cells = form.access.cells + first
     if warp.cta.grid.observer is not None:
         warp.cta.grid.observer.fragment(warp, inst, form.access.runs, first, write=False)
-    values = warp.cta.tmem.words.reshape(-1)[form.access.cells + first]
-    for register, row in zip(form.access.registers, values, strict=True):
-        warp.write_u32(register, row, mask)
-    warp.write_u32(inst.operands[1], reduced(values, form), mask)
+
+    def read():
+        values = warp.cta.tmem.words.reshape(-1)[cells]
+        for register, row in zip(form.access.registers, values, strict=True):
+            warp.write_u32(register, row, mask)
+        warp.write_u32(inst.operands[1], reduced(values, form), mask)
+
+    deferred_loads.defer(warp, inst, read)
 
 
 def reduced(values: np.ndarray, form: Reduction) -> np.ndarray:

@@ -255,6 +255,48 @@ EXIT = Pattern(
     options={"block": (1, 1, 1), "grid": (2, 1, 1), "cluster": (2, 1, 1)},
 )
 
+# A CTA waits for its own copies, products and commits before it exits.
+OWN_EXIT = Pattern(
+    START
+    + inits(1, 1, 1)
+    + ALLOC
+    + f"""
+    ld.param.b64 %rd1, [in];
+    @%p0 mbarrier.arrive.expect_tx.shared.b64 %rd0, [%r3+1024], 256;
+    @%p0 cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes [%r3], [%rd1], 256, [%r3+1024];
+    shl.b32 %r4, %r0, 4;
+    add.u32 %r4, %r4, %r3;
+    mov.b32 %r6, 0;
+    st.shared.v4.b32 [%r4+4096], {{%r6, %r6, %r6, %r6}};
+    st.shared.v4.b32 [%r4+8192], {{%r6, %r6, %r6, %r6}};
+    fence.proxy.async.shared::cta;
+    tcgen05.fence::before_thread_sync;
+    bar.sync 0;
+    tcgen05.fence::after_thread_sync;
+    @!%p0 bra ISSUED;
+    add.u32 %r7, %r3, 4096;
+    shr.u32 %r7, %r7, 4;
+    cvt.u64.u32 %rd3, %r7;
+    or.b64 %rd3, %rd3, {DESCRIPTOR};
+    add.u64 %rd4, %rd3, 256;
+    mov.b32 %r8, {IDESC};
+    setp.eq.u32 %p6, %r8, 0;
+    tcgen05.mma.cta_group::1.kind::f16 [%r10], %rd3, %rd4, %r8, %p6;
+    tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [%r3+1032];
+    tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [%r3+1040];
+ISSUED:
+    mbarrier.try_wait.parity.shared.b64 %p15, [%r3+1032], 0; //@first
+    tcgen05.fence::after_thread_sync;
+    bar.sync 0;
+    @%p2 tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r10, 64;
+    mbarrier.try_wait.parity.shared.b64 %p15, [%r3+1040], 0; //@second
+    mbarrier.try_wait.parity.shared.b64 %p15, [%r3+1024], 0; //@copied
+""",
+    {"first": "exited-commit", "second": "exited-commit", "copied": "exited-work"},
+    params=".param .b64 in",
+    options={"block": (128, 1, 1)},
+)
+
 # A ring of one slot: the producer must wait for the slot before it arrives for the next round.
 RING = Pattern(
     START
@@ -287,5 +329,5 @@ DONE:
 
 PATTERNS = {
     "warps": WARPS, "mbarrier": MBARRIER, "elected": ELECTED, "bulk": BULK, "cp_async": CP_ASYNC,
-    "fragments": FRAGMENTS, "mma": MMA, "cluster": CLUSTER, "exit": EXIT, "ring": RING,
+    "fragments": FRAGMENTS, "mma": MMA, "cluster": CLUSTER, "exit": EXIT, "own_exit": OWN_EXIT, "ring": RING,
 }  # fmt: skip

@@ -74,7 +74,7 @@ def test_tensor_memory_edges_are_named(edge, words):
 
 def test_severities():
     """What hardware is known to be laxer about is a warning."""
-    warnings = {"tcgen05-fence", "tcgen05-wait", "lanes", "elected-arrive", "mbarrier-init-fence"}
+    warnings = {"tcgen05-fence", "tcgen05-wait", "lanes", "elected-arrive", "mbarrier-init-fence", "exited-commit"}
     for name, edge in MISSING:
         for hazard in hazards_of(name, edge):
             assert (hazard.severity == "warning") == (hazard.kind in warnings), str(hazard)
@@ -227,3 +227,12 @@ def test_leaked_tensor_memory_is_an_error():
 def test_wrong_checks_argument():
     with pytest.raises(TypeError, match="checks="):
         launch(kernel("", ""), "k", grid=(1,), block=(1,), checks="all")
+
+
+def test_operands_of_a_product_that_nobody_waited_for():
+    """With neither commit waited for, the exit also races with the product's reads of shared memory."""
+    ptx = re.sub(r"mbarrier.try_wait\S* (%p\d+), \[%r3\+10(32|40)\], 0;", r"setp.eq.u32 \1, 0, 0;", text_of("own_exit"))
+    memory = aligned(256)
+    hazards = run(ptx, [pointer(memory)], [memory], checks=True).hazards
+    found = {(h.kind, h.severity, h.text.split(".")[1]) for h in hazards}
+    assert ("exited-work", "error", "mma") in found and ("exited-commit", "warning", "commit") in found

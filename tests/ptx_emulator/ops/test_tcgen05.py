@@ -153,6 +153,7 @@ def test_missing_wait_shows_when_stores_are_late():
     mov.u32 %r16, 7;
     tcgen05.st.sync.aligned.32x32b.x1.b32 [%r5], {%r16};
     tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r17}, [%r5];
+    tcgen05.wait::ld.sync.aligned;
     tcgen05.wait::st.sync.aligned;
     """ + write_registers(17, 1)
     assert (execute(program(body), 128, "late") == POISON).all()
