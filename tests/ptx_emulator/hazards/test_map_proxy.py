@@ -75,12 +75,7 @@ PATTERNS = {
     ),
     # The map is changed again while the copy may still read it.
     "used": Pattern(
-        IN_PLACE
-        + ACQUIRE.format(thread="%p0")
-        + LOAD.format(thread="%p0")
-        + "bar.sync 1;\n"
-        + wait("%r1")
-        + AGAIN,
+        IN_PLACE + ACQUIRE.format(thread="%p0") + LOAD.format(thread="%p0") + "bar.sync 1;\n" + wait("%r1") + AGAIN,
         FENCED,
     ),
 }
