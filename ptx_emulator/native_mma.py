@@ -54,9 +54,9 @@ P_MACS = 16
 P_SHARED_BYTES = 17  # that the operands take in shared memory
 P_FORMAT_A = 18  # numerics.layout, 6 numbers
 P_FORMAT_B = 24
-P_A_RUNS = 30  # the bytes of shared memory that A takes: address of int64 offsets from P_A_START, how many, bytes each
-P_B_RUNS = 33
-P_D_STARTS = 36  # address of int64 [S]: D's first cell in each segment, from its address
+P_A_RUNS = 32  # the bytes of shared memory that A takes: address of int64 offsets from P_A_START, how many, bytes each
+P_B_RUNS = 35
+P_D_STARTS = 38  # address of int64 [S]: D's first cell in each segment, from its address
 P_SIZE = 40
 A_WORDS = K_BYTES // 4  # of a row of A in Tensor Memory
 
