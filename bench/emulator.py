@@ -2,12 +2,13 @@
 
     python -m bench.emulator --batch 10 --num-heads 16 --seq-len-q 8 --kv-len 2048 --dtype bf16 [--order in_order]
 
-        [--page-size 64] [--repeats 3] [--json FILE]
+        [--path auto] [--page-size 64] [--repeats 3] [--checks] [--json FILE]
 
 A warp instruction is a PTX instruction executed by one warp (or by a group of its lanes that diverged). CPU seconds
 are the process's, user and system, from the launch's arguments to its results; compiling and decoding the kernel, and
 the emulator's own compiled code, are warmed up by a call before. The smallest of `--repeats` runs is reported: other
-work on the machine only adds. Not a timing of the kernel.
+work on the machine only adds. `--checks` runs the call with the happens-before checker too, in turn with the plain
+runs, and adds its seconds, their ratio to the plain ones, and the number of hazards. Not a timing of the kernel.
 """
 
 from __future__ import annotations
@@ -19,40 +20,53 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
 
 from bench.counts import ARCH, DTYPES
 from bench.roofline import Workload, add_workload_arguments, workload_of
+from mla.config import PATHS
 from ptx_emulator.asyncs import ORDERS
+from ptx_emulator.observers import Report
 from wrappers import emulated, kernel, validate
 from wrappers.testing import make_problem
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One row: the call, what it executed, and the seconds that took."""
+    """One row: the call, what it executed, and the seconds that took; `checked_cpu_seconds` and the number of `hazards`
+    with the happens-before checker, None without `--checks`."""
 
     dtype: str
     batch: int
     num_heads: int
     seq_len_q: int
     kv_len: int
+    path: str
     order: str
     warp_instructions: int
     tcgen05_macs: int
     cpu_seconds: float
     wall_seconds: float
+    checked_cpu_seconds: float | None = None
+    hazards: int | None = None
 
     @property
     def instructions_per_second(self) -> float:
         """Warp instructions per CPU second."""
         return self.warp_instructions / self.cpu_seconds
 
+    @property
+    def checks_ratio(self) -> float | None:
+        """CPU time with checks over CPU time without."""
+        return None if self.checked_cpu_seconds is None else self.checked_cpu_seconds / self.cpu_seconds
 
-def measure(workload: Workload, page_size: int, order: str, repeats: int) -> Speed:
-    """Emulates the call `repeats` times after one that warms up, and keeps the run of least CPU time."""
+
+def measure(workload: Workload, page_size: int, path: str, order: str, repeats: int, checks: bool) -> Speed:
+    """Emulates the call `repeats` times after one that warms up, and keeps the run of least CPU time; with `checks` as
+    often with the happens-before checker."""
     problem = make_problem(
         workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=page_size,
         dtype=DTYPES[workload.dtype],
@@ -60,30 +74,43 @@ def measure(workload: Workload, page_size: int, order: str, repeats: int) -> Spe
     call = problem.decode_call()
     out = torch.empty(problem.out_shape, dtype=problem.out_dtype)
     lse = torch.empty(problem.out_shape[:3])
-    compiled = kernel.compiled(call, ARCH)
-    emulated.launch(compiled, call, out, lse, order=order)
-    runs = []
-    for _ in range(repeats):
+    compiled = kernel.compiled(call, ARCH, path)
+
+    def run(checked: bool) -> tuple[float, float]:
+        nonlocal reports
         cpu, wall = time.process_time(), time.perf_counter()
-        reports = emulated.launch(compiled, call, out, lse, order=order)
-        runs.append((time.process_time() - cpu, time.perf_counter() - wall))
+        reports = emulated.launch(compiled, call, out, lse, order=order, checks=checked)
+        return time.process_time() - cpu, time.perf_counter() - wall
+
+    reports: Sequence[Report] = ()
+    modes = (False, True) if checks else (False,)
+    for checked in modes:
+        run(checked)
+    runs = [[run(checked) for checked in modes] for _ in range(repeats)]
+    plain, *with_checks = (min(column) for column in zip(*runs, strict=True))
     return Speed(
-        workload.dtype, workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, order,
+        workload.dtype, workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, path, order,
         sum(report.warp_instructions for report in reports),
         sum(report.counters["tcgen05_macs"] for report in reports),
-        *min(runs),
+        *plain,
+        with_checks[0][0] if checks else None,
+        len(reports[-1].hazards) if checks else None,
     )  # fmt: skip
 
 
 def table(rows: Sequence[Speed]) -> str:
     """Aligned text, one line per row under a header."""
-    lines = [("dtype", "B", "H", "Q", "K", "order", "warp instr", "GMAC", "CPU s", "wall s", "warp instr/CPU s")]
+    header = ["dtype", "B", "H", "Q", "K", "path", "order", "warp instr", "GMAC", "CPU s", "wall s", "warp instr/CPU s"]
+    checks = any(row.checks_ratio is not None for row in rows)
+    lines = [header + (["CPU s with checks", "ratio", "hazards"] if checks else [])]
     for row in rows:
-        lines.append((
-            row.dtype, str(row.batch), str(row.num_heads), str(row.seq_len_q), str(row.kv_len), row.order,
+        lines.append([
+            row.dtype, str(row.batch), str(row.num_heads), str(row.seq_len_q), str(row.kv_len), row.path, row.order,
             str(row.warp_instructions), f"{row.tcgen05_macs / 1e9:.2f}", f"{row.cpu_seconds:.2f}",
             f"{row.wall_seconds:.2f}", f"{row.instructions_per_second:.3g}",
-        ))  # fmt: skip
+        ])  # fmt: skip
+        if checks:
+            lines[-1] += [f"{row.checked_cpu_seconds:.2f}", f"{row.checks_ratio:.2f}", str(row.hazards)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
 
@@ -106,13 +133,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.set_defaults(batch=10)
     parser.add_argument("--dtype", default="bf16", help=f"list of {','.join(DTYPES)}")
     parser.add_argument("--order", default="in_order", help=f"list of {','.join(ORDERS)}")
+    parser.add_argument("--path", default="auto", help=f"operand path of the kernel, list of {','.join(PATHS)}")
     parser.add_argument("--page-size", type=int, choices=validate.PAGE_SIZES, default=64)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--checks", action="store_true", help="measure the happens-before checker too")
     parser.add_argument("--json", metavar="FILE", help="write the rows there too; - is stdout (then no table)")
     options = parser.parse_args(arguments)
-    dtypes, orders = options.dtype.split(","), options.order.split(",")
+    dtypes, paths, orders = (given.split(",") for given in (options.dtype, options.path, options.order))
+    lists = (("--dtype", dtypes, DTYPES), ("--path", paths, PATHS), ("--order", orders, ORDERS))
     try:
-        for name, values, allowed in (("--dtype", dtypes, DTYPES), ("--order", orders, ORDERS)):
+        for name, values, allowed in lists:
             for value in values:
                 if value not in allowed:
                     raise ValueError(f"{name} {value}: must be one of {', '.join(allowed)}")
@@ -121,15 +151,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workload = workload_of(options)
     except ValueError as error:
         parser.error(str(error))
-    rows = [
-        measure(Workload(**{**asdict(workload), "dtype": dtype}), options.page_size, order, options.repeats)
-        for dtype in dtypes
-        for order in orders
-    ]
+    rows = []
+    for dtype, path, order in product(dtypes, paths, orders):
+        row = Workload(**{**asdict(workload), "dtype": dtype})
+        rows.append(measure(row, options.page_size, path, order, options.repeats, options.checks))
     if options.json != "-":
         print(f"{machine()}\n{table(rows)}")
     if options.json:
-        found = [asdict(row) | {"instructions_per_second": row.instructions_per_second} for row in rows]
+        derived = ("instructions_per_second", "checks_ratio")
+        found = [asdict(row) | {name: getattr(row, name) for name in derived} for row in rows]
         text = json.dumps({"machine": machine(), "rows": found}, indent=2)
         print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
     return 0

@@ -148,7 +148,7 @@ class Cluster:
             h[slot] = bases.ctypes.data
         h[st.H_SCRATCH] = self._scratch.ctypes.data
         h[st.H_SLICE] = SLICE
-        h[st.H_NATIVE] = 0 if grid.checker is not None else native.LEVELS.get(grid.order, 0)
+        h[st.H_NATIVE] = native.LEVELS.get(grid.order, 0)
         h[st.H_NATIVE_TABLE] = self._natives.ctypes.data
         h[st.H_CTA_TABLE] = self._cta_table.ctypes.data
         h[st.H_TENSOR_MAPS] = grid.tensor_maps.rows.ctypes.data

@@ -246,6 +246,7 @@ def _control(p_head, p_warp, g, pc, m, budget):
             function = int32s(arguments)
             if function[1] <= head[st.H_NATIVE]:
                 address = int64s(head[st.H_NATIVE_TABLE])[np.int64(function[0])]
+                head[st.H_STOP_PC] = pc
                 if call_native(address, p_head, p_warp, arguments, m):
                     head[st.H_PROGRESS] += 1
                     int64s(warp[st.W_COUNTS])[np.uint64(pc)] += 1

@@ -25,6 +25,11 @@ CLUSTER_DONE = 10
 CLUSTER_WAIT = 11  # whether it passes at once
 FENCE = 12
 EXIT = 13
+# Of native forms (native.py).
+FRAGMENT = 14  # first cell in Tensor Memory, host address of the form's arguments, whether it writes
+MULTIPLY = 15  # host address of the plan, addresses of D and of A; then the first CTA, whether D is added
+COMMIT = 16  # as ARRIVE
+COPY = 17  # as ARRIVE; then where to, bytes, host address of the tensor map's row, the box
 
 T_KIND = 0
 T_WARP = 1  # in the cluster

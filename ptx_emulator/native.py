@@ -4,7 +4,7 @@ A handler stays the one place that knows all of an instruction: its errors, rare
 form does the common case, or nothing: it returns 0 before it has changed any state, and the engine then traps to the
 handler. Which native forms are used depends on the launch (`H_NATIVE`):
 
-    0           none: something observes the handlers (checks), or chooses when their work is done
+    0           none: the order chooses when their work is done
     IMMEDIATE   those of instructions that are carried out where they are issued, in every order
     IN_ORDER    also those of asynchronous instructions, which an in-order launch carries out at once
 
@@ -13,7 +13,8 @@ instruction by `Handler.native` after rows have been assigned. Its function has 
 
     fn(p_head, p_warp, p_arguments, lanes) -> 1 if done, 0 if the handler must be called
 
-with host addresses of the cluster's header, the warp's row (state.py) and the arguments (int32).
+with host addresses of the cluster's header, the warp's row (state.py) and the arguments (int32). In a launch with
+checks it writes to the trace (`trace`) what its handler would tell the observer.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import numpy as np
 from numba import cfunc, njit
 
+from . import engine_trace as et
 from . import state as st
 from .engine_common import OPTIONS, cell_u64, int32s, int64s, popcount, rows_u32, rows_u64
 from .ir import Address, Imm, Reg, Symbol
@@ -54,8 +56,20 @@ def function_table() -> np.ndarray:
     return np.array([function.address for function in _functions], np.int64)
 
 
+@njit(**OPTIONS)
+def trace(p_head, p_warp, kind, lanes, a, b, c):
+    """Writes a row of the trace (engine_trace.py), if there is one. Returns the host address of the row's further
+    columns, or 0."""
+    head = int64s(p_head)
+    if head[st.H_TRACE] == 0:
+        return np.int64(0)
+    p_row = et.trace_row(p_head, p_warp, kind, head[st.H_STOP_PC], lanes, a, b, c)
+    return p_row + 8 * et.T_LANES if p_row != 0 else np.int64(0)
+
+
 @native
 def nothing(p_head, p_warp, p_arguments, lanes):
+    trace(p_head, p_warp, et.FENCE, lanes, 0, 0, 0)
     return 1
 
 

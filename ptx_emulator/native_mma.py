@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from . import engine_trace as et
 from . import native as nat
 from . import state as st
 from .engine_common import (
@@ -25,7 +26,7 @@ from .engine_common import (
 from .native_tmem import allocated
 from .numerics import FORMATS, ZERO_EXPONENT, decode_into, format_in_tmem, layout, multiply
 from .numerics_integer import multiply_integers
-from .tcgen05_layout import PADDED_BITS, TMEM_COLUMNS, TMEM_LANES
+from .tcgen05_layout import K_BYTES, PADDED_BITS, TMEM_COLUMNS, TMEM_LANES
 
 _MMA_COUNT, _MACS, _SHARED_BYTES = (
     nat.COUNTERS.index(name) for name in ("tcgen05_mma", "tcgen05_macs", "tcgen05_shared_bytes")
@@ -56,7 +57,11 @@ P_FORMAT_A = 18  # numerics.layout, 6 numbers
 P_FORMAT_B = 24
 P_BITS_A = 30  # of an element where 16 of them and padding take 16 bytes; else 0
 P_BITS_B = 31
-P_SIZE = 32
+P_A_RUNS = 32  # the bytes of shared memory that A takes: address of int64 offsets from P_A_START, how many, bytes each
+P_B_RUNS = 35
+P_D_STARTS = 38  # address of int64 [S]: D's first cell in each segment, from its address
+P_SIZE = 40
+A_WORDS = K_BYTES // 4  # of a row of A in Tensor Memory
 
 D_F32, D_F16, D_S32, D_S32_SATURATED = range(4)
 
@@ -227,14 +232,17 @@ def execute(
     _execute(plan.row.ctypes.data, place, a_address, keep, scale_log2, p_zero, table.ctypes.data)
 
 
-def plan_row(shape, group: int, a, b, path, segments: np.ndarray) -> np.ndarray:
-    """The `P_*` row of an instruction descriptor's shape, operands (`a` None in Tensor Memory) and data path. The
-    caller keeps the arrays alive."""
+def plan_row(shape, group: int, a, b, path, segments: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The `P_*` row of an instruction descriptor's shape, operands (`a` None in Tensor Memory), data path, its segments
+    and where they start in D. The caller keeps the arrays alive."""
     row = np.zeros(P_SIZE, np.int64)
     row[P_MEMBERS : P_BYTES + 1] = [group, path.a_rows, shape.k, b.index.shape[1], path.width, shape.element_bytes]
-    if a is not None:
-        row[P_A_INDEX : P_A_END + 1] = [a.index.ctypes.data, a.start, a.start + a.extent]
-    row[P_B_INDEX : P_B_END + 1] = [b.index.ctypes.data, b.start, b.start + b.extent]
+    for operand, index, runs in ((a, P_A_INDEX, P_A_RUNS), (b, P_B_INDEX, P_B_RUNS)):
+        if operand is not None:
+            places, length = operand.runs
+            row[index : index + 3] = [operand.index.ctypes.data, operand.start, operand.start + operand.extent]
+            row[runs : runs + 3] = [places.ctypes.data, len(places), length]
+    row[P_D_STARTS] = starts.ctypes.data
     row[P_SEGMENTS : P_LANE_STEP + 1] = [segments.ctypes.data, len(segments), path.lane_step]
     shared_rows = shape.n if a is None else shape.n + shape.m
     d_type = D_S32_SATURATED if shape.saturate else {"f32": D_F32, "f16": D_F16, "s32": D_S32}[shape.d_type]
@@ -261,6 +269,8 @@ def _tmem_fits(cta, plan, address, columns):
 
 # Arguments of mma: number, level, then the codes of D, A, B, the instruction descriptor and enable-input-d; the form.
 _D, _A, _B, _I, _ENABLE, _FORM, _A_IN_TMEM = 2, 4, 6, 8, 10, 12, 13
+# Further columns of the trace's row.
+FIRST, KEEP = range(2)
 
 
 def mma_arguments(inst, symbols, form: int, a_in_tmem: bool) -> list[int] | None:
@@ -294,7 +304,7 @@ def mma(p_head, p_warp, p_arguments, lanes):
         cta = nat.cta_row(p_head, member)
         if cta[nat.C_TMEM] == 0 or not _tmem_fits(cta, plan, place, plan[P_WIDTH]):
             return 0
-        if arguments[_A_IN_TMEM] != 0 and not _tmem_fits(cta, plan, a_address, 8):
+        if arguments[_A_IN_TMEM] != 0 and not _tmem_fits(cta, plan, a_address, A_WORDS):
             return 0
     if plan[P_A_END] > head[st.H_SHARED_BYTES] or plan[P_B_END] > head[st.H_SHARED_BYTES]:
         return 0
@@ -309,6 +319,10 @@ def mma(p_head, p_warp, p_arguments, lanes):
     nat.count(p_head, _MMA_COUNT, 1)
     nat.count(p_head, _MACS, plan[P_MACS])
     nat.count(p_head, _SHARED_BYTES, plan[P_SHARED_BYTES])
+    more = nat.trace(p_head, p_warp, et.MULTIPLY, lanes, row, place, a_address)
+    if more != 0:
+        told = int64s(more)
+        told[FIRST], told[KEEP] = first, keep
     return 1
 
 
@@ -336,5 +350,7 @@ def commit(p_head, p_warp, p_arguments, lanes):
     if row == 0 or int64s(row)[st.B_PENDING] < 1:
         return 0
     int64s(row)[st.B_PENDING] -= 1
+    phases = int64s(row)[st.B_PHASE]
     nat.settle_mbarrier(p_head, row)
+    nat.trace(p_head, p_warp, et.COMMIT, lanes, address, phases, int64s(row)[st.B_PHASE] - phases)
     return 1

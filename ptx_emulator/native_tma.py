@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from . import engine_trace as et
 from . import native as nat
 from . import state as st
 from .engine_common import OPTIONS, cell_u8, int32s, int64s
@@ -28,6 +29,11 @@ class TensorMaps:
         self.rows = np.zeros(_ROW * (1 + _CAPACITY), np.int64)
         self._places: dict[int, int] = {}
         self._kept: list = []
+
+    def at(self, row: int) -> tuple[TensorMap, int]:
+        """The map whose row is at host address `row`, and its address."""
+        number = (row - self.rows.ctypes.data) // (8 * _ROW)
+        return self._kept[number - 1][1], int(self.rows[number * _ROW + _ADDRESS])
 
     def add_all(self, memory: np.ndarray) -> None:
         """Notes the maps that lie in `memory` (uint8), where maps may lie: at host addresses that are multiples of
@@ -90,6 +96,8 @@ def _find(p_maps, address):
 # whether the barrier may be in the other CTA of the pair, codes of the coordinates.
 _TO, _MAP, _BARRIER, _DIMENSIONS, _CLUSTER, _PAIR, _COORDINATES = 2, 4, 6, 8, 9, 10, 11
 _ALIGN = 128
+# Further columns of the trace's row.
+TO, BYTES, MAP, BOX = range(4)
 
 
 def load_arguments(inst, symbols) -> list[int] | None:
@@ -152,7 +160,14 @@ def load(p_head, p_warp, p_arguments, lanes):
         False,
     )
     row[st.B_TX] -= nbytes
+    phases = row[st.B_PHASE]
     nat.settle_mbarrier(p_head, p_barrier)
+    more = nat.trace(p_head, p_warp, et.COPY, lanes, barrier, phases, row[st.B_PHASE] - phases)
+    if more != 0:
+        told = int64s(more)
+        told[TO], told[BYTES], told[MAP] = to, nbytes, p_map
+        for i in range(MAX_RANK):
+            told[BOX + i] = box[i]
     nat.count(p_head, _LOAD_BYTES, nbytes)
     nat.count(p_head, _LOADS, 1)
     return 1

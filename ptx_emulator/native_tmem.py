@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from . import engine_trace as et
 from . import native as nat
 from . import state as st
 from .engine_common import OPTIONS, cell_u8, cell_u32, int32s, int64s, rows_u32
 from .tcgen05_layout import TMEM_COLUMNS
 
-# Arguments: number, level, address (2), cells (2), registers, columns, height, packed, row of each register.
-_ADDRESS, _CELLS, _REGISTERS, _COLUMNS, _HEIGHT, _PACKED, _ROWS = 2, 4, 6, 7, 8, 9, 10
+# Arguments: number, level, address (2), cells (2), runs of cells (2), how many, their length, registers, columns,
+# height, packed, row of each register.
+_ADDRESS, _CELLS, RUNS, RUN_COUNT, RUN_LENGTH = 2, 4, 6, 8, 9
+_REGISTERS, _COLUMNS, _HEIGHT, _PACKED, _ROWS = 10, 11, 12, 13, 14
 
 
 def access_arguments(function, level: int, inst, symbols) -> list[int] | None:
@@ -21,8 +24,10 @@ def access_arguments(function, level: int, inst, symbols) -> list[int] | None:
     if address is None:
         return None
     rows = [register.slot for register in access.registers]
+    starts, length = access.runs
+    places = [*nat.address_words(access.by_lane), *nat.address_words(starts), len(starts), length]
     shape = [len(rows), access.columns, access.height, int(access.packed)]
-    return [function.number, level, *address, *nat.address_words(access.by_lane), *shape, *rows]
+    return [function.number, level, *address, *places, *shape, *rows]
 
 
 @njit(**OPTIONS)
@@ -76,6 +81,8 @@ def _move(p_head, p_warp, p_arguments, lanes, storing):
                 words[cell + 1] = row[lane] >> half
             else:
                 words[cell] = row[lane]
+    tmem = nat.cta_row(p_head, int64s(p_warp)[st.W_CTA])[nat.C_TMEM]
+    nat.trace(p_head, p_warp, et.FRAGMENT, lanes, first - tmem >> 2, p_arguments, storing)
     return 1
 
 

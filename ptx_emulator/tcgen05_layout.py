@@ -293,6 +293,14 @@ def data_path(m: int, n: int, ws: bool, cta_group: int) -> DataPath:
     return DataPath(segments, width, rows, 16 if half_used else 0)
 
 
+def equal_runs(places: np.ndarray, size: int) -> tuple[np.ndarray, int]:
+    """The places [p, p + size) of all `places`, which do not overlap, as runs of one length: (int64 starts, length)."""
+    ordered = np.unique(places).astype(np.int64)
+    ends = np.flatnonzero(np.diff(ordered, append=-1) != size) + 1
+    run = int(np.gcd.reduce(np.diff(ends, prepend=0)))
+    return np.ascontiguousarray(ordered[::run]), run * size
+
+
 # Shapes of tcgen05.ld / tcgen05.st: 32-bit registers per repetition (table 49) and lanes that one access covers.
 LOAD_SHAPES = {"32x32b": (1, 32), "16x64b": (1, 16), "16x128b": (2, 16), "16x256b": (4, 16), "16x32bx2": (1, 16)}
 

@@ -79,10 +79,6 @@ class Warp:
             return np.full(st.LANES, self.symbol_address(operand), np.uint64)
         return self.read_u32(operand).astype(np.uint64)
 
-    def read_f32(self, operand) -> np.ndarray:
-        """float32[32]: the operand's bits as fp32."""
-        return self.read_u32(operand).view(np.float32)
-
     def read_b128(self, operand) -> tuple[np.ndarray, np.ndarray]:
         """(low, high) uint64[32] halves of a b128 register."""
         return self.r64[operand.slot], self.r64[operand.slot + 1]
@@ -98,19 +94,6 @@ class Warp:
             row[:] = values
         else:
             np.copyto(row, values, where=lane_mask(mask), casting="unsafe")
-
-    def write_u64(self, operand, values, mask: int) -> None:
-        """Writes uint64[32] (or a scalar) to the lanes of `mask`."""
-        if type(operand) is Sink:
-            return
-        if not operand.is64:
-            raise TypeError(f"operand {operand.name}: a {operand.type} register written as 64 bits")
-        np.copyto(self.r64[operand.slot], values, where=lane_mask(mask), casting="unsafe")
-
-    def write_b128(self, operand, low, high, mask: int) -> None:
-        """Writes both uint64[32] halves of a b128 register in the lanes of `mask`."""
-        np.copyto(self.r64[operand.slot], low, where=lane_mask(mask), casting="unsafe")
-        np.copyto(self.r64[operand.slot + 1], high, where=lane_mask(mask), casting="unsafe")
 
     def uniform(self, operand, mask: int, inst=None) -> int:
         """The operand's value (unsigned), which every lane of `mask` must agree on.

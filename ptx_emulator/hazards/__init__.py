@@ -5,7 +5,7 @@ from pathlib import Path
 from ..engine_cache import drop_stale_code
 
 # Before anything here is compiled.
-_SOURCES = ("*.py", "../engine_common.py", "../engine_trace.py", "../state.py")
+_SOURCES = ("*.py", "../engine_common.py", "../engine_trace.py", "../native*.py", "../state.py", "../tcgen05_layout.py")
 drop_stale_code(Path(__file__).parent, {"hazards": (_SOURCES, ("*.py",))})
 
 from .checker import Checker  # noqa: E402

@@ -12,7 +12,7 @@ from .report import Hazard, describe
 
 CLUSTERS = 1 << 16
 CELLS = 1 << 32  # bytes of writable memory that can be followed
-_COUNTERS = [sh.P_RECORDS, sh.P_SETS, sh.P_ITEMS, sh.P_FINDINGS]
+_COUNTERS = [sh.P_RECORDS, sh.P_NODES, sh.P_FINDINGS]
 
 
 class Checker:
@@ -36,14 +36,14 @@ class Checker:
         self.records[: sh.FORGOTTEN + 1, sh.R_LAUNCH] = -8
         self._clusters = 0
         self._active: Observer | None = None
+        self.running: list[Observer] = []
         self._new_sets()
 
     def _new_sets(self) -> None:
-        self.set_items = np.zeros(sh.ITEMS, np.int32)
-        self.set_ends = np.zeros((sh.SETS, 2), np.int32)
+        self.nodes = np.zeros((sh.NODES, 2), np.int32)
         self.set_keys = np.zeros(sh.HASH, np.int64)
         self.set_values = np.zeros(sh.HASH, np.int32)
-        self._p[sh.P_SETS], self._p[sh.P_ITEMS] = 1, 0
+        self._p[sh.P_NODES] = 1
 
     def _connect(self, observer: Observer) -> None:
         """Gives an observer the tables and counters that all share."""
@@ -54,8 +54,7 @@ class Checker:
             (sh.T_KNOWN, self.known),
             (sh.T_BUFFERS, self.buffers),
             (sh.T_MEMORY, self.memory),
-            (sh.T_SET_ITEMS, self.set_items),
-            (sh.T_SET_ENDS, self.set_ends),
+            (sh.T_NODES, self.nodes),
             (sh.T_SET_KEYS, self.set_keys),
             (sh.T_SET_VALUES, self.set_values),
         ):
@@ -116,29 +115,56 @@ class Checker:
         self._p[_COUNTERS] = observer.p[_COUNTERS]
 
     def make_room(self, observer: Observer) -> None:
-        """Forgets reads, or all accesses, when their tables are full: later hazards with them are missed."""
+        """Drops sets of reads that no cell names any more. If that leaves most of them, all reads are forgotten, and if
+        the records are full, all accesses: later hazards with them are missed."""
         self.collect(observer)
         everything = observer.p[sh.P_FULL] == 2
-        for table in (observer.shared_cells, observer.tmem):
-            table[1] = 0
-            if everything:
-                np.minimum(table[0], sh.FORGOTTEN, out=table[0])
-        writes = self.memory[0]
-        self.memory = np.zeros_like(self.memory)
+        cells = [cells for other in self.running for cells in (other.shared_cells, other.tmem)]
+        touched = self.buffers[self.buffers[:, sh.B_TOUCHED] != 0]
+        cells += [self.memory[:, first : first + end - start] for start, end, first, *_ in touched.tolist()]
         if everything:
+            for writes, _ in cells:
+                np.minimum(writes, sh.FORGOTTEN, out=writes)
             self._p[sh.P_RECORDS] = self._forget(observer)
-            observer.recent[:] = 0
+            for other in self.running:
+                other.recent[:] = 0
             self.reads.clear()
-        else:
-            self.memory[0] = writes
-        self._new_sets()
+        if everything or not self._keep_sets([reads for _, reads in cells]):
+            for _, reads in cells:
+                reads[:] = 0
+            self._new_sets()
         self._connect(observer)
+
+    def _keep_sets(self, cells: list[np.ndarray]) -> bool:
+        """Numbers the nodes of the sets that `cells` name anew. False, and nothing changed, if they are too many to go
+        on with."""
+        nodes, named = self.nodes, np.zeros(sh.NODES, bool)
+        for reads in cells:
+            named[reads] = True
+        rest = np.flatnonzero(named)
+        while len(rest):
+            rest = np.unique(nodes[rest, 1])
+            rest = rest[~named[rest]]
+            named[rest] = True
+        named[0] = True
+        kept = np.flatnonzero(named)
+        if 2 * len(kept) > sh.ENOUGH:
+            return False
+        number = np.zeros(sh.NODES, np.int32)
+        number[kept] = np.arange(len(kept))
+        for reads in cells:
+            reads[:] = number[reads]
+        self._new_sets()
+        self.nodes[: len(kept), 0], self.nodes[: len(kept), 1] = nodes[kept, 0], number[nodes[kept, 1]]
+        self._p[sh.P_NODES] = len(kept)
+        return True
 
     def _forget(self, observer: Observer) -> int:
         """Keeps the records that findings and barriers name, at the front; returns the first free one."""
         kept = sh.FORGOTTEN + 1
         findings = self.findings[: int(observer.p[sh.P_FINDINGS])]
-        for table, column in ((findings, sh.F_PRIOR), (observer.barriers, sh.M_INIT)):
+        barriers = [(other.barriers, sh.M_INIT) for other in self.running]
+        for table, column in ((findings, sh.F_PRIOR), *barriers):
             rows = np.flatnonzero(table[:, column] > sh.FORGOTTEN)
             records = self.records[table[rows, column]].copy()
             self.records[kept : kept + len(rows)] = records

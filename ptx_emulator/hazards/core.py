@@ -123,110 +123,6 @@ def check(s, prior, r, w, dim, space, rank, cell):
 
 
 @njit(**OPTIONS)
-def _with(s, old, r):
-    """The interned set `old` with record `r` in place of earlier ones of its agent. 0 if there is no room."""
-    p = int64s(s)
-    keys, values, items = int64s(p[sh.T_SET_KEYS]), int32s(p[sh.T_SET_VALUES]), int32s(p[sh.T_SET_ITEMS])
-    ends = int32s(p[sh.T_SET_ENDS])
-    key = old << 32 | r
-    place = ((key ^ key >> 29) * np.int64(0x1E3779B97F4A7C15) >> 24) & (sh.HASH - 1)
-    while keys[place] != 0:
-        if keys[place] == key:
-            return np.int64(values[place])
-        place = (place + 1) & (sh.HASH - 1)
-    start, end = np.int64(ends[2 * old]), np.int64(ends[2 * old + 1])
-    new, out = p[sh.P_SETS], p[sh.P_ITEMS]
-    if new >= sh.SETS - 1 or out + end - start + 1 >= sh.ITEMS:
-        p[sh.P_FULL] = max(p[sh.P_FULL], 1)
-        return np.int64(0)
-    first = out
-    mine = sh.record(s, r)
-    for i in range(start, end):
-        other = sh.record(s, np.int64(items[i]))
-        if (
-            other[sh.R_DIM] != mine[sh.R_DIM]
-            or other[sh.R_CLUSTER] != mine[sh.R_CLUSTER]
-            or other[sh.R_FLAGS] & ~mine[sh.R_FLAGS] & sh.EARLY
-            or mine[sh.R_FLAGS] & ~other[sh.R_FLAGS] & sh.SOLO
-        ):
-            items[out] = items[i]
-            out += 1
-    items[out] = r
-    out += 1
-    ends[2 * new], ends[2 * new + 1] = first, out
-    p[sh.P_SETS], p[sh.P_ITEMS] = new + 1, out
-    keys[place], values[place] = key, new
-    return new
-
-
-@njit(**OPTIONS)
-def touch(s, p_writes, p_reads, p_starts, n, count, r, space, rank):
-    """An access by record `r` to `count` cells from each of `n` starts: judged against what conflicts, and remembered.
-
-    p_writes, p_reads: host addresses of the cells; p_starts: of int64[n]. Returns how many of the cells nobody has
-    written before.
-    """
-    writes, reads, starts = int32s(p_writes), int32s(p_reads), int64s(p_starts)
-    p = int64s(s)
-    items, ends = int32s(p[sh.T_SET_ITEMS]), int32s(p[sh.T_SET_ENDS])
-    row = sh.record(s, r)
-    w, dim, write = np.int64(row[sh.R_WARP]), np.int64(row[sh.R_DIM]), row[sh.R_WRITE] != 0
-    last_write, last_set, new_set, unwritten = np.int32(-1), np.int32(-1), np.int32(0), np.int64(0)
-    for k in range(n):
-        for i in range(starts[k], starts[k] + count):
-            prior = writes[i]
-            if prior != last_write:
-                last_write = prior
-                if prior > 0:
-                    check(s, np.int64(prior), r, w, dim, space, rank, i)
-            if prior == 0:
-                unwritten += 1
-            known = reads[i]
-            if write:
-                if known != 0 and known != last_set:
-                    last_set = known
-                    for j in range(ends[2 * np.int64(known)], ends[2 * np.int64(known) + 1]):
-                        check(s, np.int64(items[j]), r, w, dim, space, rank, i)
-                reads[i] = 0
-                writes[i] = r
-            else:
-                if known != last_set:
-                    last_set = known
-                    new_set = np.int32(_with(s, np.int64(known), r))
-                reads[i] = new_set
-    return unwritten
-
-
-@njit(**OPTIONS)
-def lane_conflict(s, r, lane, write, rank, cell):
-    """Reports if another lane of the warp last accessed the cell in a conflicting way since the warp synchronised."""
-    row = sh.record(s, r)
-    p = int64s(s)
-    w, since = np.int64(row[sh.R_WARP]), sh.synced(s)[row[sh.R_WARP]]
-    prior = np.int64(int32s(sh.shared_cells(s, 0, rank))[cell])
-    inst = np.int64(row[sh.R_INST])
-    if prior > sh.FORGOTTEN:
-        other = sh.record(s, prior)
-        if (
-            other[sh.R_DIM] == w
-            and other[sh.R_CLOCK] >= since
-            and sh.lane_cells(s, 0, rank)[cell] != lane
-            and not row[sh.R_FLAGS] & other[sh.R_FLAGS] & sh.STRONG
-        ):
-            report(s, sh.LANES, prior, inst, w, w, write, sh.SHARED, rank, cell)
-            return
-    known = np.int64(int32s(sh.shared_cells(s, 1, rank))[cell])
-    if write and known > 0 and sh.lane_cells(s, 1, rank)[cell] != lane:
-        ends = int32s(p[sh.T_SET_ENDS])
-        for k in range(ends[2 * known], ends[2 * known + 1]):
-            item = np.int64(int32s(p[sh.T_SET_ITEMS])[k])
-            other = sh.record(s, item)
-            if item != sh.FORGOTTEN and other[sh.R_DIM] == w and other[sh.R_CLOCK] >= since:
-                report(s, sh.LANES, item, inst, w, w, write, sh.SHARED, rank, cell)
-                return
-
-
-@njit(**OPTIONS)
 def release(s, w, barrier, whole):
     """Warp `w` arrives at a barrier; `whole`: with all of its lanes. Its clock ticks."""
     p = int64s(s)
@@ -299,14 +195,6 @@ def use_mbarrier(s, w, barrier, phases, inst, remote):
         report(s, sh.PHASE, prior, inst, w, w, 1, sh.BARRIER, 0, barrier)
 
 
-@njit("void(int64, int64, int64)", **ENTRY_OPTIONS)
-def hand_over(s, p_view, barrier):
-    """An asynchronous operation that was issued with the view int32[PLANES, D] arrives at a barrier."""
-    n = int64s(s)[sh.P_DIMS]
-    for plane in range(sh.PLANES):
-        join(sh.joined(s, 0, plane, barrier), int32s(p_view + plane * n * 4), n)
-
-
 @njit(**OPTIONS)
 def warp_sync(s, w):
     """The lanes of a warp have synchronised their memory accesses."""
@@ -366,42 +254,3 @@ def warp_exit(s, w):
             else:
                 code = sh.EXITED_WORK if dim < first_copy(s) + p[sh.P_ROWS] else sh.EXITED_COMMIT
                 report(s, code, 0, inst, w, np.int64(row[sh.R_DIM]), 1, sh.BARRIER, rank, 0)
-
-
-@njit(**OPTIONS)
-def _unwritten(s, r, space, rank, cell):
-    row = sh.record(s, r)
-    inst, w, dim = np.int64(row[sh.R_INST]), np.int64(row[sh.R_WARP]), np.int64(row[sh.R_DIM])
-    report(s, sh.UNWRITTEN, 0, inst, w, dim, 0, space, rank, cell)
-
-
-@njit("int64(int64, int64, int64, int64, int64, int64)", **ENTRY_OPTIONS)
-def touch_shared(s, rank, p_starts, n, count, r):
-    """`touch` of a CTA's shared memory, which may be another's. Returns the cells that nobody has written."""
-    cells = sh.shared_cells(s, 0, rank), sh.shared_cells(s, 1, rank)
-    unwritten = touch(s, cells[0], cells[1], p_starts, n, count, r, sh.SHARED, rank)
-    row = sh.record(s, r)
-    kind = row[sh.R_DIM] // int64s(s)[sh.P_WARPS]
-    if sh.cta_of(s)[row[sh.R_WARP]] != rank or kind == sh.A_PIPE or kind >= sh.A_KINDS:
-        touch_remote(s, rank, r)
-    # An operand or a copy's source may be partly unwritten: what comes of that part may be masked or out of bounds.
-    if not row[sh.R_WRITE] and unwritten >= (1 if row[sh.R_MODE] == sh.GENERIC else n * count):
-        _unwritten(s, r, sh.SHARED, rank, int64s(p_starts)[0])
-    return unwritten
-
-
-@njit("void(int64, int64, int64, int64, int64, int64, int64)", **ENTRY_OPTIONS)
-def touch_tmem(s, rank, p_starts, n, count, r, reads):
-    """`touch` of a CTA's Tensor Memory. `reads`: how many unwritten cells are a hazard (an accumulator's are)."""
-    cells = sh.tmem_cells(s, 0, rank), sh.tmem_cells(s, 1, rank)
-    if touch(s, cells[0], cells[1], p_starts, n, count, r, sh.TMEM, rank) >= reads:
-        _unwritten(s, r, sh.TMEM, rank, int64s(p_starts)[0])
-
-
-@njit("void(int64, int64, int64, int64, int64, int64)", **ENTRY_OPTIONS)
-def touch_memory(s, buffer, p_addresses, n, count, r):
-    """`touch` of `count` bytes of global memory from each of `n` addresses, all in `buffer`."""
-    row = sh.buffer_row(s, buffer)
-    shift = (row[sh.B_FIRST] - row[sh.B_START]) * 4
-    cells = sh.memory_cells(s, 0) + shift, sh.memory_cells(s, 1) + shift
-    touch(s, cells[0], cells[1], p_addresses, n, count, r, sh.GLOBAL, buffer)

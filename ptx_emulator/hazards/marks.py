@@ -7,6 +7,10 @@ import numpy as np
 from . import shadow as sh
 
 _STRONG = {"volatile", "relaxed", "acquire", "release", "acq_rel", "mmio"}
+_TENSOR = {
+    "tcgen05.wait::ld": sh.I_LOADS, "tcgen05.wait::st": sh.I_STORES,
+    "tcgen05.fence::before_thread_sync": sh.I_BEFORE, "tcgen05.fence::after_thread_sync": sh.I_AFTER,
+}  # fmt: skip
 _PRIVATE = {"param", "param::entry", "const", "local"}
 
 
@@ -26,6 +30,8 @@ def _marks(inst) -> int:
         return sh.I_PROXY
     if name == "fence.mbarrier_init":
         return sh.I_INIT_FENCE
+    if name in _TENSOR:
+        return _TENSOR[name]
     if name == "bar.warp.sync":
         return sh.I_WARP_SYNC
     if name in ("fence", "membar"):

@@ -7,19 +7,21 @@ then: until somebody acquires its completion, every conflicting access races wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from .. import engine_trace as et
+from .. import native_tma as tma
 from .. import state as st
 from ..tcgen05_layout import TMEM_COLUMNS, TMEM_LANES
-from . import core
+from ..tensormap import MAX_RANK, box_extent
+from . import core, history
+from . import operations as ops
 from . import shadow as sh
+from .map_proxy import MapProxy
 from .marks import instruction_marks
 from .trace import consume
-
-NEVER = 1 << 40
 
 
 class Operation:
@@ -46,7 +48,6 @@ class Observer:
         self.warps = warps
         rows = ctas * (sh.MBARRIERS_PER_CTA + st.NAMED_BARRIERS) + 1
         dims = sh.A_KINDS * warps + 2 * rows
-        self.first_copy = dims - 2 * rows
         nbytes, words = cluster.ctas[0].shared.nbytes, np.int32
         marks = instruction_marks(kernel.instructions)[kernel.origin]
         self.views = np.zeros((sh.VIEWS, warps, dims), words)
@@ -70,7 +71,7 @@ class Observer:
             sh.T_SHARED: self.shared_cells, sh.T_LANES: np.zeros((2, ctas, nbytes), np.uint8), sh.T_TMEM: self.tmem,
             sh.T_BASES: np.ascontiguousarray(cluster.host_bases()),
             sh.T_INST: np.stack([kernel.origin, marks], axis=1).astype(words), sh.T_REMOTE: remote,
-            sh.T_ENDED: self.ended,
+            sh.T_ENDED: self.ended, sh.T_VIEW: np.zeros((sh.PLANES, dims), words),
         }  # fmt: skip
         self.p = p = np.zeros(sh.P_SIZE, np.int64)
         self.s = p.ctypes.data
@@ -96,7 +97,9 @@ class Observer:
         self.p[sh.P_CLUSTER] = self.shared.next_cluster()
         self._gaps: dict[int, set[int]] = {}
         self._locations: dict[int, np.ndarray] = {}
+        self.maps = MapProxy(self)
         self.cluster.header[st.H_TRACE_COUNT] = 0
+        self.shared.running.append(self)
         self.activate()
 
     def activate(self) -> None:
@@ -114,6 +117,7 @@ class Observer:
                 if row[st.N_ARRIVED]:
                     self._left(sh.NAMED_LEFT, 0, cta.rank, number)
         self.shared.collect(self)
+        self.shared.running.remove(self)
 
     def _left(self, code: int, prior: int, rank: int, cell: int) -> None:
         inst = int(self.shared.records[prior, sh.R_INST]) if prior else -1
@@ -129,54 +133,77 @@ class Observer:
             i = consume(self.s, self._log_address, i, n)
             if i == n:
                 break
-            if self.p[sh.P_BUFFER] >= 0:
-                self._write_down_reads(int(self.p[sh.P_BUFFER]))
+            stopped = int(self.p[sh.P_BUFFER])
+            if stopped == sh.STOP_FULL:
+                self.shared.make_room(self)
+            elif stopped >= 0:
+                self._write_down_reads(stopped)
             else:
-                self._atomic(self.log[i])
+                (self._atomic if stopped == sh.STOP_ATOMIC else self._read_box)(self.log[i])
                 i += 1
         head[st.H_TRACE_COUNT] = 0
-        if self.p[sh.P_FULL]:
+        if sh.is_full(self.s):
             self.shared.make_room(self)
 
     # Records and ranges.
 
-    def _at(self, warp) -> int:
+    def at(self, warp) -> int:
         return warp.cta.rank * len(warp.cta.warps) + warp.index
 
-    def _record(self, warp, inst, dim: int, mode: int, write: bool, clock: int | None = None) -> int:
-        w = self._at(warp)
-        clock = int(self.clock[dim]) if clock is None else clock
-        flags = sh.EARLY if self.early[w] else 0
-        return core.new_record(self.s, dim, clock, self.index[id(inst)], w, mode, int(write), flags)
+    def _record(self, warp, inst, dim: int, mode: int, write: bool) -> int:
+        return ops.new_record(self.s, self.at(warp), self.index[id(inst)], dim, mode, int(write))
 
     def _shared(self, cta, first: int, count: int, r: int) -> None:
-        start = np.array([first], np.int64)
-        core.touch_shared(self.s, cta.rank, start.ctypes.data, 1, count, r)
+        history.touch_shared(self.s, cta.rank, self.s + 8 * sh.P_ZERO, 1, first, count, r)
 
-    def _global(self, addresses: np.ndarray, nbytes: int, r: int) -> None:
+    def touch_global(self, addresses: np.ndarray, nbytes: int, r: int) -> None:
         """`nbytes` from each of int64 `addresses`, all in one buffer."""
         if not len(addresses):
             return
-        table = self.shared.buffers
-        i = int(np.searchsorted(table[:, sh.B_START], addresses[0], side="right")) - 1
-        if i < 0 or addresses[0] >= table[i, sh.B_END]:
+        buffer = self.buffer_at(int(addresses[0]))
+        if buffer < 0 or self._postponed(buffer, r, lambda: (addresses, nbytes)):
             return
-        if not table[i, sh.B_WRITTEN]:
-            if not self.shared.records[r, sh.R_WRITE]:
-                self.shared.reads[i].append((addresses, nbytes, r))
-                return
-            self._write_down_reads(i)
-        core.touch_memory(self.s, i, addresses.ctypes.data, len(addresses), nbytes, r)
+        history.touch_memory(self.s, buffer, addresses.ctypes.data, len(addresses), nbytes, r)
+
+    def buffer_at(self, address: int) -> int:
+        """The writable buffer that an address is in, or -1."""
+        table = self.shared.buffers
+        i = int(np.searchsorted(table[:, sh.B_START], address, side="right")) - 1
+        return i if i >= 0 and address < table[i, sh.B_END] else -1
+
+    def _postponed(self, buffer: int, r: int, places) -> bool:
+        """Whether access `r` is a read of a buffer that has not been written to: `places()`, the read's addresses and
+        bytes from each, are then asked for when it is."""
+        if self.shared.buffers[buffer, sh.B_WRITTEN]:
+            return False
+        if self.shared.records[r, sh.R_WRITE]:
+            self._write_down_reads(buffer)
+            return False
+        self.shared.reads[buffer].append((places, r))
+        return True
 
     def _write_down_reads(self, buffer: int) -> None:
         """A buffer is written to for the first time: earlier copies out of it go into the shadow."""
         self.shared.buffers[buffer, sh.B_WRITTEN] = 1
-        for addresses, nbytes, r in self.shared.reads.pop(buffer, []):
-            core.touch_memory(self.s, buffer, addresses.ctypes.data, len(addresses), nbytes, r)
+        for places, r in self.shared.reads.pop(buffer, []):
+            addresses, nbytes = places()
+            history.touch_memory(self.s, buffer, addresses.ctypes.data, len(addresses), nbytes, r)
 
     def _boxes(self, tensor, boxes, r: int) -> None:
         for box in boxes:
-            self._global(*tensor.rows_of(box), r)
+            low, high = box_extent(box, tensor.table)
+            buffer = self.buffer_at(tensor.address + low) if low < high else -1
+            if buffer >= 0 and not self._postponed(buffer, r, partial(tensor.rows_of, box)):
+                addresses, nbytes = tensor.rows_of(box)
+                history.touch_memory(self.s, buffer, addresses.ctypes.data, len(addresses), nbytes, r)
+
+    def _read_box(self, row: np.ndarray) -> None:
+        """What the native form of a tensor load has read."""
+        more = row[et.T_LANES :]
+        box = more[tma.BOX : tma.BOX + MAX_RANK].copy()
+        tensor, address = self.grid.tensor_maps.at(int(more[tma.MAP]))
+        self._boxes(tensor, [box], int(row[et.T_B]))
+        self.maps.use(address, int(row[et.T_B]))
 
     # mbarriers.
 
@@ -185,7 +212,7 @@ class Observer:
 
     def _use(self, warp, inst, cta, barrier: int, offset: int) -> None:
         phases = int(cta.mbarriers[offset >> 3, st.B_PHASE])
-        core.use_mbarrier(self.s, self._at(warp), barrier, phases, self.index[id(inst)], True)
+        core.use_mbarrier(self.s, self.at(warp), barrier, phases, self.index[id(inst)], True)
 
     def phase_ended(self, cta, offset: int, count: int) -> None:
         """An asynchronous operation ended the `count`th phase of an mbarrier."""
@@ -194,7 +221,9 @@ class Observer:
             core.complete_mbarrier(self.s, barrier, count)
 
     def _snapshot(self, w: int) -> np.ndarray:
-        return self.views[[sh.HB, sh.PX, sh.TC], w]
+        view = np.empty((sh.PLANES, self.views.shape[2]), np.int32)
+        ops.take_view(self.s, w, view.ctypes.data)
+        return view
 
     def _completing(self, operation: Operation, run):
         def completed():
@@ -205,61 +234,62 @@ class Observer:
                     row[sh.M_COMPLETE] += 1
                     gaps.remove(int(row[sh.M_COMPLETE]))
             for barrier in operation.barriers:
-                core.hand_over(self.s, operation.view.ctypes.data, barrier)
+                ops.hand_over(self.s, operation.view.ctypes.data, barrier)
             run()
 
         return completed
 
     def matrix(self, warp, inst, offsets: np.ndarray, *, write: bool) -> None:
         """ldmatrix and stmatrix: rows of 16 bytes of the CTA's shared memory."""
-        r = self._record(warp, inst, self._at(warp), sh.GENERIC, write)
-        core.touch_shared(self.s, warp.cta.rank, offsets.ctypes.data, len(offsets), 16, r)
+        r = self._record(warp, inst, self.at(warp), sh.GENERIC, write)
+        history.touch_shared(self.s, warp.cta.rank, offsets.ctypes.data, len(offsets), 0, 16, r)
 
     # Copies.
 
     def load(self, warp, inst, targets, nbytes: int, run, *, boxes=None, memory=None, shared=None):
         """A copy into shared memory that completes on mbarriers. `targets`: [(CTA, offset, barrier's CTA, its offset)];
-        from `boxes` = (tensor map, boxes), `memory` = (address, bytes) or `shared` = (CTA, offset, bytes)."""
-        barriers, copies = [], []
+        from `boxes` = (tensor map, boxes, the map's address), `memory` = (address, bytes) or `shared` = (CTA, offset,
+        bytes)."""
+        barriers, copies, w, index = [], [], self.at(warp), self.index[id(inst)]
         for target, offset, holder, place in targets:
             barrier = self._barrier(holder, place)
             if barrier < 0:
                 return run
-            self._use(warp, inst, holder, barrier, place)
-            self.barriers[barrier, sh.M_ISSUED] += 1
-            number, dim = int(self.barriers[barrier, sh.M_ISSUED]), self.first_copy + barrier
+            phases = int(holder.mbarriers[place >> 3, st.B_PHASE])
+            number = ops.issue_copy(self.s, w, index, barrier, phases)
             if not barriers:
-                read = self._record(warp, inst, dim, sh.ASYNC, False, number)
+                read = ops.copy_record(self.s, w, index, barrier, number, 0)
                 if boxes is not None:
-                    self._boxes(*boxes, read)
+                    self._boxes(*boxes[:2], read)
+                    self.maps.use(boxes[2], read)
                 if memory is not None:
-                    self._global(np.array(memory[:1], np.int64), memory[1], read)
+                    self.touch_global(np.array(memory[:1], np.int64), memory[1], read)
                 if shared is not None:
                     self._shared(*shared, read)
-            self._shared(target, offset, nbytes, self._record(warp, inst, dim, sh.ASYNC, True, number))
+            ops.copy_write(self.s, w, index, barrier, number, target.rank, offset, nbytes)
             barriers.append(barrier)
             copies.append((barrier, number))
-        return self._completing(Operation(self._snapshot(self._at(warp)), barriers, copies), run)
+        return self._completing(Operation(self._snapshot(w), barriers, copies), run)
 
     def store(self, warp, inst, start: int, nbytes: int, *, boxes=None, memory=None) -> None:
-        """A copy from shared to global memory that completes in a bulk group."""
-        w = self._at(warp)
-        self._shared(
-            warp.cta, start, nbytes, self._record(warp, inst, sh.A_BULK_READ * self.warps + w, sh.ASYNC, False)
-        )
+        """A copy from shared to global memory that completes in a bulk group; see `load`."""
+        w = self.at(warp)
+        read = self._record(warp, inst, sh.A_BULK_READ * self.warps + w, sh.ASYNC, False)
+        self._shared(warp.cta, start, nbytes, read)
         r = self._record(warp, inst, sh.A_BULK_WRITE * self.warps + w, sh.ASYNC, True)
         if boxes is not None:
-            self._boxes(*boxes, r)
+            self._boxes(*boxes[:2], r)
+            self.maps.use(boxes[2], read)
         if memory is not None:
-            self._global(np.array(memory[:1], np.int64), memory[1], r)
+            self.touch_global(np.array(memory[:1], np.int64), memory[1], r)
 
     def _commit_kinds(self, warp, kinds) -> None:
         for kind in kinds:
-            self.clock[kind * self.warps + self._at(warp)] += 1
+            self.clock[kind * self.warps + self.at(warp)] += 1
 
     def _wait_kinds(self, warp, kinds, allowed: int) -> None:
         """All but the `allowed` latest groups of `kinds` are complete."""
-        w = self._at(warp)
+        w = self.at(warp)
         for kind in kinds:
             dim = kind * self.warps + w
             done = int(self.clock[dim]) - 1 - allowed
@@ -273,13 +303,13 @@ class Observer:
 
     def cp_async(self, warp, inst, moves) -> None:
         """`moves`: (shared offset, bytes, global address, bytes read) of each lane."""
-        dim = sh.A_CP * self.warps + self._at(warp)
+        dim = sh.A_CP * self.warps + self.at(warp)
         write = self._record(warp, inst, dim, sh.GENERIC, True)
         read = self._record(warp, inst, dim, sh.GENERIC, False)
         for offset, nbytes, address, count in moves:
             self._shared(warp.cta, offset, nbytes, write)
             if count:
-                self._global(np.array([address], np.int64), count, read)
+                self.touch_global(np.array([address], np.int64), count, read)
 
     def cp_commit(self, warp) -> None:
         self._commit_kinds(warp, (sh.A_CP,))
@@ -295,51 +325,39 @@ class Observer:
         if barrier < 0:
             return
         self._use(warp, inst, cta, barrier, offset)
-        w = self._at(warp)
+        w = self.at(warp)
         dim = sh.A_CP * self.warps + w
         view = self._snapshot(w)
         view[0, dim] = self.clock[dim]
         self.clock[dim] += 1
-        core.hand_over(self.s, view.ctypes.data, barrier)
+        ops.hand_over(self.s, view.ctypes.data, barrier)
 
     # Tensor Memory and tensor cores.
 
-    def tensor_load(self, warp, inst, cells: np.ndarray) -> None:
-        self._fragment(warp, inst, cells, sh.A_LD, False)
-
-    def tensor_store(self, warp, inst, cells: np.ndarray) -> None:
-        self._fragment(warp, inst, cells, sh.A_ST, True)
-
-    def _tmem(self, cta, starts: np.ndarray, count: int, r: int, *, unwritten: int = NEVER) -> None:
+    def _tmem(self, cta, starts: np.ndarray, count: int, r: int, *, unwritten: int = ops.NEVER) -> None:
         """`unwritten`: how many cells that nobody has written are a hazard."""
-        core.touch_tmem(self.s, cta.rank, starts.ctypes.data, len(starts), count, r, unwritten)
+        history.touch_tmem(self.s, cta.rank, starts.ctypes.data, len(starts), 0, count, r, unwritten)
 
-    def _fragment(self, warp, inst, cells: np.ndarray, kind: int, write: bool) -> None:
-        r = self._record(warp, inst, kind * self.warps + self._at(warp), sh.TENSOR, write)
-        self._tmem(warp.cta, np.ascontiguousarray(np.ravel(cells), np.int64), 1, r)
+    def fragment(self, warp, inst, runs: tuple[np.ndarray, int], cell: int, *, write: bool) -> None:
+        """tcgen05.ld or .st. `runs`: first cells, from `cell` on, and how many from each."""
+        starts, count = runs
+        w, index = self.at(warp), self.index[id(inst)]
+        ops.fragment(self.s, w, index, starts.ctypes.data, len(starts), cell, count, int(write))
 
     def tensor_wait(self, warp, *, loads: bool) -> None:
-        """tcgen05.wait: the warp's loads or stores are complete."""
-        w = self._at(warp)
-        dim = (sh.A_LD if loads else sh.A_ST) * self.warps + w
-        self.views[sh.HB, w, dim] = self.views[sh.TC, w, dim] = self.clock[dim]
-        self.clock[dim] += 1
+        ops.tensor_wait(self.s, self.at(warp), int(loads))
 
     def tensor_fence(self, warp, mask: int, *, before: bool) -> None:
-        w = self._at(warp)
-        target, source = (sh.TO, sh.TC) if before else (sh.TC, sh.TI)
-        np.maximum(self.views[target, w], self.views[source, w], out=self.views[target, w])
-        if before and mask & mask - 1 == 0:
-            np.maximum(self.views[sh.TS, w], self.views[sh.TO, w], out=self.views[sh.TS, w])
+        ops.tensor_fence(self.s, self.at(warp), mask, int(before))
 
     def allocated(self, warp, inst, cta, offset: int) -> None:
         """tcgen05.alloc has stored an address."""
-        w = self._at(warp)
+        w = self.at(warp)
         self._shared(cta, offset, 4, self._record(warp, inst, w, sh.GENERIC, True))
 
     def deallocated(self, warp, inst, column: int, columns: int) -> None:
         """Whatever still uses the columns races with their deallocation; they are unwritten again."""
-        r = self._record(warp, inst, self._at(warp), sh.TENSOR, True)
+        r = self._record(warp, inst, self.at(warp), sh.TENSOR, True)
         starts = np.arange(TMEM_LANES) * TMEM_COLUMNS + column
         self._tmem(warp.cta, starts, columns, r)
         rows = self.tmem[:, warp.cta.rank].reshape(2, TMEM_LANES, TMEM_COLUMNS)
@@ -347,30 +365,36 @@ class Observer:
 
     def pipe(self, warp) -> int:
         """The agent of the tensor-core operations that a warp issues."""
-        return sh.A_PIPE * self.warps + self._at(warp)
+        return sh.A_PIPE * self.warps + self.at(warp)
 
-    def mma(self, warp, inst, parts, *, accumulate: bool, scales: Sequence = ()) -> None:
-        """`parts`: per CTA (CTA, [(chunk starts, bytes)] of shared operands, (starts, words) of A in Tensor Memory or
-        None, (starts, words) of D). `scales`: (starts, words) of scale factors in Tensor Memory, in every CTA."""
+    def mma(self, warp, inst, plan: np.ndarray, place: int, a_address: int, first, *, accumulate: bool) -> None:
+        """tcgen05.mma with a plan (native_mma.P_*) in the CTAs from `first` on; see operations.multiply."""
+        w, index = self.at(warp), self.index[id(inst)]
+        ops.multiply(self.s, w, index, plan.ctypes.data, place, a_address, first.rank, int(accumulate))
+
+    def scaled_mma(self, warp, inst, parts, *, accumulate: bool) -> None:
+        """A block-scaled tcgen05.mma. `parts`: per CTA (CTA, its shared operands (`start` and `runs`), [(starts, words)]
+        of scale factors and A in Tensor Memory, (starts, words) of D)."""
         dim = self.pipe(warp)
         read = self._record(warp, inst, dim, sh.ASYNC, False)
         read_tensor = self._record(warp, inst, dim, sh.TENSOR, False)
         write = self._record(warp, inst, dim, sh.TENSOR, True)
-        for cta, operands, a, d in parts:
-            for starts, nbytes in operands:
-                core.touch_shared(self.s, cta.rank, starts.ctypes.data, len(starts), nbytes, read)
-            for starts, words in [a, *scales] if a is not None else scales:
+        for cta, operands, held, d in parts:
+            for operand in operands:
+                starts, nbytes = operand.runs
+                history.touch_shared(self.s, cta.rank, starts.ctypes.data, len(starts), operand.start, nbytes, read)
+            for starts, words in held:
                 self._tmem(cta, starts, words, read_tensor, unwritten=len(starts) * words)
-            self._tmem(cta, *d, write, unwritten=1 if accumulate else NEVER)
+            self._tmem(cta, *d, write, unwritten=1 if accumulate else ops.NEVER)
 
     def tensor_copy(self, warp, inst, members, source, destination) -> None:
-        """tcgen05.cp: `source` (chunk starts, bytes), `destination` (starts, words), in each of `members`."""
+        """tcgen05.cp: `source` (its `start` and `runs`), `destination` (starts, words), in each of `members`."""
         dim = self.pipe(warp)
         read = self._record(warp, inst, dim, sh.ASYNC, False)
         write = self._record(warp, inst, dim, sh.TENSOR, True)
         for cta in members:
-            starts, nbytes = source
-            core.touch_shared(self.s, cta.rank, starts.ctypes.data, len(starts), nbytes, read)
+            starts, nbytes = source.runs
+            history.touch_shared(self.s, cta.rank, starts.ctypes.data, len(starts), source.start, nbytes, read)
             self._tmem(cta, *destination, write)
 
     def tensor_shift(self, warp, inst, members, rows: np.ndarray, columns: int) -> None:
@@ -380,28 +404,23 @@ class Observer:
 
     def commit(self, warp, inst, targets, offset: int, run):
         """tcgen05.commit: the arrival follows the completion of what the warp issued before."""
-        dim = self.pipe(warp)
-        barriers = []
+        w, index, barriers = self.at(warp), self.index[id(inst)], []
         for cta in targets:
             barrier = self._barrier(cta, offset)
             if barrier < 0:
                 return run
-            self._use(warp, inst, cta, barrier, offset)
-            # The arrival is complete for who knows that its phase is, not when another commit's is.
-            counted = self.first_copy + int(self.p[sh.P_ROWS]) + barrier
-            record = self._record(warp, inst, dim, sh.ASYNC, True)
-            core.outlived(self.s, cta.rank, record, counted, int(cta.mbarriers[offset >> 3, st.B_PHASE]) + 1)
+            phases = int(cta.mbarriers[offset >> 3, st.B_PHASE])
+            ops.issue_commit(self.s, w, index, barrier, phases, cta.rank)
             barriers.append(barrier)
-        view = self._snapshot(self._at(warp))
-        view[:, dim] = self.clock[dim]
-        self.clock[dim] += 1
+        view = np.empty((sh.PLANES, self.views.shape[2]), np.int32)
+        ops.take_commit_view(self.s, w, view.ctypes.data)
         return self._completing(Operation(view, barriers, []), run)
 
     # Grids and atomics.
 
     def waited_for_grid(self, warp) -> None:
         """griddepcontrol.wait: whatever the grid before did has happened before."""
-        self.early[self._at(warp)] = 0
+        self.early[self.at(warp)] = 0
 
     def _atomic(self, row: np.ndarray) -> None:
         """A strong access: release and acquire patterns (PTX ISA 8.7), address by address."""

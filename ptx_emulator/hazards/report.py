@@ -19,6 +19,7 @@ KINDS = {
     sh.EXITED: "exited-peer", sh.EXITED_WORK: "exited-work", sh.EXITED_COMMIT: "exited-commit",
     sh.WAIT_LD: "tcgen05-wait", sh.CROSS_CTA: "grid-race",
     sh.PREREQUISITE: "grid-dependency", sh.TX_LEFT: "mbarrier-tx", sh.NAMED_LEFT: "named-barrier",
+    sh.MAP_FENCE: "tensormap-fence",
 }  # fmt: skip
 
 
@@ -147,6 +148,8 @@ _TEXTS = {
     sh.WAIT_LD: "no tcgen05.wait::ld between (right only if registers that it loads were used before)",
     sh.CROSS_CTA: "different clusters of the grid, without atomics that order them",
     sh.PREREQUISITE: "the grid that this one depends on, no griddepcontrol.wait before",
+    sh.MAP_FENCE: "no fence.proxy.tensormap::generic.release (or tensormap.cp_fenceproxy) after the change of the "
+    "map, or no .acquire of the map before the copy",
     sh.TX_LEFT: "bytes are outstanding (tx-count is not 0) when the cluster ends",
     sh.NAMED_LEFT: "threads that arrived still wait for others when the cluster ends",
 }

@@ -6,8 +6,8 @@ reads and writes, its cp.async. Copies that complete on an mbarrier have the mba
 copies that were issued to it, and a completed phase publishes those that have completed without a gap.
 
 An access is a record: agent, clock, instruction. Each byte of shared and global memory and each word of Tensor Memory
-holds its last write's record and a set of the reads since, as a number of an interned set, so that ranges with one
-history cost one comparison a cell.
+holds its last write's record and a set of the reads since: a list of nodes, by the number of the first, which sets
+share, and of which the same reads in the same order make the same set. Ranges with one history are judged once.
 
 As in the engine, compiled functions take the host address of one table (`P_*`), which holds scalars and the addresses
 of all other tables; the accessors below turn those into views.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from ..engine_common import OPTIONS, cell_u8, int32s, int64s
+from ..engine_common import ENTRY_OPTIONS, OPTIONS, cell_u8, int32s, int64s
 
 # Scalars.
 P_WARPS = 0
@@ -25,19 +25,19 @@ P_DIMS = 1
 P_CLUSTER = 2  # number of the cluster in the whole run, from 1
 P_LAUNCH = 3
 P_RECORDS = 4  # next free record; 0 is none, 1 a forgotten one
-P_SETS = 5
-P_ITEMS = 6
-P_FULL = 7  # 1: read sets, 2: records are full
+P_NODES = 5  # next free node of a set
+P_FULL = 7  # 1: sets, 2: records are full
 P_FINDINGS = 8
 P_PAIR = 9  # the pair of records judged last
 P_MBARRIERS = 10  # mbarriers seen in this cluster
-P_BUFFER = 11  # the buffer whose reads must be written down before the event can be dealt with, or -1
+P_BUFFER = 11  # why `consume` (trace.py) has stopped: a buffer whose reads must be written down first, or STOP_*
 P_CTAS = 12
 P_ROWS = 13  # barriers
 P_SHARED_BYTES = 14
 P_INSTRUCTIONS = 15
 P_CELLS = 16  # of global memory
 P_BUFFERS = 17
+P_ZERO = 18  # 0, where places are counted from
 # Host addresses of tables, and what they hold: int32 unless said otherwise; [W] warps of the cluster, [D] agents,
 # [C] its CTAs, [B] barriers.
 P_TABLES = 20
@@ -53,20 +53,20 @@ P_TABLES = 20
     T_RECORDS,  # [RECORDS, R_SIZE]
     T_RECENT,  # [W, 2 * instructions]: the last record of each instruction's reads, and writes
     T_FINDINGS,  # int64[FINDINGS, F_SIZE]
-    T_SET_ITEMS,  # [ITEMS]
-    T_SET_ENDS,  # [SETS, 2]
+    T_NODES,  # [NODES, 2]: record, the node with the rest of the set, 0 for none
     T_SET_KEYS,  # int64[HASH]: (set, record)
     T_SET_VALUES,  # [HASH]: the set that they make
     T_SHARED,  # [2 (write, reads), C, bytes]
-    T_LANES,  # uint8[2, C, bytes]: the lane, 255 for several
+    T_LANES,  # uint8[2, C, bytes]: the lane, 255 for several, ALL_LANES for all together
     T_TMEM,  # [2, C, words]
     T_MEMORY,  # [2, cells of global memory]
-    T_BUFFERS,  # int64[n, BUFFER_SIZE]: start, end, first cell, whether written to
+    T_BUFFERS,  # int64[n, BUFFER_SIZE]: start, end, first cell, whether written to, whether it has history
     T_BASES,  # int64[2, C]: host addresses of shared memory and of the named barriers' tables
     T_INST,  # [micro-operations, 2]: instruction, flags
     T_REMOTE,  # [2 (clock, record), C, D]: what must be complete when the CTA exits
     T_ENDED,  # [C, D + 1]: what the CTA's exited warps knew; last, how many warps live
     T_KNOWN,  # [clusters]: the latest record of each earlier cluster that atomics made visible
+    T_VIEW,  # [PLANES, D]: scratch
 ) = range(P_TABLES, P_TABLES + 25)
 P_SIZE = P_TABLES + 25
 
@@ -93,8 +93,8 @@ STRONG, EARLY, SOLO = 1, 2, 4  # atomic or volatile; before griddepcontrol.wait;
 RECORDS = 1 << 20
 FORGOTTEN = 1
 
-# How an access is ordered.
-GENERIC, ASYNC, TENSOR = range(3)
+# How an access is ordered. OBJECT: a tensor map as a whole, as GENERIC, but it may be unwritten in part.
+GENERIC, ASYNC, TENSOR, OBJECT = range(4)
 
 # Spaces in findings.
 SHARED, TMEM, GLOBAL, BARRIER = range(4)
@@ -102,8 +102,8 @@ SHARED, TMEM, GLOBAL, BARRIER = range(4)
 # Findings.
 (
     RACE, PROXY, PROXY_READ, TENSOR_FENCE, LANES, ELECTED, UNWRITTEN, PHASE, INIT, INIT_FENCE, OVERRUN, EXITED,
-    WAIT_LD, CROSS_CTA, PREREQUISITE, TX_LEFT, NAMED_LEFT, INCOMPLETE, EXITED_WORK, EXITED_COMMIT,
-) = range(1, 21)  # fmt: skip
+    WAIT_LD, CROSS_CTA, PREREQUISITE, TX_LEFT, NAMED_LEFT, INCOMPLETE, EXITED_WORK, EXITED_COMMIT, MAP_FENCE,
+) = range(1, 22)  # fmt: skip
 (
     F_CODE, F_PRIOR, F_INST, F_WARP, F_DIM, F_WRITE, F_SPACE, F_RANK, F_CELL, F_CLUSTER, F_LAUNCH, F_COUNT, F_WARPS,
     F_SIZE,
@@ -119,13 +119,19 @@ M_COMPLETE = 4  # copies complete without a gap
 M_WAITING = 5  # warps that wait (named and cluster barriers), a bit each, 48 per column
 M_SIZE = 16
 
-B_START, B_END, B_FIRST, B_WRITTEN, BUFFER_SIZE = range(5)
+STOP_ATOMIC, STOP_COPY, STOP_FULL = -1, -2, -3
+
+B_START, B_END, B_FIRST, B_WRITTEN, B_TOUCHED, BUFFER_SIZE = range(6)
 
 # Flags of an instruction.
-I_STRONG, I_SKIP, I_PROXY, I_INIT_FENCE, I_WARP_SYNC, I_FENCE = (1 << i for i in range(6))
+(
+    I_STRONG, I_SKIP, I_PROXY, I_INIT_FENCE, I_WARP_SYNC, I_FENCE, I_LOADS, I_STORES, I_BEFORE, I_AFTER,
+) = (1 << i for i in range(10))  # fmt: skip
 
-SETS, ITEMS, HASH = 1 << 16, 1 << 20, 1 << 18
+NODES, HASH = 1 << 19, 1 << 20
+ENOUGH = NODES // 4 * 3  # nodes; from here on room is made
 TMEM_WORDS = 128 * 512
+ALL_LANES = 254
 
 
 @njit(**OPTIONS)
@@ -180,6 +186,13 @@ def record(s, r):
 def recent(s, w):
     p = int64s(s)
     return int32s(p[T_RECENT] + w * p[P_INSTRUCTIONS] * 8)
+
+
+@njit("boolean(int64)", **ENTRY_OPTIONS)
+def is_full(s):
+    """Whether room must be made, for records or for sets."""
+    p = int64s(s)
+    return p[P_FULL] != 0 or p[P_NODES] > ENOUGH
 
 
 @njit(**OPTIONS)

@@ -1,4 +1,4 @@
-"""Reads the engine's trace (engine_trace.py) into the shadow: ordinary accesses, barriers, fences."""
+"""Reads the engine's trace (engine_trace.py) into the shadow: ordinary accesses, barriers, fences, native forms."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import numpy as np
 from numba import njit
 
 from .. import engine_trace as et
+from .. import native_mma as mm
+from .. import native_tma as tma
+from .. import native_tmem as tmem
 from .. import state as st
-from ..engine_common import ENTRY_OPTIONS, OPTIONS, int64s
-from . import core
+from ..engine_common import ENTRY_OPTIONS, OPTIONS, int32s, int64s
+from ..native import address_of
+from . import core, history
+from . import operations as ops
 from . import shadow as sh
 
 WARPS_PER_WORD = 48
@@ -90,8 +95,8 @@ def _run(s, p_row, first, last, nbytes, r, rank, buffer):
         start = sh.base(s, 0, rank)
         for lane in range(first, last):
             row[et.T_LANES + lane] -= start
-            core.lane_conflict(s, r, lane, write, rank, row[et.T_LANES + lane])
-        core.touch_shared(s, rank, p_lanes, last - first, nbytes, r)
+            history.lane_conflict(s, r, lane, write, rank, row[et.T_LANES + lane])
+        history.touch_shared(s, rank, p_lanes, last - first, 0, nbytes, r)
         cells = sh.lane_cells(s, 0 if write else 1, rank)
         for lane in range(first, last):
             cell = row[et.T_LANES + lane]
@@ -104,7 +109,7 @@ def _run(s, p_row, first, last, nbytes, r, rank, buffer):
         for lane in range(first, last):
             row[et.T_LANES + lane] += start
     elif buffer >= 0:
-        core.touch_memory(s, buffer, p_lanes, last - first, nbytes, r)
+        history.touch_memory(s, buffer, p_lanes, last - first, nbytes, r)
 
 
 @njit(**OPTIONS)
@@ -124,11 +129,9 @@ def _initialise(s, p_row, inst):
         p[sh.P_MBARRIERS] = i + 1
         sh.slots(s, rank)[slot] = i
     early = sh.early(s)[w] != 0
-    r = core.new_record(
-        s, w, np.int64(sh.clock(s)[w]), inst, w, sh.GENERIC, 1, sh.SOLO | (sh.EARLY if early else 0)
-    )
+    r = core.new_record(s, w, np.int64(sh.clock(s)[w]), inst, w, sh.GENERIC, 1, sh.SOLO | (sh.EARLY if early else 0))
     row[et.T_LANES] = slot * 8
-    core.touch_shared(s, rank, p_row + et.T_LANES * 8, 1, 8, r)
+    history.touch_shared(s, rank, p_row + et.T_LANES * 8, 1, 0, 8, r)
     b = sh.barrier_row(s, i)
     b[sh.M_INIT], b[sh.M_FENCED], b[sh.M_OBSERVED] = r, 0, 0
     # A place that is used again starts to count phases again.
@@ -220,8 +223,12 @@ def _named(s, address):
 
 
 @njit(**OPTIONS)
-def _fence(s, w, marks):
+def _fence(s, w, lanes, marks):
     p = int64s(s)
+    if marks & (sh.I_LOADS | sh.I_STORES):
+        ops.tensor_wait(s, w, marks & sh.I_LOADS)
+    if marks & (sh.I_BEFORE | sh.I_AFTER):
+        ops.tensor_fence(s, w, lanes, marks & sh.I_BEFORE)
     if marks & sh.I_PROXY:
         core.proxy_fence(s, w)
     if marks & sh.I_WARP_SYNC:
@@ -239,14 +246,67 @@ def _fence(s, w, marks):
                 row[sh.M_FENCED] = 1
 
 
+# What native forms did: work that was carried out, and complete, at once.
+
+
+@njit(**OPTIONS)
+def _fragment(s, row, inst):
+    arguments = row[et.T_B]
+    code = int32s(arguments)
+    p_starts = address_of(arguments + 4 * tmem.RUNS)
+    n, length = np.int64(code[tmem.RUN_COUNT]), np.int64(code[tmem.RUN_LENGTH])
+    ops.fragment(s, row[et.T_WARP], inst, p_starts, n, row[et.T_A], length, row[et.T_C])
+
+
+@njit(**OPTIONS)
+def _multiply(s, row, inst):
+    first, keep = row[et.T_LANES + mm.FIRST], row[et.T_LANES + mm.KEEP]
+    ops.multiply(s, row[et.T_WARP], inst, row[et.T_A], row[et.T_B], row[et.T_C], first, np.int64(keep != 0))
+
+
+@njit(**OPTIONS)
+def _commit(s, row, inst):
+    w, address, view = row[et.T_WARP], row[et.T_A], int64s(s)[sh.T_VIEW]
+    b = _mbarrier(s, address)
+    if b < 0:
+        return
+    ops.issue_commit(s, w, inst, b, row[et.T_B], address >> st.RANK_SHIFT)
+    ops.take_commit_view(s, w, view)
+    ops.hand_over(s, view, b)
+    if row[et.T_C]:
+        core.complete_mbarrier(s, b, row[et.T_B] + 1)
+
+
+@njit(**OPTIONS)
+def _copy(s, row, inst):
+    """Returns the record of what the copy reads, 0 if nothing is known of its barrier."""
+    w, b, view = row[et.T_WARP], _mbarrier(s, row[et.T_A]), int64s(s)[sh.T_VIEW]
+    if b < 0:
+        return np.int64(0)
+    number = ops.issue_copy(s, w, inst, b, row[et.T_B])
+    read = ops.copy_record(s, w, inst, b, number, 0)
+    to, nbytes = row[et.T_LANES + tma.TO], row[et.T_LANES + tma.BYTES]
+    ops.copy_write(s, w, inst, b, number, to >> st.RANK_SHIFT, to & st.OFFSET_MASK, nbytes)
+    sh.barrier_row(s, b)[sh.M_COMPLETE] = number
+    ops.take_view(s, w, view)
+    ops.hand_over(s, view, b)
+    if row[et.T_C]:
+        core.complete_mbarrier(s, b, row[et.T_B] + 1)
+    return read
+
+
 @njit("int64(int64, int64, int64, int64)", **ENTRY_OPTIONS)
 def consume(s, p_log, start, n):
     """Reads rows [start, n) of the trace. Returns n, or the index of a row for which Python must act: write down the
-    reads of buffer P_BUFFER and try again, or deal with an atomic (P_BUFFER is -1) and go on after it."""
+    reads of buffer P_BUFFER and try again; or, if P_BUFFER is STOP_FULL, make room and try again; if STOP_ATOMIC,
+    deal with an atomic access, if STOP_COPY, with what a copy reads (T_B of its row is now the record), and go on."""
     p = int64s(s)
     cluster = p[sh.P_ROWS] - 1
     i = start
     while i < n:
+        if sh.is_full(s):
+            p[sh.P_BUFFER] = sh.STOP_FULL
+            return i
         p_row = p_log + i * ROW_BYTES
         row = int64s(p_row)
         kind, w = row[et.T_KIND], row[et.T_WARP]
@@ -256,8 +316,19 @@ def consume(s, p_log, start, n):
                 if not _access(s, p_row, inst, marks):
                     return i
                 if marks & sh.I_STRONG:
-                    p[sh.P_BUFFER] = -1
+                    p[sh.P_BUFFER] = sh.STOP_ATOMIC
                     return i
+        elif kind == et.FRAGMENT:
+            _fragment(s, row, inst)
+        elif kind == et.MULTIPLY:
+            _multiply(s, row, inst)
+        elif kind == et.COMMIT:
+            _commit(s, row, inst)
+        elif kind == et.COPY:
+            row[et.T_B] = _copy(s, row, inst)
+            if row[et.T_B] != 0:
+                p[sh.P_BUFFER] = sh.STOP_COPY
+                return i
         elif kind == et.ARRIVE or kind == et.CHANGE_TX:
             i = _arrive(s, p_log, n, i, inst)
         elif kind == et.WAITED:
@@ -282,7 +353,7 @@ def consume(s, p_log, start, n):
             else:
                 _wait_at(s, w, cluster)
         elif kind == et.FENCE:
-            _fence(s, w, marks)
+            _fence(s, w, row[et.T_MASK], marks)
         elif kind == et.EXIT:
             core.warp_exit(s, w)
         i += 1

@@ -15,7 +15,7 @@ from .. import state as st
 from ..errors import OutOfBounds, TmemError
 from ..ir import Reg, Vector
 from ..registry import Blocked, cta_exit, cta_state, op, unsupported
-from ..tcgen05_layout import LOAD_SHAPES, TMEM_COLUMNS, fragment_map
+from ..tcgen05_layout import LOAD_SHAPES, TMEM_COLUMNS, equal_runs, fragment_map
 from ..tmem import TensorMemory, split_address
 from ..warp import require
 
@@ -154,7 +154,8 @@ def relinquish(warp, inst, mask: int):
 @dataclass(slots=True)
 class Access:
     """A decoded tcgen05.ld or .st. cells: flat indices int64 [registers, 32] from the address; with packing, those of
-    the low halves, the high halves lie one column on. columns: how many are touched. height: lanes, 16 or 32."""
+    the low halves, the high halves lie one column on. columns: how many are touched. height: lanes, 16 or 32. runs: the
+    cells as (int64 starts, cells from each)."""
 
     cells: np.ndarray
     columns: int
@@ -163,7 +164,16 @@ class Access:
     registers: tuple
     address: object
     by_lane: np.ndarray  # the cells as int32 [32, registers]
+    runs: tuple[np.ndarray, int]
     slots: np.ndarray | None = field(default=None)
+
+
+def make_access(lane, column, *, height: int, packed: bool, registers: tuple, address) -> Access:
+    """An Access of the cells at int64 [registers, 32] lanes and columns from the address."""
+    cells = lane * TMEM_COLUMNS + column
+    by_lane = np.ascontiguousarray(cells.T, np.int32)
+    runs = equal_runs(np.stack([cells, cells + 1]) if packed else cells, 1)
+    return Access(cells, int(column.max()) + 1 + packed, height, packed, registers, address, by_lane, runs)
 
 
 def _prepare_access(inst) -> Access:
@@ -200,15 +210,8 @@ def _prepare_access(inst) -> Access:
     registers = registers.elements if isinstance(registers, Vector) else (registers,)
     require(inst, all(type(r) is Reg and not r.is64 for r in registers), "the data must be 32-bit registers")
     require(inst, len(registers) == len(lane), f"{len(registers)} registers, .{shape}.{repeats[0]} has {len(lane)}")
-    return Access(
-        lane * TMEM_COLUMNS + column,
-        int(column.max()) + 1 + packed,
-        LOAD_SHAPES[shape][1],
-        packed,
-        registers,
-        inst.operands[1 if load else 0],
-        np.ascontiguousarray((lane * TMEM_COLUMNS + column).T, np.int32),
-    )
+    address = inst.operands[1 if load else 0]
+    return make_access(lane, column, height=LOAD_SHAPES[shape][1], packed=packed, registers=registers, address=address)
 
 
 def first_cell(warp, inst, access: Access, mask: int) -> int:
@@ -249,9 +252,10 @@ def _native_store(inst, symbols):
 def load(warp, inst, mask: int):
     """Tensor Memory to registers."""
     access = inst.data
-    cells = access.cells + first_cell(warp, inst, access, mask)
+    first = first_cell(warp, inst, access, mask)
+    cells = access.cells + first
     if warp.cta.grid.observer is not None:
-        warp.cta.grid.observer.tensor_load(warp, inst, cells)
+        warp.cta.grid.observer.fragment(warp, inst, access.runs, first, write=False)
     words, slots = warp.cta.tmem.words.reshape(-1), _slots(access)
 
     def read():
@@ -267,10 +271,11 @@ def load(warp, inst, mask: int):
 def store(warp, inst, mask: int):
     """Registers to Tensor Memory."""
     access, tmem, index = inst.data, warp.cta.tmem, warp.index
-    cells = access.cells + first_cell(warp, inst, access, mask)
+    first = first_cell(warp, inst, access, mask)
+    cells = access.cells + first
     values = warp.r32[_slots(access)]
     if warp.cta.grid.observer is not None:
-        warp.cta.grid.observer.tensor_store(warp, inst, cells)
+        warp.cta.grid.observer.fragment(warp, inst, access.runs, first, write=True)
     tmem.pending_stores[index] = tmem.pending_stores.get(index, 0) + 1
 
     def run():

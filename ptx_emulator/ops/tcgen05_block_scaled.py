@@ -26,7 +26,7 @@ from ..tmem import split_address
 from ..warp import lane_list, require
 from .per_thread import lane_address, lane_long, lane_word
 from .tcgen05 import at, cta_group, peer
-from .tcgen05_mma import COLLECTOR_OPS, SharedOperand, check_shared, check_tmem, chunks, narrow_elements, unit
+from .tcgen05_mma import COLLECTOR_OPS, SharedOperand, check_shared, check_tmem, narrow_elements, runs_of, unit
 
 _ID_BITS = 3 << 30  # of a scale factor address: CUTLASS keeps the factor's ID there
 
@@ -105,7 +105,7 @@ def _issue(warp, inst, lane: int) -> None:
 
     if grid.observer is not None:
         parts = [(member, *_touched(plan)) for member in members]
-        grid.observer.mma(warp, inst, parts, accumulate=keep, scales=_scales_touched(plan))
+        grid.observer.scaled_mma(warp, inst, parts, accumulate=keep)
     grid.counters["tcgen05_mma"] += 1
     grid.counters["tcgen05_macs"] += plan.shape.m * plan.shape.n * plan.shape.k
     rows = plan.shape.n + (plan.shape.m if plan.a is not None else 0)
@@ -147,7 +147,7 @@ def _plan(warp, inst, lane: int) -> ScaledPlan:
 def _shared_operand(bits: int, rows: int, mn_major: bool) -> SharedOperand:
     descriptor = decode_shared_descriptor(bits)
     index, extent = operand_map(descriptor, rows, K_BYTES, 1, mn_major)
-    return SharedOperand(index, descriptor.start, extent)
+    return SharedOperand(index, descriptor.start, extent, runs_of(index.tobytes(), 1))
 
 
 def _execute(plan: ScaledPlan, members, keep: bool) -> None:
@@ -205,13 +205,13 @@ def _nibbles(data: np.ndarray) -> np.ndarray:
 
 
 def _touched(plan: ScaledPlan) -> tuple:
-    """What an MMA touches in one CTA, as Observer.mma takes it."""
-    operands = [chunks(operand, 1) for operand in (plan.a, plan.b) if operand is not None]
+    """What an MMA touches in one CTA, as Observer.scaled_mma takes it."""
     lanes = plan.path.segments[:, 1]
+    held = _scales_touched(plan)
+    if plan.a is None:
+        held.append(((lanes + plan.a_place[0]) * TMEM_COLUMNS + plan.a_place[1], K_BYTES // 4))
     d = ((lanes + plan.place[0]) * TMEM_COLUMNS + plan.place[1], plan.path.width)
-    if plan.a is not None:
-        return operands, None, d
-    return operands, ((lanes + plan.a_place[0]) * TMEM_COLUMNS + plan.a_place[1], K_BYTES // 4), d
+    return [operand for operand in (plan.a, plan.b) if operand is not None], held, d
 
 
 def _scales_touched(plan: ScaledPlan) -> list[tuple[np.ndarray, int]]:

@@ -23,6 +23,7 @@ from ..tcgen05_layout import (
     data_path,
     decode_instruction_descriptor,
     decode_shared_descriptor,
+    equal_runs,
     operand_map,
     zero_columns,
 )
@@ -141,8 +142,7 @@ def _mma(warp, inst, lane: int) -> None:
                     member.tmem.shift_rows(first, split_address(a_address)[1])
 
     if grid.observer is not None:
-        parts = [(m, *_touched(plan, place, a_address)) for m in members]
-        grid.observer.mma(warp, inst, parts, accumulate=bool(keep))
+        grid.observer.mma(warp, inst, plan.row, place, a_address, members[0], accumulate=bool(keep))
     grid.counters["tcgen05_mma"] += 1
     grid.counters["tcgen05_macs"] += int(plan.row[native_mma.P_MACS])
     grid.counters["tcgen05_shared_bytes"] += int(plan.row[native_mma.P_SHARED_BYTES])
@@ -151,52 +151,28 @@ def _mma(warp, inst, lane: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SharedOperand:
-    """index: byte offsets from `start` of every element; the matrix ends before start + extent."""
+    """index: byte offsets from `start` of every element; the matrix ends before start + extent. runs: the same bytes as
+    (int64 offsets from `start`, bytes from each)."""
 
     index: np.ndarray
     start: int
     extent: int
+    runs: tuple[np.ndarray, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What descriptors say: rows of D, the operands (`a` None in Tensor Memory), where D lies, and all of it as a `row`
-    for native_mma. A segment's row of A in Tensor Memory is the segment itself: each reads the A of its own lane."""
+    """What descriptors say: rows of D, the operands (`a` None in Tensor Memory), where D lies (`starts`: its segments'
+    first cells from its address), and all of it as a `row` for native_mma. A segment's row of A in Tensor Memory is the
+    segment itself: each reads the A of its own lane."""
 
     m: int
     a: SharedOperand | None
     b: SharedOperand
     path: DataPath
     segments: np.ndarray
+    starts: np.ndarray
     row: np.ndarray
-
-
-def _touched(plan: Plan, place: int, a_address: int) -> tuple:
-    """What an MMA touches in one CTA, as Observer.mma takes it."""
-    operands = [
-        chunks(operand, int(plan.row[native_mma.P_BYTES])) for operand in (plan.a, plan.b) if operand is not None
-    ]
-    lane, column = split_address(place)
-    d = ((plan.path.segments[:, 1] + lane) * TMEM_COLUMNS + column, plan.path.width)
-    if plan.a is not None:
-        return operands, None, d
-    lane, column = split_address(a_address)
-    return operands, ((plan.path.segments[:, 1] + lane) * TMEM_COLUMNS + column, K_BYTES // 4), d
-
-
-def chunks(operand: SharedOperand, element_bytes: int) -> tuple[np.ndarray, int]:
-    """(offsets in shared memory, bytes from each) that an operand covers."""
-    offsets, nbytes = _chunks(operand.index.tobytes(), element_bytes)
-    return offsets + operand.start, nbytes
-
-
-@lru_cache(maxsize=256)
-def _chunks(index: bytes, element_bytes: int) -> tuple[np.ndarray, int]:
-    offsets = np.frombuffer(index, np.int32).astype(np.int64)
-    whole = np.unique(offsets & ~15)
-    if len(whole) * 16 == len(offsets) * element_bytes:
-        return whole, 16
-    return np.unique(offsets), element_bytes
 
 
 def _plan(form: Mma, a_in_tmem: bool, bits: int, a_bits: int, b_bits: int) -> Plan:
@@ -214,8 +190,9 @@ def _plan(form: Mma, a_in_tmem: bool, bits: int, a_bits: int, b_bits: int) -> Pl
     segments = np.array(path.segments)
     if a_in_tmem:
         segments[:, 0] = np.arange(len(segments))
-    row = native_mma.plan_row(shape, form.group, a, b, path, segments)
-    plan = Plan(shape.m, a, b, path, segments, row)
+    starts = segments[:, 1] * TMEM_COLUMNS
+    row = native_mma.plan_row(shape, form.group, a, b, path, segments, starts)
+    plan = Plan(shape.m, a, b, path, segments, starts, row)
     native_mma.PLANS.add(key, plan)
     return plan
 
@@ -241,7 +218,13 @@ def unit(cta, group: int) -> tuple:
 def _shared_operand(bits: int, rows: int, shape, mn_major: bool, transposed: bool) -> SharedOperand:
     descriptor = decode_shared_descriptor(bits)
     index, extent = operand_map(descriptor, rows, shape.k, shape.element_bytes, mn_major, transposed=transposed)
-    return SharedOperand(index, descriptor.start, extent)
+    return SharedOperand(index, descriptor.start, extent, runs_of(index.tobytes(), shape.element_bytes))
+
+
+@lru_cache(maxsize=256)
+def runs_of(index: bytes, size: int) -> tuple[np.ndarray, int]:
+    """The `runs` of a SharedOperand, from the bytes of its index; elements of `size` bytes."""
+    return equal_runs(np.frombuffer(index, np.int32), size)
 
 
 def check_shared(cta, operand: SharedOperand, inst) -> None:
@@ -368,7 +351,7 @@ def copy(warp, inst, mask: int):
         if cta.grid.observer is not None:
             lanes = [np.arange(first, first + height) for block in form.blocks for first in block]
             place = ((np.concatenate(lanes) + first_lane) * TMEM_COLUMNS + column, form.row_bytes // 4)
-            cta.grid.observer.tensor_copy(warp, inst, members, chunks(source, 4), place)
+            cta.grid.observer.tensor_copy(warp, inst, members, source, place)
         cta.grid.asyncs.submit(cta, unit(cta, form.group), run, f"tcgen05.cp, line {inst.line}")
 
 
@@ -387,7 +370,7 @@ def _copied(shared: np.ndarray, source: SharedOperand, bits: int) -> np.ndarray:
 def _copy_operand(bits: int, rows: int, row_bytes: int) -> SharedOperand:
     descriptor = decode_shared_descriptor(bits)
     index, extent = operand_map(descriptor, rows, row_bytes // 4, 4, False)
-    return SharedOperand(index, descriptor.start, extent)
+    return SharedOperand(index, descriptor.start, extent, runs_of(index.tobytes(), 4))
 
 
 def _prepare_shift(inst) -> int:

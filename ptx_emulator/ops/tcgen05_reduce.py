@@ -9,9 +9,9 @@ import numpy as np
 from .. import deferred_loads
 from ..ir import Reg, Vector
 from ..registry import op
-from ..tcgen05_layout import TMEM_COLUMNS, fragment_map
+from ..tcgen05_layout import fragment_map
 from ..warp import require
-from .tcgen05 import Access, first_cell
+from .tcgen05 import Access, first_cell, make_access
 
 _NAN = np.uint32(0x7FFFFFFF)
 _REPEATS = {f"x{n}": n for n in (2, 4, 8, 16, 32, 64, 128)}
@@ -52,8 +52,7 @@ def _prepare(inst) -> Reduction:
     words = all(type(r) is Reg and not r.is64 for r in (*elements, result))
     require(inst, words, "the data must be 32-bit registers")
     lane, column = fragment_map(shape, count)
-    cells = lane * TMEM_COLUMNS + column
-    access = Access(cells, count, 32, False, elements, address, np.ascontiguousarray(cells.T, np.int32))
+    access = make_access(lane, column, height=32, packed=False, registers=elements, address=address)
     return Reduction(access, largest == "max", kind, bool(absolute), bool(keep_nan))
 
 
@@ -61,9 +60,10 @@ def _prepare(inst) -> Reduction:
 def load_and_reduce(warp, inst, mask: int):
     """Tensor Memory to registers, and each lane's minimum or maximum to one more."""
     form: Reduction = inst.data
-    cells = form.access.cells + first_cell(warp, inst, form.access, mask)
+    first = first_cell(warp, inst, form.access, mask)
+    cells = form.access.cells + first
     if warp.cta.grid.observer is not None:
-        warp.cta.grid.observer.tensor_load(warp, inst, cells)
+        warp.cta.grid.observer.fragment(warp, inst, form.access.runs, first, write=False)
 
     def read():
         values = warp.cta.tmem.words.reshape(-1)[cells]

@@ -69,7 +69,7 @@ def replace(warp, inst, mask: int):
     """Per thread: change one field of a tensor map in shared or global memory."""
     form = inst.data
     for lane in lane_list(mask):
-        record = _record(warp, lane_address(warp, inst.operands[0], lane), form.space, inst)
+        cta, place, record = _record(warp, lane_address(warp, inst.operands[0], lane), form.space, inst)
         field, value = form.field, form.code
         if form.value is not None:
             read = lane_long if field in ("global_address", "global_stride") else lane_word
@@ -82,15 +82,18 @@ def replace(warp, inst, mask: int):
             replace_field(record, field, form.ordinal, value)
         except ValueError as error:
             raise EmulationError(str(error), line=inst.line, text=inst.text) from None
+        if warp.cta.grid.observer is not None:
+            warp.cta.grid.observer.maps.change(warp, inst, lane, cta, place)
 
 
 def _record(warp, address: int, space: str, inst):
-    """uint8 [128] view of a tensor map."""
+    """(CTA, offset in its shared memory) or (None, global address) of a tensor map, and a uint8 [128] view of it."""
     if space == "shared::cta" or (space == "" and memory.is_shared_window(address)):
         shared = address - (0 if space else st.SHARED_WINDOW)
         target, offset = memory.shared_target(warp.cta, shared, TENSOR_MAP_BYTES, inst, align=_MAP_ALIGN, cluster=False)
-        return target.shared[offset : offset + TENSOR_MAP_BYTES]
-    return warp.cta.grid.buffers.view(address, TENSOR_MAP_BYTES, inst, align=_MAP_ALIGN, write=True)
+        return target, offset, target.shared[offset : offset + TENSOR_MAP_BYTES]
+    view = warp.cta.grid.buffers.view(address, TENSOR_MAP_BYTES, inst, align=_MAP_ALIGN, write=True)
+    return None, address, view
 
 
 def _prepare_copy(inst) -> None:
@@ -103,8 +106,10 @@ def _prepare_copy(inst) -> None:
 
 @op("tensormap.cp_fenceproxy", prepare=_prepare_copy, sync="aligned", writes=0)
 def copy_and_fence(warp, inst, mask: int):
-    """Per warp: a tensor map from shared to global memory. Maps are read from memory at each use, so the fence has
-    nothing to do."""
-    target = _record(warp, warp.uniform_address(inst.operands[0], mask, inst), "global", inst)
-    source = _record(warp, warp.uniform_address(inst.operands[1], mask, inst), "shared::cta", inst)
+    """Per warp: a tensor map from shared to global memory. Maps are read from memory at each use, so of the fence only
+    checks take note."""
+    _, address, target = _record(warp, warp.uniform_address(inst.operands[0], mask, inst), "global", inst)
+    _, offset, source = _record(warp, warp.uniform_address(inst.operands[1], mask, inst), "shared::cta", inst)
     target[:] = source
+    if warp.cta.grid.observer is not None:
+        warp.cta.grid.observer.maps.copy(warp, inst, offset, address)

@@ -294,7 +294,8 @@ def _tensor_load(warp, inst, lane: int) -> None:
             barriers.complete_tx(holder, barrier, counted, inst)
 
     if grid.observer is not None:
-        signal = grid.observer.load(warp, inst, targets, nbytes, signal, boxes=(tensor, boxes))
+        place = lane_address(warp, source, lane)
+        signal = grid.observer.load(warp, inst, targets, nbytes, signal, boxes=(tensor, boxes, place))
     grid.counters["tma_load_bytes"] += counted
     grid.counters["tma_loads"] += 1
     grid.asyncs.submit(
@@ -366,7 +367,8 @@ def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
         transfer.done = True
 
     if grid.observer is not None:
-        grid.observer.store(warp, inst, start, nbytes, boxes=(tensor, boxes))
+        source_map = lane_address(warp, inst.operands[0], lane)
+        grid.observer.store(warp, inst, start, nbytes, boxes=(tensor, boxes, source_map))
     grid.counters["tma_store_bytes"] += nbytes
     _groups(warp, lane).open.append(transfer)
     steps = [read, run] if grid.order == "adversarial" else run
@@ -473,4 +475,12 @@ def prefetch(warp, inst, mask: int):
 
 @op("fence.proxy.tensormap::generic", modifiers={"acquire", "release", "cta", "cluster", "gpu", "sys"}, writes=0)
 def fence_tensormap(warp, inst, mask: int):
-    """Tensor maps are read from memory at each use, so they are always current."""
+    """Tensor maps are read from memory at each use, so they are always current; only checks take note."""
+    observer = warp.cta.grid.observer
+    if observer is None:
+        return
+    if "release" in inst.mods:
+        observer.maps.release(warp)
+    else:
+        for address in {lane_address(warp, inst.operands[0], lane) for lane in lane_list(mask)}:
+            observer.maps.acquire(warp, address)

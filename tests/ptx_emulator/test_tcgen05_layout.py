@@ -206,6 +206,21 @@ def test_fragment_sizes_are_limited():
         tl.fragment_map("16x256b", 64)
 
 
+@pytest.mark.parametrize(
+    "places, size, expected",
+    [
+        ([5], 4, ([5], 4)),
+        ([0, 4, 8, 32, 36, 40], 4, ([0, 32], 12)),
+        ([8, 0, 4, 0, 20, 24, 28, 32, 36, 40], 4, ([0, 20, 32], 12)),
+        ([0, 1, 2, 3, 10, 11], 1, ([0, 2, 10], 2)),
+        ([0, 1, 3], 1, ([0, 1, 3], 1)),
+    ],
+)
+def test_equal_runs(places, size, expected):
+    starts, length = tl.equal_runs(np.array(places, np.int32), size)
+    assert (starts.tolist(), length) == expected and starts.dtype == np.int64 and starts.flags.c_contiguous
+
+
 MASKS = [  # start counts, first spans, skip, use, M, N and the lowest bits of each sub-mask: the ISA's examples 2 to 4
     ((0,), (0,), 2, 3, 128, 64, ["11100001110000"]),
     ((0, 0), (1, 0), 2, 3, 64, 128, ["11100001110000111", "000011100001110000"]),
