@@ -149,9 +149,7 @@ def summarise(config: MlaDecodeConfig, seq_lens: Sequence[int], reports: DecodeR
         busy_units=len(tiles_of_unit),
         makespan_tiles=max(tiles_of_unit.values()),
         tiles=count_tiles(config, seq_lens, num_ctas),
-        warp_instructions={
-            role: sum(report.by_opcode(warps).values()) for role, warps in roles_of(plan.warps).items()
-        },
+        warp_instructions={role: sum(report.by_opcode(warps).values()) for role, warps in roles_of(plan.warps).items()},
         merge_instructions=reports.merge.warp_instructions,
         tcgen05_mma=report.counters["tcgen05_mma"],
         tma_load_bytes=report.counters["tma_load_bytes"],

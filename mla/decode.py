@@ -67,8 +67,9 @@ class MlaDecode:
         """
         plan, config = self.plan, self.config
         num_units = num_ctas // plan.cluster_size
-        query_view, kv_view = self.query_view(query), cute.make_tensor(
-            kv_cache.iterator, cute.select(kv_cache.layout, mode=[1, 2, 0])
+        query_view, kv_view = (
+            self.query_view(query),
+            cute.make_tensor(kv_cache.iterator, cute.select(kv_cache.layout, mode=[1, 2, 0])),
         )
         rows, latent, rope = config.query_box_rows(plan.cta_rows), plan.chunk_elements, config.qk_rope_head_dim
         boxes = (
@@ -79,8 +80,18 @@ class MlaDecode:
         )
         partial_out, partial_lse = self.partials(workspace, num_units)
         self.kernel(
-            *boxes, block_tables, seq_lens, out, lse, partial_out, partial_lse, softmax_scale, output_scale,
-            cu_seqlens_q, tree_mask, dcp_rank,
+            *boxes,
+            block_tables,
+            seq_lens,
+            out,
+            lse,
+            partial_out,
+            partial_lse,
+            softmax_scale,
+            output_scale,
+            cu_seqlens_q,
+            tree_mask,
+            dcp_rank,
         ).launch(
             grid=[num_units * plan.cluster_size, 1, 1],
             block=[plan.warps.threads, 1, 1],

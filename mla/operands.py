@@ -99,9 +99,7 @@ def make_boxes(tensor: cute.Tensor, box_rows: int, box_elements: int, is_paired:
     layout = cute.make_composed_layout(
         swizzle(row_bytes), 0, cute.make_layout((box_rows, box_elements), stride=(box_elements, 1))
     )
-    return cpasync.make_tiled_tma_atom(
-        cpasync.CopyBulkTensorTileG2SOp(group), tensor, layout, (box_rows, box_elements)
-    )
+    return cpasync.make_tiled_tma_atom(cpasync.CopyBulkTensorTileG2SOp(group), tensor, layout, (box_rows, box_elements))
 
 
 def swizzle(row_bytes: int) -> Any:

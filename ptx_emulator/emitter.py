@@ -127,9 +127,7 @@ class Emitter:
         if type(operand) is Sink:
             return self.temp32()
         if type(operand) is not Reg or operand.is64 or operand.is128:
-            raise self.error(
-                f"destination {getattr(operand, 'name', operand)!r} must be a register of at most 32 bits"
-            )
+            raise self.error(f"destination {getattr(operand, 'name', operand)!r} must be a register of at most 32 bits")
         return self.row(operand)
 
     def d64(self, operand) -> int:

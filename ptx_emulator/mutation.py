@@ -93,7 +93,7 @@ def _changes(line: str, opcode: str) -> Iterator[tuple[str, str]]:
         yield "dropped", without + after
         if match := _NAMED.match(text):
             other = (int(match.group(2)) + 1) % 16
-            yield f"barrier {other}", f"{before}{match.group(1)}{other}{text[match.end():]}{after}"
+            yield f"barrier {other}", f"{before}{match.group(1)}{other}{text[match.end() :]}{after}"
         if match := _EXPECT.match(text):
             for step in (16, -16):
                 yield from _operand_changed("bytes", before, match, step, after)

@@ -113,8 +113,8 @@ def multiply_scaled(
 ) -> None:
     """D = (A * scale_A) * (B * scale_B) (+ D), in place in `memory`, one step of K = 32 (mxf8f6f4) or 64 (the others).
 
-    a [rows, K], b [K, N], memory, segments, column, width: as numerics.mma_into. scales_a [S, factors]: of decode_scales,
-    for each segment; scales_b [4, width, factors]: for each quarter of the lanes and column of a segment.
+    a [rows, K], b [K, N], memory, segments, column, width: as numerics.mma_into. scales_a [S, factors]: of
+    decode_scales for each segment; scales_b [4, width, factors]: for each quarter of the lanes and column of a segment.
     """
     _multiply(
         a.value, a.exponent, b.value, b.exponent, *scales_a, *scales_b, memory, segments, column, width, accumulate

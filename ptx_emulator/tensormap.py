@@ -19,6 +19,7 @@ from .swizzle import NO_SWIZZLE, SWIZZLE_32B, SWIZZLE_64B, SWIZZLE_128B, SWIZZLE
 TENSOR_MAP_BYTES = 128
 MAX_RANK = 5
 
+
 class Packing(NamedTuple):
     """Elements of less than a byte: how many are copied as one unit, and a unit's bytes in global and shared memory."""
 
@@ -140,8 +141,8 @@ class TensorMap:
         unit = self.packing.elements
         if self.dims[0] % unit or self.box[0] % unit:
             raise ValueError(
-                f"tensor map: dims[0]={self.dims[0]} and box[0]={self.box[0]} of {self.element_type} must be multiples of "
-                f"{unit}"
+                f"tensor map: dims[0]={self.dims[0]} and box[0]={self.box[0]} of {self.element_type} must be multiples "
+                f"of {unit}"
             )
         if self.is_padded and (self.box[0] != _PADDED_BOX or self.dims[0] % _PADDED_BOX or self.address % 32):
             raise ValueError(

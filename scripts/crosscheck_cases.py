@@ -46,9 +46,11 @@ class Case:
         return "tcgen05." in self.ptx
 
     @property
-    def edits_tensor_maps(self) -> bool:
-        """Whether a tensor map lies in its memory, in a format that is each machine's own."""
-        return "tensormap.replace" in self.ptx
+    def why_not(self) -> str:
+        """Why it cannot be compared between machines; "" if it can."""
+        if "tensormap.replace" in self.ptx:
+            return "tensor maps in memory, whose format is each machine's own"
+        return "prints" if "vprintf" in self.ptx else ""
 
     @property
     def approximate(self) -> bool:

@@ -19,6 +19,7 @@ except ImportError:  # cuda-python is optional
 _DATA_TYPES = {
     "u8": "UINT8", "u16": "UINT16", "u32": "UINT32", "s32": "INT32", "u64": "UINT64", "s64": "INT64", "f16": "FLOAT16",
     "f32": "FLOAT32", "f64": "FLOAT64", "bf16": "BFLOAT16", "tf32": "TFLOAT32",
+    "b4x16": "16U4_ALIGN8B", "b4x16_p64": "16U4_ALIGN16B", "b6x16_p32": "16U6_ALIGN16B",
 }  # fmt: skip
 _SWIZZLES = {"none": "NONE", "32B": "32B", "64B": "64B", "128B": "128B", "128B_atom_32B": "128B_ATOM_32B"}
 _PTX_VERSIONS = ("9.0", "8.7", "8.4", "8.0")  # of CUDA 13.0, 12.8, 12.4, 12.0

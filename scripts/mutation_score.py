@@ -112,9 +112,7 @@ def prepare(problem: MlaProblem) -> tuple[Callable, str, set[int]]:
     out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.query.shape[:3])
 
     def execute(ptx: str, **options) -> tuple[str, str] | None:
-        reports = emulated.launch(
-            replace(compiled, ptx=ptx), call, out, lse, num_ctas=NUM_CTAS, checks=True, **options
-        )
+        reports = emulated.launch(replace(compiled, ptx=ptx), call, out, lse, num_ctas=NUM_CTAS, checks=True, **options)
         hazards = reports.merge.hazards
         if hazards:
             return hazards[0].kind, str(hazards[0])

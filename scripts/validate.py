@@ -264,8 +264,7 @@ def cases_of(options: argparse.Namespace) -> list[Case]:
         return [case for dtype in options.dtype for case in default_cases(dtype)]
     given = {"seq_len_q": [1, 4, 8], **given}
     return [
-        Case(dtype, **dict(zip(given, values)))
-        for dtype, *values in itertools.product(options.dtype, *given.values())
+        Case(dtype, **dict(zip(given, values))) for dtype, *values in itertools.product(options.dtype, *given.values())
     ]
 
 

@@ -165,9 +165,7 @@ def check_query(query: torch.Tensor, is_ragged: bool = False) -> None:
     tokens = "total_q" if is_ragged else "batch, seq_len_q"
     if query.dim() != (3 if is_ragged else 4):
         given = "with cu_seqlens_q" if is_ragged else "without cu_seqlens_q"
-        raise ValueError(
-            f"query has shape {shape_text(query)}: must be [{tokens}, num_heads, {HEAD_DIM}] {given}"
-        )
+        raise ValueError(f"query has shape {shape_text(query)}: must be [{tokens}, num_heads, {HEAD_DIM}] {given}")
     num_tokens, num_heads, head_dim = query.shape[-3:]
     last = query.dim() - 1
     if head_dim != HEAD_DIM:

@@ -48,7 +48,9 @@ def _make_tree(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
     return (layouts.fill(template.tree, iter(values)),)
 
 
-@host_op("builtin.unrealized_conversion_cast", "cute.to_int_tuple", "cute.assume", "cute.derefine", "cute.make_tiled_mma")
+@host_op(
+    "builtin.unrealized_conversion_cast", "cute.to_int_tuple", "cute.assume", "cute.derefine", "cute.make_tiled_mma"
+)
 def _same(host: Host, op: Op, types: list[Type] | None) -> tuple[Any, ...]:
     return (host.value(op.operands[0]),)
 

@@ -373,7 +373,7 @@ class Observer:
         ops.multiply(self.s, w, index, plan.ctypes.data, place, a_address, first.rank, int(accumulate))
 
     def scaled_mma(self, warp, inst, parts, *, accumulate: bool) -> None:
-        """A block-scaled tcgen05.mma. `parts`: per CTA (CTA, its shared operands (`start` and `runs`), [(starts, words)]
+        """A block-scaled tcgen05.mma. `parts`: per CTA (CTA, its shared operands (`start`, `runs`), [(starts, words)]
         of scale factors and A in Tensor Memory, (starts, words) of D)."""
         dim = self.pipe(warp)
         read = self._record(warp, inst, dim, sh.ASYNC, False)

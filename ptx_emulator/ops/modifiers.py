@@ -48,6 +48,4 @@ class Modifiers:
 
 def expect_operands(inst: Instruction, *counts: int) -> None:
     if len(inst.operands) not in counts:
-        raise unsupported(
-            inst, f"{inst.name}: {len(inst.operands)} operands, expected {' or '.join(map(str, counts))}"
-        )
+        raise unsupported(inst, f"{inst.name}: {len(inst.operands)} operands, expected {' or '.join(map(str, counts))}")

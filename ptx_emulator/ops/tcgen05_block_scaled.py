@@ -133,8 +133,8 @@ def _plan(warp, inst, lane: int) -> ScaledPlan:
         scale_lane, column = split_address(address & ~_ID_BITS)
         if scale_lane or address >> 30 not in (0, scale_id):
             raise TmemError(
-                f"scale factors {name} at address {address:#010x}: must start at lane 0, and bits 30 and 31 be 0 or the "
-                f"descriptor's ID {scale_id}",
+                f"scale factors {name} at address {address:#010x}: must start at lane 0, and bits 30 and 31 be 0 or "
+                f"the descriptor's ID {scale_id}",
                 **at(inst),
             )
         columns.append(column)
@@ -182,7 +182,7 @@ def _execute(plan: ScaledPlan, members, keep: bool) -> None:
 
 
 def _factors(words, rows, lanes, column: int, shape: ScaledDescriptor, first: int) -> np.ndarray:
-    """uint8 [rows, factors]: the scale factors of `rows` for results in `lanes`, the first in byte `first` of a word."""
+    """uint8 [rows, factors]: scale factors of `rows` for results in `lanes`, the first in byte `first` of a word."""
     found = np.ascontiguousarray(words[scale_cells(rows, lanes, column)])
     return found.view(np.uint8).reshape(-1, 4)[:, first : first + shape.factors]
 

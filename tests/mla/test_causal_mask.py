@@ -90,7 +90,8 @@ def test_mask_tile_count_bounds_the_masked_tiles(is_causal):
 
 
 @pytest.mark.parametrize(
-    "seq_len_q, is_causal, expected", [(1, True, 1), (2, True, 2), (64, True, 2), (65, True, 2), (66, True, 3), (8, False, 1)]
+    "seq_len_q, is_causal, expected",
+    [(1, True, 1), (2, True, 2), (64, True, 2), (65, True, 2), (66, True, 3), (8, False, 1)],
 )
 def test_mask_tile_count_formula(seq_len_q, is_causal, expected):
     assert CausalMask(is_causal, 16, seq_len_q).mask_tile_count(64) == expected

@@ -33,7 +33,9 @@ def test_equal_configs_are_one_cache_key():
     assert MlaDecodeConfig(**GOOD) != MlaDecodeConfig(**{**GOOD, "is_causal": False})
 
 
-@pytest.mark.parametrize("num_heads, packed, rows", [(16, True, 64), (16, False, 16), (40, False, 8), (3, False, 1), (128, False, 64)])
+@pytest.mark.parametrize(
+    "num_heads, packed, rows", [(16, True, 64), (16, False, 16), (40, False, 8), (3, False, 1), (128, False, 64)]
+)
 def test_query_boxes_never_straddle_tokens(num_heads, packed, rows):
     config = MlaDecodeConfig(**{**GOOD, "num_heads": num_heads}, query_packed=packed)
     assert config.query_box_rows(64) == rows

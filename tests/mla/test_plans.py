@@ -47,8 +47,16 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_numbers():
 def test_buffers_do_not_overlap():
     plan = make_plan()
     starts = [
-        plan.query_offset, plan.key_offset, plan.probs_offset, plan.row_exchange_offset, plan.scale_offset,
-        plan.page_ids_offset, plan.work_offset, plan.barrier_offset, plan.tmem_pointer_offset, plan.smem_bytes,
+        plan.query_offset,
+        plan.key_offset,
+        plan.probs_offset,
+        plan.row_exchange_offset,
+        plan.scale_offset,
+        plan.page_ids_offset,
+        plan.work_offset,
+        plan.barrier_offset,
+        plan.tmem_pointer_offset,
+        plan.smem_bytes,
     ]
     assert starts == sorted(set(starts))
     assert plan.barrier_offset % 8 == 0

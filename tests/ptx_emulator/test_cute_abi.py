@@ -441,7 +441,7 @@ def test_split_top_respects_brackets_quotes_and_arrows():
 
 
 def test_types():
-    tiled = '!cute.tiled_mma<!cute_nvgpu.sm100.mma<128x128x16, num_cta = 2, ab_major = (k, k), c_scale_exp = 0>, x = 1>'
+    tiled = "!cute.tiled_mma<!cute_nvgpu.sm100.mma<128x128x16, num_cta = 2, ab_major = (k, k), c_scale_exp = 0>, x = 1>"
     assert parse_type("!mma", {"!mma": tiled}) == MmaType(8)
     with pytest.raises(ValueError, match="only the dense, unscaled"):
         parse_type("!cute_nvgpu.sm100.mma<128x128x64, num_cta = 1, vec_scale = 16>", {})

@@ -167,11 +167,14 @@ def test_retargeting_and_what_needs_blackwell():
     assert case("tcgen05.wait::ld.sync.aligned;").needs_blackwell and not case().needs_blackwell
 
 
-def test_kernels_that_edit_tensor_maps_are_not_compared(tmp_path):
-    file, editing = tmp_path / "cases", case("tensormap.replace.tile.rank.global.b1024.b32 [%rd0], 1;")
-    file.write_bytes(pickle.dumps([editing]))
-    (row,) = crosscheck_device.replay_all([editing], file, "emulator", timeout=60)
-    assert row["result"] == "skipped" and "tensor maps" in row["reason"]
+def test_what_is_not_compared(tmp_path):
+    file = tmp_path / "cases"
+    editing = case("tensormap.replace.tile.rank.global.b1024.b32 [%rd0], 1;")
+    printing = case("call (x), vprintf, (y, z);")
+    file.write_bytes(pickle.dumps([editing, printing]))
+    rows = list(crosscheck_device.replay_all([editing, printing], file, "emulator", timeout=60))
+    assert [row["result"] for row in rows] == ["skipped", "skipped"]
+    assert "tensor maps" in rows[0]["reason"] and rows[1]["reason"] == "prints"
 
 
 def test_only_launches_in_order_are_recorded():

@@ -135,14 +135,21 @@ def peer_calls():
     tensors = [call[name] for name in ("query", "kv_cache", "workspace", "block_tables", "seq_lens")]
     query, cache, workspace, table, lengths = tensors
     dims, out, lse = (512, 64), call["out"], call["lse"]
-    yield set(), lambda: tokenspeed.tokenspeed_mla_decode(
-        query, cache, workspace, *dims, table, lengths, 40, 0.1, out=out
+    yield (
+        set(),
+        lambda: tokenspeed.tokenspeed_mla_decode(query, cache, workspace, *dims, table, lengths, 40, 0.1, out=out),
     )
-    yield set(), lambda: flashinfer.trtllm_batch_decode_with_kv_cache_mla(
-        query, cache, workspace, 128, *dims, table, lengths, 40, out=out, lse=lse, return_lse=True
+    yield (
+        set(),
+        lambda: flashinfer.trtllm_batch_decode_with_kv_cache_mla(
+            query, cache, workspace, 128, *dims, table, lengths, 40, out=out, lse=lse, return_lse=True
+        ),
     )
-    yield {"empty", "transpose", "eq", "masked_fill_"}, lambda: flashmla.flash_mla_with_kvcache(
-        query, cache.unsqueeze(2), table, lengths, 512, flashmla.get_mla_metadata()[0]
+    yield (
+        {"empty", "transpose", "eq", "masked_fill_"},
+        lambda: flashmla.flash_mla_with_kvcache(
+            query, cache.unsqueeze(2), table, lengths, 512, flashmla.get_mla_metadata()[0]
+        ),
     )
 
 

@@ -224,11 +224,17 @@ def test_mla_decode_takes_a_workspace(backend, split):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda needed: torch.zeros(needed + 64, dtype=torch.uint8)[: needed - 1], "workspace has {under} bytes: must have at least {needed}"),
-        (lambda needed: torch.zeros(needed + 64, dtype=torch.uint8)[8:], "workspace starts at address 0x[0-9a-f]+: must be a multiple of 16 bytes"),
+        (
+            lambda needed: torch.zeros(needed + 64, dtype=torch.uint8)[: needed - 1],
+            "workspace has {under} bytes: must have at least {needed}",
+        ),
+        (
+            lambda needed: torch.zeros(needed + 64, dtype=torch.uint8)[8:],
+            "workspace starts at address 0x[0-9a-f]+: must be a multiple of 16 bytes",
+        ),
     ],
     ids=["too small", "misaligned"],
-)  # fmt: skip
+)
 def test_a_workspace_the_kernel_cannot_use(make, message, split):
     problem, needed = split[0], workspace_bytes()
     out = torch.full(problem.out_shape, 7.0, dtype=problem.out_dtype)
@@ -275,7 +281,7 @@ def test_no_hazards(dtype, num_heads):
 
 @pytest.mark.parametrize("removed, kind", [("griddepcontrol.wait;", "grid-dependency"), ("bar.warp.sync", None)])
 def test_removed_synchronisation_is_a_hazard(removed, kind):
-    """The checker can fail on our own kernels: a dependency wait, or a warp's synchronisation before one lane arrives."""
+    """The checker can fail on our own kernels: a dependency wait, a warp's synchronisation before one lane arrives."""
     problem = make_problem(2, 16, 4, (330, 65))
     call = problem.decode_call()
     compiled = compile_decode(kernel.decode_config(call, "sm_100a"))

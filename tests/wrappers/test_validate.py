@@ -333,7 +333,9 @@ BAD = {
     ),
     "tree_of_too_many_tokens": (
         lambda call: call.update(
-            query=torch.zeros(BATCH, 257, HEADS, 576, dtype=torch.bfloat16), out=None, lse=None,
+            query=torch.zeros(BATCH, 257, HEADS, 576, dtype=torch.bfloat16),
+            out=None,
+            lse=None,
             tree_mask=torch.ones(BATCH, 257, 257, dtype=torch.bool),
         ),
         ValueError,

@@ -54,9 +54,7 @@ class PagedCache:
     def __init__(self, config: EngineConfig):
         self.config = config
         options = {"dtype": torch.int32, "device": config.device}
-        self.pages = torch.zeros(
-            config.num_pages, config.page_size, HEAD_DIM, dtype=config.dtype, device=config.device
-        )
+        self.pages = torch.zeros(config.num_pages, config.page_size, HEAD_DIM, dtype=config.dtype, device=config.device)
         self.block_tables = torch.full((config.max_batch, config.max_pages_per_request), -1, **options)
         self.seq_lens = torch.zeros(config.max_batch, **options)
         self.free_pages = list(range(config.num_pages))

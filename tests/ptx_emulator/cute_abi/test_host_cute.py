@@ -91,7 +91,7 @@ def scale_tensor_map(change=lambda text: text):
 
 
 def test_a_tensor_map_over_modes_that_follow_each_other():
-    """512 scale factors of a block are 256 elements of 16 bits; blocks along columns and rows are further dimensions."""
+    """512 scale factors of a block are 256 elements of 16 bits; blocks along columns and rows more dimensions."""
     tensor = scale_tensor_map()
     assert (tensor.element_type, tensor.dims, tensor.box) == ("u16", (256, 3, 8, 1), (256, 1, 1, 1))
     assert tensor.strides[:2] == (512 * 8, 512)

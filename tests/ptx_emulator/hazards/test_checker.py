@@ -140,8 +140,9 @@ DONE:
 def dependent_pair(wait: str, order: str, seed: int = 0):
     """A grid that writes 7, and one that depends on it and copies that; returns (what was copied, hazards)."""
     first = ".param .b64 out", "griddepcontrol.launch_dependents;\nld.param.b64 %rd1, [out];\nst.global.b32 [%rd1], 7;"
-    second = ".param .b64 out", (
-        f"{wait}\nld.param.b64 %rd1, [out];\nld.global.b32 %r1, [%rd1];\nst.global.b32 [%rd1+64], %r1;"
+    second = (
+        ".param .b64 out",
+        (f"{wait}\nld.param.b64 %rd1, [out];\nld.global.b32 %r1, [%rd1];\nst.global.b32 [%rd1+64], %r1;"),
     )
     out, checker = aligned(128, np.uint32), Checker()
     grids = [

@@ -26,8 +26,8 @@ def test_tensor_core_and_tensor_memory(name, edge, traps, monkeypatch):  # noqa:
 
 
 def load_and_overwrite(waits: bool, columns: int) -> list[tuple]:
-    """Races of a TMA load of 8 rows and `columns` of 16-bit elements with a read of what it loads and a write to what it
-    reads."""
+    """Races of a TMA load of 8 rows and `columns` of 16-bit elements with a read of what it loads and a write to what
+    it reads."""
     data = aligned(160 * 20)
     tensor = TensorMap(data.ctypes.data, "bf16", (64, 20), (160,), (columns, 8), swizzle="none")
     body = f"""

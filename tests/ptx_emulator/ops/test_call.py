@@ -41,10 +41,10 @@ def module(text: str) -> str:
 LOCAL = ".local .align 8 .b8 buffer[64];"
 CONVERSIONS = [
     ("%d", "i", -7), ("%5d|%-5d|%05d|%+d", "iiii", 42), ("%u", "i", 0xFFFFFFFF), ("%x %X %#x", "iii", 0xBEEF),
-    ("%#x %#o %o", "iii", 0), ("%#o", "i", 64), ("%lld", "q", -(1 << 62)), ("%lu", "q", (1 << 64) - 1), ("%hhd", "i", 200),
-    ("%hu", "i", 70000), ("%f", "d", 1.5), ("%10.3f|%-10.3e|%g", "ddd", -1234.56789), ("%.0f %G", "dd", 2.5e20),
-    ("%f %F", "dd", float("inf")), ("%c%c", "ii", 65), ("%d%% of %f", "id", 3), ("%.3d|%8.4x", "ii", 5), ("% d", "i", 5),
-    ("%i", "i", 0x80000000),
+    ("%#x %#o %o", "iii", 0), ("%#o", "i", 64), ("%lld", "q", -(1 << 62)), ("%lu", "q", (1 << 64) - 1),
+    ("%hhd", "i", 200), ("%hu", "i", 70000), ("%f", "d", 1.5), ("%10.3f|%-10.3e|%g", "ddd", -1234.56789), ("%.0f %G", "dd", 2.5e20),
+    ("%f %F", "dd", float("inf")), ("%c%c", "ii", 65), ("%d%% of %f", "id", 3), ("%.3d|%8.4x", "ii", 5),
+    ("% d", "i", 5), ("%i", "i", 0x80000000),
 ]  # fmt: skip
 
 
@@ -70,7 +70,8 @@ def test_lanes_print_in_order_and_get_the_number_of_values(capsys):
     counts = np.full(32, 99, np.uint32)
     body = LOCAL + "setp.ge.u32 %p1, %thread, 29; @!%p1 bra DONE;"
     body += call(
-        "st.local.u32 [%rd20], %thread; mov.b64 %rd30, name; cvta.const.u64 %rd30, %rd30; st.local.b64 [%rd20+8], %rd30;",
+        "st.local.u32 [%rd20], %thread; mov.b64 %rd30, name; cvta.const.u64 %rd30, %rd30;"
+        "st.local.b64 [%rd20+8], %rd30;",
         result="ld.param.b32 %r1, [given]; mad.wide.u32 %rd1, %thread, 4, %ptr0; st.global.b32 [%rd1], %r1;",
     )
     run(program(body + "DONE:", 1, module=module("lane %d of %s\n") + c_string("name", "wärp", "const")), [counts])

@@ -280,9 +280,7 @@ def test_fp4_and_scale_formats():
     """e2m1 holds 0, .5, 1, 1.5, 2, 3, 4, 6; ue8m0 holds powers of two (PTX ISA 5.2.3)."""
     x = np.array([0.0, 0.25, 0.26, 0.75, 1.75, 2.5, 5.0, 100.0], np.float32)
     y = -x
-    pairs = compute_one(
-        ".reg .b8 %b; cvt.rn.satfinite.e2m1x2.f32 %b, %i0, %i1; cvt.u32.u8 %o0, %b;", [x, y], np.uint32
-    )
+    pairs = compute_one(".reg .b8 %b; cvt.rn.satfinite.e2m1x2.f32 %b, %i0, %i1; cvt.u32.u8 %o0, %b;", [x, y], np.uint32)
     magnitude = np.array([0, 0, 1, 2, 4, 4, 6, 7])
     np.testing.assert_array_equal(pairs, magnitude << 4 | magnitude | 8)
     scale = np.array([1.0, 2.0, 3.0, 0.3, 1e-40, 1e38], np.float32)

@@ -419,9 +419,7 @@ def test_half_precision(kind, dtype, opcode, function):
     expected = bits(function(a.double(), b.double(), c.double()).to(dtype))
     sources = "%i0, %i1, %i2" if "fma" in opcode else "%i0, %i1"
     got = compute_one(f"{opcode}.{kind} %o0, {sources};", [bits(x) for x in (a, b, c)], np.uint16)
-    packed = compute_one(
-        f"{opcode}.{kind}x2 %o0, {sources};", [bits(x).view(np.uint32) for x in (a, b, c)], np.uint32
-    )
+    packed = compute_one(f"{opcode}.{kind}x2 %o0, {sources};", [bits(x).view(np.uint32) for x in (a, b, c)], np.uint32)
     same(got.view(np.float16), expected.view(np.float16))
     same(packed.view(np.float16), expected.view(np.float16))
 

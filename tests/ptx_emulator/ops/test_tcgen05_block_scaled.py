@@ -295,8 +295,8 @@ def test_a_in_tensor_memory(kind):
 @every_kind
 @pytest.mark.parametrize("m,n", [(256, 64), (128, 64), (128, 256)])
 def test_cta_pair(kind, m, n):
-    """Each CTA has the scale factors of its rows of A and of all columns of B; with M = 128 the upper lanes compute, and
-    have the factors of, the second half of the columns."""
+    """Each CTA has the scale factors of its rows of A and of all columns of B; with M = 128 the upper lanes compute,
+    and have the factors of, the second half of the columns."""
     problem = Problem.random(kind, n, 42, m=m)
     a = [place(memory_bytes(x, kind.a, kind.k), "e4m3", A_BASE, False, "64B") for x in np.split(problem.a, 2)]
     b = [place(memory_bytes(x, kind.b, kind.k), "e4m3", B_BASE, False, "64B") for x in np.split(problem.b, 2)]
