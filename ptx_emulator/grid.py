@@ -128,6 +128,12 @@ class Grid:
             by_cluster,
         )
 
+    def end(self) -> None:
+        """Lets go of the cluster and its observer, whose cycles would keep their tables until Python looks for them."""
+        self._cluster = self.observer = None
+        if self.checker is not None:
+            self.checker.rest()
+
     def _total_counters(self) -> Counter:
         """Those of the handlers and those of native forms, without zeros."""
         total = Counter(self.counters)
@@ -224,15 +230,18 @@ def run_grids(grids: list[Grid]) -> list[Report]:
     for grid in grids:
         grid.begin()
     reports = []
-    for number, grid in enumerate(grids):
-        if number + 1 < len(grids) and grids[number + 1].overlaps and grid.order == "adversarial":
-            grids[number + 1].run_early()
-        try:
+    try:
+        for number, grid in enumerate(grids):
+            if number + 1 < len(grids) and grids[number + 1].overlaps and grid.order == "adversarial":
+                grids[number + 1].run_early()
             reports.append(grid.run())
-        except EmulationError as error:
-            if grid.checker is not None:
-                error.hazards = tuple(grid.checker.hazards)
-            raise
+    except EmulationError as error:
+        if grid.checker is not None:
+            error.hazards = tuple(grid.checker.hazards)
+        raise
+    finally:
+        for grid in grids:
+            grid.end()
     return reports
 
 

@@ -111,6 +111,13 @@ class Checker:
             self._active = observer
             self._connect(observer)
 
+    def rest(self) -> None:
+        """Lets go of the observers: no launch runs, and their tables are large."""
+        if self._active is not None:
+            self.collect(self._active)
+        self._active = None
+        self.running.clear()
+
     def collect(self, observer: Observer) -> None:
         self._p[_COUNTERS] = observer.p[_COUNTERS]
 

@@ -7,6 +7,7 @@ then: until somebody acquires its completion, every conflicting access races wit
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 
 import numpy as np
@@ -97,7 +98,7 @@ class Observer:
         self.p[sh.P_CLUSTER] = self.shared.next_cluster()
         self._gaps: dict[int, set[int]] = {}
         self._locations: dict[int, np.ndarray] = {}
-        self.maps = MapProxy(self)
+        self.maps = MapProxy(weakref.proxy(self))
         self.cluster.header[st.H_TRACE_COUNT] = 0
         self.shared.running.append(self)
         self.activate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import struct
 
@@ -217,6 +218,22 @@ def test_checks_cost_nothing_when_off():
             run(kernel("", "mov.u32 %r0, 0;"), [], [], block=(32, 1, 1), checks=checks)
     (trace_off, native_off), (trace_on, native_on) = headers
     assert trace_off == 0 and native_off > 0 and trace_on != 0 and native_on == native_off
+
+
+def test_the_tables_of_a_launch_go_with_it():
+    """They are large, and few objects hold them: Python would not look for cycles among them for hundreds of launches."""
+    from ptx_emulator.hazards.observer import Observer
+
+    checker, bad = Checker(), kernel("", "trap;")
+    gc.collect()
+    gc.disable()
+    try:
+        run(kernel("", "mov.u32 %r0, 0;"), [], [], block=(32, 1, 1), checks=checker)
+        with pytest.raises(EmulationError):
+            run(bad, [], [], block=(32, 1, 1), checks=checker)
+        assert not [x for x in gc.get_objects() if isinstance(x, Observer)]
+    finally:
+        gc.enable()
 
 
 def test_leaked_tensor_memory_is_an_error():
