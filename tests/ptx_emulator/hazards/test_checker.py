@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import struct
+import weakref
 
 import numpy as np
 import pytest
@@ -220,18 +221,23 @@ def test_checks_cost_nothing_when_off():
     assert trace_off == 0 and native_off > 0 and trace_on != 0 and native_on == native_off
 
 
-def test_the_tables_of_a_launch_go_with_it():
-    """They are large, and few objects hold them: Python would not look for cycles among them for hundreds of launches."""
-    from ptx_emulator.hazards.observer import Observer
+def test_the_tables_of_a_launch_go_with_it(monkeypatch):
+    """They are large and few objects hold them: Python would not look for cycles there for hundreds of launches."""
+    made, original = [], Checker.observer
 
+    def watched(self, grid, cluster):
+        observer = original(self, grid, cluster)
+        made.append(weakref.ref(observer))
+        return observer
+
+    monkeypatch.setattr(Checker, "observer", watched)
     checker, bad = Checker(), kernel("", "trap;")
-    gc.collect()
     gc.disable()
     try:
         run(kernel("", "mov.u32 %r0, 0;"), [], [], block=(32, 1, 1), checks=checker)
         with pytest.raises(EmulationError):
             run(bad, [], [], block=(32, 1, 1), checks=checker)
-        assert not [x for x in gc.get_objects() if isinstance(x, Observer)]
+        assert [observer() for observer in made] == [None, None]
     finally:
         gc.enable()
 
