@@ -185,7 +185,7 @@ def touch_shared(s, rank, p_starts, n, origin, count, r):
     unwritten = touch(s, cells[0], cells[1], p_starts, n, origin, count, r, sh.SHARED, rank)
     row = sh.record(s, r)
     kind = row[sh.R_DIM] // int64s(s)[sh.P_WARPS]
-    if sh.cta_of(s)[row[sh.R_WARP]] != rank or kind == sh.A_PIPE or kind >= sh.A_KINDS:
+    if sh.cta_of(s)[row[sh.R_WARP]] != rank or kind in (sh.A_PIPE, sh.A_BULK_READ) or kind >= sh.A_KINDS:
         touch_remote(s, rank, r)
     # An operand or a copy's source may be partly unwritten: what comes of that part may be masked or out of bounds.
     if not row[sh.R_WRITE] and unwritten >= (1 if row[sh.R_MODE] == sh.GENERIC else n * count):

@@ -253,6 +253,16 @@ def test_wrong_checks_argument():
         launch(kernel("", ""), "k", grid=(1,), block=(1,), checks="all")
 
 
+@pytest.mark.parametrize("wait, kinds", [("", {"exited-work"}), ("cp.async.bulk.wait_group.read 0;", set())])
+def test_the_source_of_a_bulk_store_outlives_it(wait, kinds):
+    """In order, where the store itself is done at once. That its source was read is enough."""
+    start, end = text_of("bulk").split("cp.async.bulk.wait_group.read 0;")
+    ptx = f"{start}{wait}\nDONE:{end.split('DONE:')[1]}"
+    buffers = [aligned(256), aligned(256)]
+    hazards = run(ptx, [pointer(b) for b in buffers], buffers, checks=True, **PATTERNS["bulk"].options).hazards
+    assert {hazard.kind for hazard in hazards} == kinds
+
+
 def test_operands_of_a_product_that_nobody_waited_for():
     """With neither commit waited for, the exit also races with the product's reads of shared memory."""
     ptx = re.sub(r"mbarrier.try_wait\S* (%p\d+), \[%r3\+10(32|40)\], 0;", r"setp.eq.u32 \1, 0, 0;", text_of("own_exit"))
