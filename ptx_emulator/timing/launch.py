@@ -61,6 +61,7 @@ def time_launch(
     clusters: Sequence[int] | None = None,
     busy_sms: int | None = None,
     resident: int | None = None,
+    cached: bool = False,
     trace_rows: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> LaunchTiming:
@@ -68,6 +69,7 @@ def time_launch(
 
     clusters  numbers of the clusters to execute; SAMPLES of them, first and last included, unless given
     busy_sms  SMs that share HBM; as many as have a CTA, unless given
+    cached    all of global memory is in the L2 cache, as what the kernel before has just written
     resident  CTAs that an SM holds at a time; worked out from shared memory and threads, unless given
     """
     began = time.perf_counter()
@@ -82,6 +84,8 @@ def time_launch(
     found = []
     for number in clusters:
         timed.start((number % nx, number // nx % ny, number // (nx * ny)))
+        if cached:
+            timed.tables.lines[:] = 0xF
         timed.run()
         found.append(_result(timed, number))
         if progress is not None:
