@@ -120,8 +120,8 @@ def _compose(total: int, slots: int, found: list[CtaTiming]) -> float:
 
 def _result(timed: TimedCluster, number: int) -> CtaTiming:
     tables = timed.tables
-    names = (*tb.UNIT_NAMES, "tensor core", "spare")
-    busy = {name: float(tables.busy[:, i].max()) for i, name in enumerate(names) if name != "spare"}
+    names = (*tb.UNIT_NAMES, "tensor core")
+    busy = {name: float(tables.busy[:, i].max()) for i, name in enumerate(names)}
     waits = {
         (int(w), int(slot) * 8, tb.COMPLETERS[by]): float(tables.waits[w, slot, by])
         for w, slot, by in zip(*np.nonzero(tables.waits), strict=True)
