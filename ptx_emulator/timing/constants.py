@@ -71,11 +71,16 @@ CONSTANTS: dict[str, Constant] = {
     "bulk_store_rate": Constant(32.0, "bytes/cycle/SM", "U: 62 GB/s at most from one CTA (32 B/clk)"),
     # Tensor Memory.
     "tmem_load": Constant(
-        128.0, "bytes/cycle/SMSP",
+        128.0,
+        "bytes/cycle/SMSP",
         "no direct figure (57 to 1024 claimed); U's rescale of 64 columns, 151 a chunk less store and multiply, leaves "
-        "110 to 220; others assume 64", 64.0, 217.0,
+        "110 to 220; others assume 64",
+        64.0,
+        217.0,
     ),  # fmt: skip
-    "tmem_store": Constant(217.0, "bytes/cycle/SMSP", "U: N columns take 12 + 0.59 N cycles; others assume 64", 64.0, 217.0),
+    "tmem_store": Constant(
+        217.0, "bytes/cycle/SMSP", "U: N columns take 12 + 0.59 N cycles; others assume 64", 64.0, 217.0
+    ),
     "tmem_load_latency": Constant(20.0, "cycles", "I from U: rescale of 64 columns in 168 cycles"),
     "tmem_store_latency": Constant(6.0, "cycles", "U: 12 + 0.59 N, its wait included"),
     "tmem_wait": Constant(6.0, "cycles", "U: 12.8 the pair"),
