@@ -77,7 +77,7 @@ CONSTANTS: dict[str, Constant] = {
         "110 to 220; others assume 64",
         64.0,
         217.0,
-    ),  # fmt: skip
+    ),
     "tmem_store": Constant(
         217.0, "bytes/cycle/SMSP", "U: N columns take 12 + 0.59 N cycles; others assume 64", 64.0, 217.0
     ),

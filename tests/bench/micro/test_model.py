@@ -1,0 +1,40 @@
+"""The timed mode gives what was published of single properties of the SM; where it does not, the table says so."""
+
+import pytest
+
+from bench.micro.model import modelled
+from bench.micro.published import POINTS
+from ptx_emulator.timing import Constants
+
+TOLERANCE = 0.1
+# Name -> (lowest, highest ratio of modelled to published), and why it is not 1.
+DEPARTURES = {
+    "mma M128 N64 f16 TS pair interval": (0.85, 0.95, "16 cycles by the rate of the array; 18 published"),
+    "rescale 64 columns": (1.1, 1.3, "tmem_load is set to 128, lower than this point asks for"),
+    "rescale 4 x 64 columns": (1.2, 1.4, "as above"),
+    "__syncthreads of 128": (0.7, 0.9, "one cost for all barriers of threads, that of the named one"),
+    "commit": (0.6, 0.8, "only a lower bound was published"),
+    "global load, l1": (8.0, 9.0, "no L1 cache is modelled: it is an L2 hit"),
+    "ld.shared, 1 lanes a bank, 8 warps": (1.5, 1.9, "the latency of one load is spread over 16 only"),
+    "ld.shared, 2 lanes a bank, 8 warps": (1.2, 1.4, "as above"),
+}
+
+
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)
+def test_a_published_point_is_reproduced(point):
+    value = modelled(point, Constants.of())
+    low, high, _ = DEPARTURES.get(point.name, (1 - TOLERANCE, 1 + TOLERANCE, ""))
+    assert low <= value / point.nearest(value) <= high, (value, point.low, point.high)
+
+
+def test_the_rescale_of_an_accumulator_asks_for_the_high_rates():
+    """U's two points lie below the model even at 217 bytes per cycle; at 64 they are missed by far more."""
+    point = next(p for p in POINTS if p.name == "rescale 4 x 64 columns")
+    by_rate = [modelled(point, Constants.of(tmem_load=rate, tmem_store=rate)) for rate in (64, 128, 217)]
+    assert by_rate[0] > by_rate[1] > by_rate[2] > point.high
+    assert by_rate[0] > 1.8 * point.high
+    assert by_rate[2] < 1.25 * point.high
+
+
+def test_departures_name_points():
+    assert set(DEPARTURES) <= {point.name for point in POINTS}
