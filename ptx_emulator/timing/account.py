@@ -79,9 +79,11 @@ def account_registers(t, cta, w, quarter, begin, end):
             continue
         cost = t.cost[pc]
         start = max(issue(t, cta, w, quarter, cost[0], operands), operands)
-        if t.pipe[pc] != costs.NO_PIPE:
-            start = reserve(t, cta, _UNIT_OF_PIPE[t.pipe[pc]] + quarter, start, cost[1])
         done = start + cost[2]
+        if t.pipe[pc] != costs.NO_PIPE:
+            # A pipe's time is part of the latency.
+            end = reserve(t, cta, _UNIT_OF_PIPE[t.pipe[pc]] + quarter, start, cost[1])
+            done = end + max(cost[2] - cost[1], 0.0)
         results_ready(t, w, pc, done)
         number = np.int64(t.warps[w, tb.ISSUED]) - 1
         slot = number % np.int64(t.constants[K_WINDOW])
