@@ -1,0 +1,112 @@
+"""Times any CuTe DSL kernel that is given by a Python file. Modelled, not measured.
+
+    python -m ptx_emulator.timing CASE.py [batch=4 kv_len=81920 ...] [--set NAME=VALUE] [--clusters 0,17] [--waits] [--json]
+
+CASE.py has a function `arguments(**options)` that returns (IR text, PTX text, host arguments, ...), as `cute_abi.launch`
+takes them: `cute_abi.read_dump` gives the two texts of a dump folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from . import Constants, LaunchTiming, time_host_function
+
+
+def load_case(path: str) -> ModuleType:
+    """The module of a Python file that has `arguments`. Raises ValueError."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "arguments", None)):
+        raise ValueError(f"{path}: has no function `arguments`")
+    return module
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def summary(launches: Sequence[LaunchTiming], constants: Constants) -> dict[str, Any]:
+    """What --json prints: microseconds of each launch and of the call."""
+    hand_overs = [constants["next_launch_pdl" if l.dependent else "next_launch"] * 1e6 for l in launches[1:]]
+    rows = []
+    for launch in launches:
+        longest = max(launch.clusters, key=lambda cluster: cluster.cycles)
+        rows.append(
+            {
+                "kernel": launch.kernel,
+                "grid": launch.grid,
+                "us": constants.microseconds(launch.cycles),
+                "cycles": {cluster.number: cluster.cycles for cluster in launch.clusters},
+                "busy": {name: cycles / longest.cycles for name, cycles in longest.busy.items()},
+                "waits": [
+                    {"warp": w, "mbarrier": offset, "by": by, "share": cycles / longest.cycles}
+                    for (w, offset, by), cycles in longest.waits.items()
+                ],
+            }
+        )
+    total = constants["launch"] * 1e6 + sum(row["us"] for row in rows) + sum(hand_overs)
+    return {"modelled": True, "clock": constants["clock"], "total_us": total, "launches": rows}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m ptx_emulator.timing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("case", metavar="CASE.py")
+    parser.add_argument("options", nargs="*", metavar="name=value", help="given to its `arguments`")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of the model")
+    parser.add_argument("--clusters", help="numbers of the clusters of the first launch to execute, with commas")
+    parser.add_argument("--waits", action="store_true", help="where warps wait, and for what")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        constants = Constants.of(**{n: float(v) for n, _, v in (item.partition("=") for item in options.set)})
+        named = {n: _value(v) for n, _, v in (item.partition("=") for item in options.options)}
+        clusters = [int(n) for n in options.clusters.split(",")] if options.clusters else None
+        case = load_case(options.case)
+    except ValueError as error:
+        parser.error(str(error))
+    ir, ptx, host_args = case.arguments(**named)[:3]
+    chosen = [{"clusters": clusters}] + [{"cached": True}] * 8
+    found = summary(time_host_function(ir, ptx, host_args, constants, options=chosen), constants)
+    print(json.dumps(found, indent=1) if options.json else text_of(found, options.waits))
+    return 0
+
+
+def text_of(found: dict[str, Any], waits: bool) -> str:
+    lines = [f"modelled at {found['clock']} GHz: {found['total_us']:.1f} us"]
+    for row in found["launches"]:
+        lines.append(f"  {row['us']:8.1f} us  grid {row['grid']}  {row['kernel'][:60]}")
+        lines.append(f"              cycles of clusters { ({n: round(c) for n, c in row['cycles'].items()}) }")
+        busiest = sorted(row["busy"].items(), key=lambda item: -item[1])[:5]
+        lines.append("              busy " + ", ".join(f"{name} {share:.0%}" for name, share in busiest))
+        if waits:
+            for wait in sorted(row["waits"], key=lambda w: (w["warp"], -w["share"])):
+                if wait["share"] > 0.02:
+                    lines.append(
+                        f"              warp {wait['warp']:2d} waits {wait['share']:6.1%} at shared {wait['mbarrier']:#x} "
+                        f"({wait['by']})"
+                    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""The command that times a kernel given by a Python file, on a CuTe DSL kernel of the tests' own."""
+
+import json
+import textwrap
+
+import pytest
+
+from ptx_emulator.timing.__main__ import main
+
+CASE = textwrap.dedent(
+    """
+    import os, tempfile
+    import torch
+    from mla.compile import compile_decode
+    from mla.config import MlaDecodeConfig
+    from bench.prediction import host_arguments
+    from bench.workloads import Workload
+
+    def arguments(kv_len=256):
+        workload = Workload.uniform("fp8", 16, 1, kv_len, 1)
+        kernel = compile_decode(MlaDecodeConfig("fp8", 16, 1, True, 64))
+        return kernel.ir, kernel.ptx, host_arguments(workload)
+    """
+)
+
+
+@pytest.fixture
+def case(tmp_path):
+    path = tmp_path / "case.py"
+    path.write_text(CASE)
+    return str(path)
+
+
+def test_more_keys_cost_more(case, capsys):
+    totals = []
+    for keys in (256, 16384):
+        assert main([case, f"kv_len={keys}", "--clusters", "0", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["modelled"] is True
+        assert len(found["launches"]) == 2
+        totals.append(found["total_us"])
+    assert totals[1] > totals[0] > 2.2
+    assert main([case, "--waits"]) == 0
+    assert "modelled at 1.93 GHz" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.py"], "no such file"),
+        (["--set", "clocks=1", "x.py"], "constant 'clocks'"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_status:
+        main(arguments)
+    assert exit_status.value.code == 2
+    assert message in capsys.readouterr().err
