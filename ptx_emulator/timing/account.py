@@ -24,13 +24,13 @@ from .units import OPTIONS, arrive, finish, from_hbm, note, reserve, through_por
     K_ISSUE, K_BRANCH, K_WINDOW, K_SHARED, K_PORT, K_L2, K_L2_LATENCY, K_HBM_LATENCY, K_TMEM_LOAD, K_TMEM_STORE, K_MACS, K_WS,
     K_WS_COLUMN, K_FLOOR,
     K_MMA_LATENCY, K_MMA_SHARED, K_MMA_PAIR, K_MMA_ISSUE, K_MMA_START, K_ARRIVE, K_WAKE, K_TEST, K_REMOTE, K_NAMED,
-    K_CLUSTER,
+    K_CLUSTER, K_TAGS,
 ) = (
     c.INDEX[name]
     for name in (
         "issue", "branch", "window", "shared_latency", "shared_port", "l2_bytes", "l2_latency", "hbm_latency",
         "tmem_load", "tmem_store", "mma_macs", "ws_floor", "ws_column", "mma_floor", "mma_latency", "mma_latency_shared", "mma_latency_pair", "mma_issue",
-        "mma_start", "arrive", "wake", "test", "remote", "named", "cluster_barrier",
+        "mma_start", "arrive", "wake", "test", "remote", "named", "cluster_barrier", "tags",
     )
 )  # fmt: skip
 _UNIT_OF_PIPE = (0, tb.ALU, tb.FMA, tb.MUFU)
@@ -177,11 +177,11 @@ def account_memory(t, p_head, p_warp, p_code, p32, cta, w, quarter, pc, mask):
         if (lanes >> i) & 1:
             new += touch(t, pointers[i], nbytes)
             total += nbytes
-    sectors = max(total, 32 * lines) / t.constants[K_L2]
-    # The load/store unit takes a line at a time.
-    unit = tb.BULK_STORE if stores else tb.LINK
-    end = reserve(t, cta, tb.PORT, start, np.float64(lines))
-    end = max(end, reserve(t, cta, unit, start, sectors))
+    # The load/store unit finds a few lines a cycle; data passes the port, and the SM's link: whole sectors of loads.
+    end = reserve(t, cta, tb.LOAD_STORE, start, lines / t.constants[K_TAGS])
+    end = max(end, reserve(t, cta, tb.PORT, start, total / t.constants[K_PORT]))
+    unit, moved = (tb.BULK_STORE, total) if stores else (tb.LINK, max(total, 32 * lines))
+    end = max(end, reserve(t, cta, unit, start, moved / t.constants[K_L2]))
     t.bytes[cta, 2] += total
     if stores:
         t.warps[w, tb.STORED] = max(t.warps[w, tb.STORED], end)
