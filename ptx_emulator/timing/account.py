@@ -172,10 +172,12 @@ def account_memory(t, p_head, p_warp, p_code, p32, cta, w, quarter, pc, mask):
         results_ready(t, w, pc, start + t.constants[K_SHARED])
         return
     lines = _lines(pointers, lanes, nbytes)
-    new, total = 0, 0
+    new, charged, total = 0.0, 0.0, 0
     for i in range(32):
         if (lanes >> i) & 1:
-            new += touch(t, pointers[i], nbytes)
+            more, paid = touch(t, pointers[i], nbytes)
+            new += more
+            charged += paid
             total += nbytes
     # The load/store unit finds a few lines a cycle; data passes the port, and the SM's link: whole sectors of loads.
     end = reserve(t, cta, tb.LOAD_STORE, start, lines / t.constants[K_TAGS])
@@ -187,8 +189,8 @@ def account_memory(t, p_head, p_warp, p_code, p32, cta, w, quarter, pc, mask):
         t.warps[w, tb.STORED] = max(t.warps[w, tb.STORED], end)
         return
     latency = t.constants[K_HBM_LATENCY] if new > 0 else t.constants[K_L2_LATENCY]
-    if new > 0:
-        end = max(end, from_hbm(t, cta, start, new))
+    if charged > 0:
+        end = max(end, from_hbm(t, cta, start, charged))
     results_ready(t, w, pc, end + latency)
 
 

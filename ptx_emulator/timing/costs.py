@@ -58,7 +58,8 @@ _FENCES = {
 }  # fmt: skip
 _BY_HAND = {  # done by Python code of operations.py
     "cp.async.bulk.tensor", "cp.reduce.async.bulk.tensor", "cp.async.bulk", "cp.reduce.async.bulk",
-    "cp.async.bulk.wait_group", "tcgen05.commit", "tcgen05.cp",
+    "cp.async.bulk.wait_group", "tcgen05.commit", "tcgen05.cp", "cp.async", "cp.async.wait_group", "cp.async.wait_all",
+    "cp.async.mbarrier.arrive",
 }  # fmt: skip
 
 

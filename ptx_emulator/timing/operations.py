@@ -73,7 +73,7 @@ def tensor_copy(cluster, warp, w: int, inst, lanes: int) -> None:
         tensor, coordinates = cluster.tensor_map(warp, source, lane, inst, copy)
         start = _next_copy(cluster, w)
         nbytes = tensor.box_bytes * (4 if copy.gather else 1)
-        new = _touch_box(cluster, tensor, coordinates, copy.gather)
+        new, charged = _touch_box(cluster, tensor, coordinates, copy.gather)
         to, _ = _shared(lane_address(warp, destination, lane))
         holder, offset = _shared(lane_address(warp, mbar, lane))
         targets = [(to, holder)]
@@ -81,17 +81,17 @@ def tensor_copy(cluster, warp, w: int, inst, lanes: int) -> None:
             ranks = [r for r in range(16) if lane_word(warp, copy.mask, lane) >> r & 1]
             targets = [(r, (r & ~1 | holder & 1) if copy.pair else r) for r in ranks]
         for target, barrier in targets:
-            done = units.deliver(cluster.tables, target, start, float(nbytes), float(new))
+            done = units.deliver(cluster.tables, target, start, float(nbytes), new, charged)
             units.note(cluster.tables, start, done, target, -2, tb.TRACE_TMA, float(nbytes))
             away = 0.0 if barrier == target else _constant(cluster, "remote") / 2
             _signal(cluster, barrier, offset, done + away, tb.BY_TMA)
-            new = 0
+            charged = 0.0  # a multicast is read once
 
 
-def _touch_box(cluster, tensor: TensorMap, coordinates: list[int], gather: bool) -> int:
-    """Bytes of the box that the cluster has not read before."""
+def _touch_box(cluster, tensor: TensorMap, coordinates: list[int], gather: bool) -> tuple[float, float]:
+    """As units.touch, of a box, or the four rows of a gather."""
     rows = [[coordinates[0], row] for row in coordinates[1:]] if gather else [coordinates]
-    new = 0
+    new = charged = 0.0
     for at in rows:
         counts = np.ones(MAX_RANK - 1, np.int64)
         counts[: tensor.rank - 1] = tensor.counts[1:]
@@ -104,8 +104,9 @@ def _touch_box(cluster, tensor: TensorMap, coordinates: list[int], gather: bool)
         width = min(int(tensor.box[0] * size), int(tensor.dims[0] * size) - first)
         if width > 0:
             place = tensor.address + first + int(np.dot(low, strides))
-            new += units.touch_box(cluster.tables, place, counts, strides, low, dims, width)
-    return new
+            more, paid = units.touch_box(cluster.tables, place, counts, strides, low, dims, width)
+            new, charged = new + more, charged + paid
+    return new, charged
 
 
 def _store(cluster, w: int, rank: int, nbytes: int) -> None:
@@ -131,8 +132,8 @@ def bulk_copy(cluster, warp, w: int, inst, lanes: int) -> None:
         to, _ = _shared(lane_address(warp, inst.operands[0], lane))
         holder, offset = _shared(lane_address(warp, inst.operands[3], lane))
         if copy.source == "global":
-            new = units.touch(tables, lane_address(warp, inst.operands[1], lane), nbytes)
-            done = units.deliver(tables, to, start, float(nbytes), float(new))
+            new, charged = units.touch(tables, lane_address(warp, inst.operands[1], lane), nbytes)
+            done = units.deliver(tables, to, start, float(nbytes), new, charged)
         else:
             port = nbytes / _constant(cluster, "shared_port")
             done = units.reserve(tables, rank, tb.PORT, start, port)
@@ -148,6 +149,36 @@ def wait_group(cluster, warp, w: int, inst, lanes: int) -> None:
     if not (isinstance(inst.operands[0], Imm) and inst.operands[0].value > 0):
         latency = _constant(cluster, "bulk_store_latency") if "read" in inst.mods else 0.0
         row[tb.FRONT] = max(row[tb.FRONT], row[tb.BULK] - latency)
+
+
+@timed("cp.async")
+def copy_async(cluster, warp, w: int, inst, lanes: int) -> None:
+    """A load of each thread that goes to shared memory instead of registers."""
+    tables = cluster.tables
+    nbytes, start = inst.data[0], tables.warps[w, tb.FRONT]
+    new = 0.0
+    for lane in lane_list(lanes):
+        new += units.touch(tables, lane_address(warp, inst.operands[1], lane), nbytes)[0]
+    wire = max(len(lane_list(lanes)) * nbytes, 32) / _constant(cluster, "l2_bytes")
+    end = units.reserve(tables, warp.cta.rank, tb.LINK, start, wire)
+    latency = _constant(cluster, "hbm_latency" if new else "l2_latency")
+    row = tables.warps[w]
+    row[tb.COPIED] = max(row[tb.COPIED], end + latency)
+
+
+@timed("cp.async.wait_group", "cp.async.wait_all")
+def wait_copies(cluster, warp, w: int, inst, lanes: int) -> None:
+    row = cluster.tables.warps[w]
+    row[tb.FRONT] = max(row[tb.FRONT], row[tb.COPIED])
+
+
+@timed("cp.async.mbarrier.arrive")
+def arrive_behind_copies(cluster, warp, w: int, inst, lanes: int) -> None:
+    row = cluster.tables.warps[w]
+    when = max(row[tb.FRONT], row[tb.COPIED]) + _constant(cluster, "arrive")
+    for address in sorted({lane_address(warp, inst.operands[0], lane) for lane in lane_list(lanes)}):
+        rank, offset = _shared(address)
+        _signal(cluster, rank if address >> st.RANK_SHIFT else warp.cta.rank, offset, when, tb.BY_ARRIVAL)
 
 
 @timed("tcgen05.commit")

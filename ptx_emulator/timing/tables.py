@@ -22,7 +22,8 @@ BULK = 8  # when its bulk stores are done
 LAST_TMA = 9  # when its thread may issue the next TMA instruction
 SINCE = 10  # when it began the wait of PENDING
 ENDED = 11
-WARP_COLUMNS = 12
+COPIED = 12  # when its cp.async are done
+WARP_COLUMNS = 13
 
 # Columns of a CTA's (an SM's) row.
 TENSOR_FREE, TENSOR_DONE = 0, 1  # when the tensor core is free; when the last product issued so far is complete
@@ -38,6 +39,7 @@ UNIT_NAMES = (
     *(f"{name} {q}" for name in ("issue", "alu", "fma", "mufu", "tmem") for q in range(4)),
     "port", "link", "bulk store", "load/store",
 )  # fmt: skip
+L2_HOLDS = 32 << 20  # bytes of a buffer that stays in L2 while a kernel runs
 BUCKET = 8.0  # cycles
 BUCKETS = 1 << 14  # of the ring: reservations must not be further apart in time than BUCKET * BUCKETS
 
@@ -63,7 +65,8 @@ TRACE_MMA, TRACE_TMA, TRACE_WAIT, TRACE_TMEM, TRACE_STORE = range(5)
 
 class Tables(NamedTuple):
     """See the names above for columns. `lines`: for every 128 bytes of the buffers, which of its four sectors the
-    cluster has touched; `places`: (first address, end, first line) of each buffer. `waits`: cycles that a warp waited
+    cluster has touched; `places`: (first address, end, first line) of each buffer; `allowances`: bytes of it that HBM gives
+    this cluster at most, and bytes that it has read. `waits`: cycles that a warp waited
     at the mbarrier of each 8 bytes of shared memory, by what completed it; `blocked`: at named and cluster barriers."""
 
     constants: np.ndarray
@@ -88,6 +91,7 @@ class Tables(NamedTuple):
     misc: np.ndarray
     lines: np.ndarray
     places: np.ndarray
+    allowances: np.ndarray
     waits: np.ndarray
     blocked: np.ndarray
     bytes: np.ndarray
@@ -95,9 +99,16 @@ class Tables(NamedTuple):
 
 
 def make_tables(
-    kernel: Kernel, constants: Constants, ctas: int, warps: int, shared_bytes: int, buffers: np.ndarray, trace_rows: int
+    kernel: Kernel,
+    constants: Constants,
+    ctas: int,
+    warps: int,
+    shared_bytes: int,
+    buffers: np.ndarray,
+    trace_rows: int = 0,
+    clusters: int = 1,
 ) -> Tables:
-    """`buffers`: int64 [n, 3] rows of (start, end, writable)."""
+    """`buffers`: int64 [n, 3] rows of (start, end, writable). `clusters`: of the grid, at work at the same time."""
     costs: CostTable = cost_table(kernel, constants.__getitem__)
     lengths = (buffers[:, 1] - (buffers[:, 0] & ~127) + 127) // 128
     places = np.stack([buffers[:, 0] & ~127, buffers[:, 1], np.cumsum(lengths) - lengths], axis=1)
@@ -125,6 +136,7 @@ def make_tables(
         misc=np.zeros(MISC, np.int64),
         lines=np.zeros(int(lengths.sum()) + 1, np.uint8),
         places=np.ascontiguousarray(places, np.int64),
+        allowances=_allowances(buffers, clusters),
         waits=np.zeros((warps, slots, len(COMPLETERS))),
         blocked=np.zeros((warps, 2)),
         bytes=np.zeros((ctas, 3)),
@@ -132,8 +144,16 @@ def make_tables(
     )
 
 
+def _allowances(buffers: np.ndarray, clusters: int) -> np.ndarray:
+    """What many clusters read (a query, tables, keys of several row tiles) comes from HBM once if L2 holds it."""
+    sizes = (buffers[:, 1] - buffers[:, 0]).astype(float)
+    shares = np.where(sizes <= L2_HOLDS, np.ceil(sizes / clusters / 32) * 32, np.inf)
+    return np.stack([shares, np.zeros(len(sizes))], axis=1)
+
+
 def reset(tables: Tables) -> None:
     """For another cluster."""
+    tables.allowances[:, 1] = 0
     for name in ("warps", "ready", "window", "ctas", "used", "epochs", "busy", "barriers", "named", "touched", "misc",
                  "lines", "waits", "blocked", "bytes", "trace"):  # fmt: skip
         getattr(tables, name)[:] = 0

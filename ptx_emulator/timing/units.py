@@ -81,24 +81,29 @@ def finish(times, parity):
 
 @njit(**OPTIONS)
 def touch(t, address, nbytes):
-    """Marks global bytes [address, address + nbytes) as touched; returns how many bytes of new 32-byte sectors."""
+    """Marks global bytes [address, address + nbytes) as touched. Returns (bytes of sectors that are new to the cluster,
+    how many of them HBM has to give): of a buffer that L2 can hold, HBM gives every byte once, to one of the clusters.
+    """
     for i in range(t.places.shape[0]):
         if address >= t.places[i, 0] and address < t.places[i, 1]:
             base, first = t.places[i, 0], t.places[i, 2]
-            new = 0
+            new = 0.0
             for sector in range((address - base) >> 5, ((address + nbytes - 1 - base) >> 5) + 1):
                 line, bit = first + (sector >> 2), np.uint8(1 << (sector & 3))
                 if t.lines[line] & bit == 0:
                     t.lines[line] |= bit
-                    new += 32
-            return new
-    return 0
+                    new += 32.0
+            charged = min(new, max(t.allowances[i, 0] - t.allowances[i, 1], 0.0))
+            t.allowances[i, 1] += new
+            return new, charged
+    return 0.0, 0.0
 
 
 @njit(**OPTIONS)
 def touch_box(t, address, counts, strides, low, dims, row_bytes):
-    """Touches the rows of a tensor map's box. counts, strides (bytes), low, dims of dimensions 1.. (4 each)."""
-    new = 0
+    """Touches the rows of a tensor map's box; returns as `touch`. counts, strides (bytes), low, dims of dimensions 1..
+    (4 each)."""
+    new, charged = 0.0, 0.0
     for a in range(counts[3]):
         if low[3] + a < 0 or low[3] + a >= dims[3]:
             continue
@@ -112,8 +117,10 @@ def touch_box(t, address, counts, strides, low, dims, row_bytes):
                     if low[0] + e < 0 or low[0] + e >= dims[0]:
                         continue
                     place = address + e * strides[0] + d * strides[1] + b * strides[2] + a * strides[3]
-                    new += touch(t, place, row_bytes)
-    return new
+                    more, paid = touch(t, place, row_bytes)
+                    new += more
+                    charged += paid
+    return new, charged
 
 
 @njit(**OPTIONS)
@@ -158,21 +165,21 @@ def tma_latency(t, nbytes):
 
 
 @njit(**OPTIONS)
-def deliver(t, cta, start, nbytes, new):
-    """When a TMA load issued at `start` is in shared memory: latency, the SM's link, its share of HBM for the `new`
-    bytes, the shared-memory port."""
+def deliver(t, cta, start, nbytes, new, charged):
+    """When a TMA load issued at `start` is in shared memory: latency, the SM's link, its share of HBM for the `charged`
+    of the `new` bytes, the shared-memory port."""
     latency = tma_latency(t, nbytes)
     if new < nbytes / 2:
         latency -= t.constants[K_HBM_LATENCY] - t.constants[K_L2_LATENCY]
-    if new > 0:
-        latency += queueing(t, cta, start, new)
+    if charged > 0:
+        latency += queueing(t, cta, start, charged)
     wire = nbytes / t.constants[K_L2]
     end = reserve(t, cta, tb.LINK, start + latency - wire, wire)
-    if new > 0:
-        end = max(end, from_hbm(t, cta, start, new) + t.constants[K_HBM_LATENCY])
+    if charged > 0:
+        end = max(end, from_hbm(t, cta, start, charged) + t.constants[K_HBM_LATENCY])
     port = nbytes / t.constants[K_PORT]
     t.bytes[cta, 0] += nbytes
-    t.bytes[cta, 1] += new
+    t.bytes[cta, 1] += charged
     return max(end, reserve(t, cta, tb.PORT, end - wire, port))
 
 
