@@ -76,7 +76,9 @@ def mla_decode(
         holds no visible key; `wrappers.partials.merge_partials` joins the parts.
 
     Returns `out`, or `(out, lse [B, seq_len_q, num_heads] float32)` with `return_lse`. Rows that see no key have
-    `out = 0` and `lse = -inf`.
+    `out = 0` and `lse = -inf`, whatever query and scales hold. Others are never made to look like these: NaN in a
+    row's query, in a key that it sees or in a scale gives NaN, and so does a score of +inf. (One exception: a row all
+    of whose scores are -inf has `lse = -inf`, and `out` is NaN with backend "torch", 0 with the kernel.)
 
     With backend "cute" nothing waits for the GPU, and with `out`, `workspace` and (for `return_lse`) `lse` given no
     memory is allocated; inside a CUDA-graph capture nothing is compiled either: a kernel that this process does not
