@@ -59,7 +59,8 @@ def mla_decode(
         tensors only. True checks them anywhere and waits for the GPU. On a GPU an unchecked page id out of range is an
         illegal access, as in any kernel.
     backend: "cute" is the Blackwell kernel (an SM100 or SM103 GPU, on the caller's current stream). "emulator"
-        executes the same kernel's PTX on CPU tensors, for verification only: it is many orders of magnitude slower.
+        executes the same kernel's PTX on CPU tensors, for verification only: it is many orders of magnitude slower,
+        and calls from several threads take turns.
         "torch" runs anywhere. "auto" is "cute" where that can run and "torch" elsewhere.
     cu_seqlens_q: [B + 1] int32: ragged query, of which request b has tokens cu_seqlens_q[b] up to cu_seqlens_q[b + 1],
         from none up to `max_seq_len_q`. Query, out and lse are then [total_q, num_heads, ...]; tokens from
