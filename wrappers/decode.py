@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from wrappers import validate
+from wrappers.aliasing import PLAIN_TENSORS
 from wrappers.fallback import KeyShard, decode_torch
 from wrappers.validate import LATENT_DIM, DecodeCall
 
 # Compute capability -> the architecture the kernel is compiled for.
 KERNEL_ARCHS = {(10, 0): "sm_100a", (10, 3): "sm_103a"}
 EMULATED_ARCH = "sm_100a"
-PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
 def mla_decode(
@@ -49,7 +49,8 @@ def mla_decode(
         query's times cache's and cache's. Each a number, or a one-element float32 tensor on the query's device, which
         is read there and never waited for.
     out: [B, seq_len_q, num_heads, 512] in the query's dtype; for float8_e4m3fn bfloat16, which is what a new one has,
-        or float8_e4m3fn (rounded to nearest, saturating at 448); written in place; must not overlap the inputs.
+        or float8_e4m3fn (rounded to nearest, saturating at 448); written in place. Its memory, like that of lse and
+        workspace, must not be shared with any other argument nor among its own elements.
     lse: [B, seq_len_q, num_heads] float32, any strides; with `return_lse`, written in place and returned.
     lse_base: base of the returned log-sum-exp, "e" or "2".
     workspace: 1D uint8 or int8 scratch of the kernels, 16-byte aligned, at least `workspace_bytes(device)` bytes, any

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from wrappers.aliasing import Layout, first_shared, is_in_memory, overlaps_itself
 from wrappers.fallback import KeyShard
 
 LATENT_DIM = 512
@@ -147,8 +148,17 @@ def check_decode_call(
     if workspace is not None:
         check_workspace(workspace, query)
     check_dcp(dcp_world, dcp_rank, dcp_interleave)
+    given_mask = tree_mask
     if tree_mask is not None:
         tree_mask = checked_tree_mask(tree_mask, query, max_seq_len_q, is_causal, dcp_world)
+    check_written_apart(
+        {"out": out, "lse": lse, "workspace": workspace},
+        {
+            "query": query, "kv_cache": kv_cache, "block_tables": block_tables, "seq_lens": seq_lens,
+            "softmax_scale": softmax_scale, "output_scale": output_scale, "cu_seqlens_q": cu_seqlens_q,
+            "tree_mask": given_mask,
+        },
+    )  # fmt: skip
     if wants_value_checks(check_values, query):
         if cu_seqlens_q is not None:
             check_query_lengths(cu_seqlens_q, max_seq_len_q, query.shape[0])
@@ -308,8 +318,27 @@ def check_lse(lse: torch.Tensor, query: torch.Tensor, return_lse: bool) -> None:
 
 
 def check_rows_apart(name: str, value: torch.Tensor) -> None:
-    if any(size > 1 and stride == 0 for size, stride in zip(value.shape, value.stride())):
-        raise ValueError(f"{name} has strides {list(value.stride())}: rows must not share memory (a stride is 0)")
+    """No two elements of what is written are in one place. Of a traced tensor, with sizes that may be symbols, only
+    strides of 0 are seen."""
+    shared = any(size > 1 and stride == 0 for size, stride in zip(value.shape, value.stride()))
+    if not shared and value.numel() and is_in_memory(value):
+        shared = overlaps_itself(Layout.of(value))
+    if shared:
+        raise ValueError(
+            f"{name} has shape {shape_text(value)} and strides {list(value.stride())}: its elements must not share "
+            "memory"
+        )
+
+
+def check_written_apart(written: dict[str, torch.Tensor | None], read: dict[str, object]) -> None:
+    """Nothing that the call writes lies in the memory of anything else that it is given."""
+    placed = [
+        {name: value for name, value in group.items() if isinstance(value, torch.Tensor) and is_in_memory(value)}
+        for group in (written, read)
+    ]
+    shared = first_shared(*placed)
+    if shared is not None:
+        raise ValueError(f"{shared[0]} shares memory with {shared[1]}: what is written must have its own")
 
 
 def check_workspace(workspace: torch.Tensor, query: torch.Tensor) -> None:
