@@ -10,7 +10,6 @@ import torch
 
 # Beyond so many separate runs of bytes two interleaved tensors count as sharing some.
 MAX_RUNS = 1 << 20
-PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
 @dataclass(frozen=True)
@@ -115,9 +114,3 @@ def first_shared(written: dict[str, torch.Tensor], read: dict[str, torch.Tensor]
             if near and share_memory(written[name], written[other] if other in written else read[other]):
                 return name, other
     return None
-
-
-def is_in_memory(tensor: torch.Tensor) -> bool:
-    """Whether it has bytes that `share_memory` can look at: not where it is traced, nor on the meta device."""
-    is_plain = type(tensor) in PLAIN_TENSORS and not torch.compiler.is_compiling()
-    return is_plain and tensor.device.type != "meta"

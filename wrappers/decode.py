@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from wrappers import validate
-from wrappers.aliasing import PLAIN_TENSORS
 from wrappers.fallback import KeyShard, decode_torch
+from wrappers.tensor_kinds import is_traced, plain
 from wrappers.validate import LATENT_DIM, DecodeCall
 
 # Compute capability -> the architecture the kernel is compiled for.
@@ -84,28 +84,35 @@ def mla_decode(
 
     With backend "cute" nothing waits for the GPU, and with `out`, `workspace` and (for `return_lse`) `lse` given no
     memory is allocated; inside a CUDA-graph capture nothing is compiled either: a kernel that this process does not
-    have yet is an error there (`wrappers.warm_up`). Under `torch.compile`, and for tensor subclasses such as
-    FakeTensor, the call is the custom op `blackwell_mla::decode` (`wrappers.op`).
+    have yet is an error there (`wrappers.warm_up`). Under `torch.compile` and `make_fx`, and for tensors that define
+    `__torch_dispatch__` such as FakeTensor, the call is the custom op `blackwell_mla::decode` (`wrappers.op`). Any
+    other subclass of Tensor is taken for the Tensor that it is.
 
     Raises TypeError or ValueError, naming the argument, before anything is launched or written. Not differentiable.
     """
-    if torch.compiler.is_compiling() or is_tensor_subclass(query):
+    tensors = (query, kv_cache, block_tables, seq_lens, softmax_scale, output_scale, out, lse, workspace)
+    tensors += (cu_seqlens_q, tree_mask)
+    options = {
+        "is_causal": is_causal, "return_lse": return_lse, "lse_base": lse_base, "check_values": check_values,
+        "max_seq_len_q": max_seq_len_q, "dcp_world": dcp_world, "dcp_rank": dcp_rank, "dcp_interleave": dcp_interleave,
+    }  # fmt: skip
+    if is_traced(*tensors):
         from wrappers import op  # on use: it imports this module
 
-        return op.traced_decode(
-            query, kv_cache, block_tables, seq_lens, softmax_scale=softmax_scale, output_scale=output_scale,
-            is_causal=is_causal, out=out, return_lse=return_lse, lse=lse, lse_base=lse_base, workspace=workspace,
-            backend=backend, cu_seqlens_q=cu_seqlens_q, max_seq_len_q=max_seq_len_q, tree_mask=tree_mask,
-            dcp_world=dcp_world, dcp_rank=dcp_rank, dcp_interleave=dcp_interleave,
-        )  # fmt: skip
+        return op.traced_decode(*tensors, backend=backend, **options)
     validate.check_backend(backend)
+    query, kv_cache, block_tables, seq_lens, softmax_scale, output_scale, *written, cu_seqlens_q, tree_mask = map(
+        plain, tensors
+    )
     call = validate.check_decode_call(
         query, kv_cache, block_tables, seq_lens, softmax_scale=softmax_scale, output_scale=output_scale,
-        is_causal=is_causal, out=out, return_lse=return_lse, lse=lse, lse_base=lse_base, workspace=workspace,
-        check_values=check_values, cu_seqlens_q=cu_seqlens_q, max_seq_len_q=max_seq_len_q, tree_mask=tree_mask,
-        dcp_world=dcp_world, dcp_rank=dcp_rank, dcp_interleave=dcp_interleave,
+        **dict(zip(("out", "lse", "workspace"), written, strict=True)), cu_seqlens_q=cu_seqlens_q, tree_mask=tree_mask,
+        **options,
     )  # fmt: skip
     chosen = choose_backend(backend, call)
+    if chosen != "cute":
+        for name, value in (("out", out), ("lse", lse)):
+            validate.check_writable(name, value)
     if chosen != "torch" and call.workspace is not None:
         validate.check_kernel_workspace(call.workspace, workspace_bytes(query.device))
     if out is None:
@@ -113,13 +120,8 @@ def mla_decode(
     if return_lse and lse is None:
         lse = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
     if call.batch and query.numel():
-        run_backend(chosen, call, out, lse)
+        run_backend(chosen, call, plain(out), plain(lse))
     return (out, lse) if return_lse else out
-
-
-def is_tensor_subclass(value: object) -> bool:
-    """A tensor whose class brings its own meaning to operators (FakeTensor, ...): it must see the op, not its parts."""
-    return isinstance(value, torch.Tensor) and type(value) not in PLAIN_TENSORS
 
 
 def workspace_bytes(device: torch.device | str | int | None = None) -> int:
@@ -136,12 +138,14 @@ def workspace_bytes(device: torch.device | str | int | None = None) -> int:
 def choose_backend(backend: str, call: DecodeCall) -> str:
     """ "cute", "emulator" or "torch" for this call; ValueError where the backend asked for cannot run it."""
     if backend == "torch":
+        if call.query.device.type == "meta":
+            raise ValueError("query is on meta: there are no values to compute with (FakeTensor takes shapes alone)")
         return backend
     if backend == "auto":
         try:
             return choose_backend("cute", call)
         except ValueError:
-            return "torch"
+            return choose_backend("torch", call)
     device = call.query.device
     if backend == "emulator" and device.type != "cpu":
         raise ValueError(f"query is on {device}: backend='emulator' takes CPU tensors")

@@ -434,6 +434,24 @@ BAD = {
         ValueError,
         "workspace is on meta",
     ),
+    "out_requires_grad": (replace("out", torch.Tensor.requires_grad_), ValueError, "out requires grad: must not"),
+    "lse_requires_grad": (replace("lse", torch.Tensor.requires_grad_), ValueError, "lse requires grad: must not"),
+    "all_on_meta": (
+        lambda call: call.update(
+            {name: value.to("meta") for name, value in call.items() if isinstance(value, torch.Tensor)}
+        ),
+        ValueError,
+        "query is on meta: there are no values to compute with",
+    ),
+    "all_on_meta_with_backend_auto": (
+        lambda call: call.update(
+            {name: value.to("meta") for name, value in call.items() if isinstance(value, torch.Tensor)},
+            backend="auto",
+            check_values=None,
+        ),
+        ValueError,
+        "query is on meta: there are no values to compute with",
+    ),
     # backends on this machine's CPU tensors
     "cute_on_cpu": (
         replace("backend", lambda v: "cute"),
