@@ -24,11 +24,13 @@ def merge_partials(
     """The result over all keys from results over disjoint parts of them.
 
     outs: W tensors [..., 512], or one [W, ..., 512], bfloat16, float16 or float32. lses: W tensors [...], or one
-        [W, ...], float32: log-sum-exps to the base `lse_base`, -inf where a part has no visible key.
+        [W, ...], float32: log-sum-exps to the base `lse_base`, -inf or, as FlashMLA has it, +inf where a part has no
+        visible key; what it has in `outs` there, NaN for instance, does not count.
 
     Returns `(out [..., 512] in the parts' dtype, lse [...] float32)`, computed in float32, under autocast too, added in
-    the order of the parts; 0 and -inf where no part has a visible key. A single part comes back bit for bit. Only
-    enqueues work, so it can be captured in a CUDA graph. Raises TypeError or ValueError naming the argument.
+    the order of the parts; 0 and -inf where no part has a visible key, NaN where a part that has one is NaN. What a
+    single part has where it has a visible key comes back bit for bit. Only enqueues work, so it can be captured in a
+    CUDA graph. Raises TypeError or ValueError naming the argument.
     """
     check_choice("lse_base", lse_base, LSE_BASES)
     outs, lses = checked_parts("outs", outs, PARTIAL_DTYPES), checked_parts("lses", lses, (torch.float32,))
@@ -44,6 +46,8 @@ def merge_partials(
 
 def merged_parts(outs: torch.Tensor, lses: torch.Tensor, lse_base: str) -> tuple[torch.Tensor, torch.Tensor]:
     """`merge_partials` of checked arguments, parts first."""
+    is_empty = torch.isinf(lses)
+    lses = lses.masked_fill(is_empty, -math.inf)
     highest = lses.amax(dim=0)
     # -inf - -inf would be NaN where no part has a visible key.
     reference = torch.where(highest == -math.inf, 0.0, highest)
@@ -51,10 +55,11 @@ def merged_parts(outs: torch.Tensor, lses: torch.Tensor, lse_base: str) -> tuple
     weights = torch.exp(exponents) if lse_base == "e" else torch.exp2(exponents)
     total = torch.zeros_like(reference)
     merged = torch.zeros(outs.shape[1:], dtype=torch.float32, device=outs.device)
-    for weight, out in zip(weights, outs):
+    for weight, out, empty in zip(weights, outs, is_empty):
         total = total + weight
-        merged = merged + weight[..., None] * out.float()
-    merged = torch.where(total[..., None] > 0, merged / total[..., None], 0.0)
+        # Not by its weight of 0 alone: 0 * NaN is NaN.
+        merged = merged + (weight[..., None] * out.float()).masked_fill(empty[..., None], 0.0)
+    merged = torch.where(total[..., None] == 0, 0.0, merged / total[..., None])
     return merged.to(outs.dtype), reference + (torch.log(total) if lse_base == "e" else torch.log2(total))
 
 
