@@ -165,9 +165,23 @@ def attend(
         probabilities = torch.exp(scores - shift[:, None])
         rescale = torch.exp(row_max - shift)
         row_sum = row_sum * rescale + probabilities.sum(dim=-1)
-        latent = latent * rescale[:, None] + probabilities @ keys[:, :LATENT_DIM]
+        latent = latent * rescale[:, None] + weighted_sum(probabilities, hidden, keys[:, :LATENT_DIM])
         row_max = new_max
     return latent / row_sum[:, None], row_max + torch.log(row_sum), sees
+
+
+def weighted_sum(probabilities: torch.Tensor, hidden: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """probabilities [M, N] @ values [N, 512], in which keys that are `hidden` [M, N] from a row do not count for it.
+
+    Their probability is 0, but 0 * NaN is NaN: the few keys with such values are added one by one.
+    """
+    odd = ~torch.isfinite(values).all(dim=-1)
+    if not (odd & hidden.any(dim=0)).any():
+        return probabilities @ values
+    total = probabilities @ values.masked_fill(odd[:, None], 0.0)
+    for key in odd.nonzero().flatten().tolist():
+        total = total + (probabilities[:, key, None] * values[key]).masked_fill(hidden[:, key, None], 0.0)
+    return total
 
 
 def gather(kv_cache: torch.Tensor, page_ids: torch.Tensor, start: int, stop: int) -> torch.Tensor:

@@ -260,6 +260,42 @@ def test_a_shard_without_visible_keys_is_zero_whatever_the_scale():
     assert not out[~part.active_rows()].any()
 
 
+def chain(seq_len_q: int) -> torch.Tensor:
+    """The causal mask as a tree."""
+    return torch.ones(seq_len_q, seq_len_q, dtype=torch.bool).tril()
+
+
+@pytest.mark.parametrize("backend", ["torch", "emulator", pytest.param("cute", marks=pytest.mark.device)])
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+@pytest.mark.parametrize("num_heads", [3, 20], ids="{} heads".format)  # the kernel's narrow and wide path
+@pytest.mark.parametrize("is_tree", [False, True])
+def test_a_bad_draft(is_tree, num_heads, value, backend):
+    """A key that is not finite, of the last of 4 query tokens, which alone sees it: dimension 5, or the rotary part."""
+
+    def run(dimension):
+        problem = make_problem(2, num_heads, 4, (130, 70), page_size=16)
+        if is_tree:
+            problem = replace(problem, tree_mask=chain(4).expand(2, -1, -1))
+        if dimension is not None:
+            problem.kv_cache[problem.block_tables[0, 129 // 16], 129 % 16, dimension] = value
+        placed = problem.to("cuda") if backend == "cute" else problem
+        out, lse = mla_decode(*placed.tensors, **placed.options, return_lse=True, backend=backend)
+        return out.cpu(), lse.cpu()
+
+    clean, rotary, latent = run(None), run(560), run(5)
+    others = [index for index in range(512) if index != 5]
+    for out, lse in (rotary, latent):
+        assert out[0, 3].isnan().any(), "its own token shows it"
+        assert torch.equal(out[1], clean[0][1]) and torch.equal(lse[1], clean[1][1]), "other requests"
+        assert torch.equal(lse[0, :3], clean[1][0, :3]), "log-sum-exps of the tokens before it"
+        assert torch.equal(out[0, :3, :, others], clean[0][0, :3, :, others]), "their other dimensions"
+    assert torch.equal(rotary[0][0, :3], clean[0][0, :3])
+    if backend == "torch":
+        assert torch.equal(latent[0][0, :3], clean[0][0, :3])
+    else:
+        assert latent[0][0, :3, :, 5].isnan().all(), "the limit that mla_decode and docs/integration.md state"
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_does_not_lower_the_precision(dtype):
     problem = make_problem(2, 4, 4, [300, 77], dtype=torch.float16)
