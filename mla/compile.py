@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from contextlib import contextmanager
@@ -44,7 +45,10 @@ def is_compiled(config: MlaDecodeConfig) -> bool:
 
 
 def export(config: MlaDecodeConfig, folder: Path) -> Path:
-    """Compiles `config` and writes it to a folder of its own under `folder`, for `load_exported`; returns that one."""
+    """Compiles `config` and writes it to a folder of its own under `folder`, for `load_exported`; returns that one.
+
+    Raises ValueError where it cannot be written.
+    """
     with _compiling:
         return store.save(compile_kernel(MlaDecode(config)), folder)
 
@@ -62,12 +66,28 @@ def load_exported(folder: Path) -> list[MlaDecodeConfig]:
 
 
 def compile_kernel(kernel: MlaDecode) -> CompiledDecode:
-    """Compile, uncached (keeping artefacts turns the DSL's own caches off)."""
-    with tempfile.TemporaryDirectory(prefix="mla-compile-") as folder, _keep_ir(folder):
-        options = f"--enable-tvm-ffi --keep-ptx --keep-cubin --gpu-arch {kernel.config.arch} --dump-dir {folder}"
-        host = cute.compile(kernel, *fake_arguments(kernel.config), options=options)
-        artifacts = host.artifacts
+    """Compile, uncached (keeping artefacts turns the DSL's own caches off).
+
+    Raises ValueError where there is no room for temporary files, a few MB.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="mla-compile-") as folder, _keep_ir(folder):
+            options = f"--enable-tvm-ffi --keep-ptx --keep-cubin --gpu-arch {kernel.config.arch} --dump-dir {folder}"
+            host = cute.compile(kernel, *fake_arguments(kernel.config), options=options)
+            artifacts = host.artifacts
+            check_whole(artifacts.PTX.rstrip("\0"), artifacts.CUBIN)
+    except OSError as error:
+        raise ValueError(
+            f"TMPDIR={os.environ.get('TMPDIR', '')!r}: compiling needs a few MB of temporary files ({error})"
+        ) from error
     return CompiledDecode(kernel.config, host, artifacts.PTX.rstrip("\0"), artifacts.MLIR, artifacts.CUBIN)
+
+
+def check_whole(ptx: str, cubin: bytes) -> None:
+    """OSError where text or cubin is cut short: where there is no room left, the DSL's writer says nothing."""
+    if not ptx.strip() or ptx.count("{") != ptx.count("}"):
+        raise OSError(f"the PTX is cut short, after {len(ptx)} characters")
+    store.check_elf("the cubin", cubin)
 
 
 @contextmanager

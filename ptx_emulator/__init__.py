@@ -1,7 +1,10 @@
 """Executes sm_100a PTX, as CuTe DSL emits it, on a CPU. See `launch`."""
 
 from .decode import Program
-from .grid import launch
+from .grid import launch as _launch
 from .observers import Report
+from .turns import takes_turns
+
+launch = takes_turns(_launch)
 
 __all__ = ["Program", "Report", "launch"]

@@ -14,6 +14,7 @@ from .ir import Instruction
 from .liveness import allocate, intervals
 from .parser import Function, Module, Variable, parse
 from .registry import Handler
+from .turns import takes_turns
 
 
 @dataclass(slots=True)
@@ -55,6 +56,7 @@ class Program:
         self._kernels: dict[str, Kernel] = {}
 
     @classmethod
+    @takes_turns
     def parse(cls, text: str) -> Program:
         program = cls._cache.pop(text, None) or cls(text)
         cls._cache[text] = program
@@ -62,6 +64,7 @@ class Program:
             cls._cache.pop(next(iter(cls._cache)))
         return program
 
+    @takes_turns
     def kernel(self, name: str | None = None) -> Kernel:
         """The decoded entry `name`; None if the module has exactly one. Raises ValueError for no such entry."""
         entries = self.module.entries

@@ -4,7 +4,7 @@ python -m scripts.warm_up --dtype bf16 --num-heads 16 --page-size 64 --seq-len-q
 python -m scripts.warm_up --dtype bf16 --num-heads 16 --page-size 64 --seq-len-q 1,4 --export kernels --arch sm_100a
 python -m scripts.warm_up --load kernels
 
-Where the cache is: `MLA_COMPILE_CACHE` (a folder, or "off"), by default ~/.cache/blackwell-mla.
+Where the cache is: the folder blackwell-mla in `MLA_COMPILE_CACHE` (or none: "off"), by default in ~/.cache.
 """
 
 from __future__ import annotations

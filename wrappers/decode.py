@@ -6,12 +6,12 @@ import torch
 
 from wrappers import validate
 from wrappers.fallback import KeyShard, decode_torch
+from wrappers.tensor_kinds import is_traced, plain
 from wrappers.validate import LATENT_DIM, DecodeCall
 
 # Compute capability -> the architecture the kernel is compiled for.
 KERNEL_ARCHS = {(10, 0): "sm_100a", (10, 3): "sm_103a"}
 EMULATED_ARCH = "sm_100a"
-PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
 def mla_decode(
@@ -49,7 +49,8 @@ def mla_decode(
         query's times cache's and cache's. Each a number, or a one-element float32 tensor on the query's device, which
         is read there and never waited for.
     out: [B, seq_len_q, num_heads, 512] in the query's dtype; for float8_e4m3fn bfloat16, which is what a new one has,
-        or float8_e4m3fn (rounded to nearest, saturating at 448); written in place; must not overlap the inputs.
+        or float8_e4m3fn (rounded to nearest, saturating at 448); written in place. Its memory, like that of lse and
+        workspace, must not be shared with any other argument nor among its own elements.
     lse: [B, seq_len_q, num_heads] float32, any strides; with `return_lse`, written in place and returned.
     lse_base: base of the returned log-sum-exp, "e" or "2".
     workspace: 1D uint8 or int8 scratch of the kernels, 16-byte aligned, at least `workspace_bytes(device)` bytes, any
@@ -59,7 +60,8 @@ def mla_decode(
         tensors only. True checks them anywhere and waits for the GPU. On a GPU an unchecked page id out of range is an
         illegal access, as in any kernel.
     backend: "cute" is the Blackwell kernel (an SM100 or SM103 GPU, on the caller's current stream). "emulator"
-        executes the same kernel's PTX on CPU tensors, for verification only: it is many orders of magnitude slower.
+        executes the same kernel's PTX on CPU tensors, for verification only: it is many orders of magnitude slower,
+        and calls from several threads take turns.
         "torch" runs anywhere. "auto" is "cute" where that can run and "torch" elsewhere.
     cu_seqlens_q: [B + 1] int32: ragged query, of which request b has tokens cu_seqlens_q[b] up to cu_seqlens_q[b + 1],
         from none up to `max_seq_len_q`. Query, out and lse are then [total_q, num_heads, ...]; tokens from
@@ -76,32 +78,47 @@ def mla_decode(
         holds no visible key; `wrappers.partials.merge_partials` joins the parts.
 
     Returns `out`, or `(out, lse [B, seq_len_q, num_heads] float32)` with `return_lse`. Rows that see no key have
-    `out = 0` and `lse = -inf`.
+    `out = 0` and `lse = -inf`, whatever query and scales hold. Others are never made to look like these: NaN in a
+    row's query, in a key that it sees or in a scale gives NaN, and so does a score of +inf. (One exception: a row all
+    of whose scores are -inf has `lse = -inf`, and `out` is NaN with backend "torch", 0 with the kernel.)
+
+    What a row does not see: no key outside its request's [0, seq_lens[b]) reaches any result, whatever it holds. A key
+    inside it that only other query tokens of the request see, such as a later draft's, must be finite for the kernel:
+    NaN or Inf in its latent dimension d may make `out[..., d]` of tokens that do not see it NaN, since tokens share
+    tiles and 0 * NaN is NaN. Their log-sum-exps and other dimensions, and other requests, stay right. With backend
+    "torch" such a key does not count for them at all.
 
     With backend "cute" nothing waits for the GPU, and with `out`, `workspace` and (for `return_lse`) `lse` given no
     memory is allocated; inside a CUDA-graph capture nothing is compiled either: a kernel that this process does not
-    have yet is an error there (`wrappers.warm_up`). Under `torch.compile`, and for tensor subclasses such as
-    FakeTensor, the call is the custom op `blackwell_mla::decode` (`wrappers.op`).
+    have yet is an error there (`wrappers.warm_up`). Under `torch.compile` and `make_fx`, and for tensors that define
+    `__torch_dispatch__` such as FakeTensor, the call is the custom op `blackwell_mla::decode` (`wrappers.op`). Any
+    other subclass of Tensor is taken for the Tensor that it is.
 
     Raises TypeError or ValueError, naming the argument, before anything is launched or written. Not differentiable.
     """
-    if torch.compiler.is_compiling() or is_tensor_subclass(query):
+    tensors = (query, kv_cache, block_tables, seq_lens, softmax_scale, output_scale, out, lse, workspace)
+    tensors += (cu_seqlens_q, tree_mask)
+    options = {
+        "is_causal": is_causal, "return_lse": return_lse, "lse_base": lse_base, "check_values": check_values,
+        "max_seq_len_q": max_seq_len_q, "dcp_world": dcp_world, "dcp_rank": dcp_rank, "dcp_interleave": dcp_interleave,
+    }  # fmt: skip
+    if is_traced(*tensors):
         from wrappers import op  # on use: it imports this module
 
-        return op.traced_decode(
-            query, kv_cache, block_tables, seq_lens, softmax_scale=softmax_scale, output_scale=output_scale,
-            is_causal=is_causal, out=out, return_lse=return_lse, lse=lse, lse_base=lse_base, workspace=workspace,
-            backend=backend, cu_seqlens_q=cu_seqlens_q, max_seq_len_q=max_seq_len_q, tree_mask=tree_mask,
-            dcp_world=dcp_world, dcp_rank=dcp_rank, dcp_interleave=dcp_interleave,
-        )  # fmt: skip
+        return op.traced_decode(*tensors, backend=backend, **options)
     validate.check_backend(backend)
+    query, kv_cache, block_tables, seq_lens, softmax_scale, output_scale, *written, cu_seqlens_q, tree_mask = map(
+        plain, tensors
+    )
     call = validate.check_decode_call(
         query, kv_cache, block_tables, seq_lens, softmax_scale=softmax_scale, output_scale=output_scale,
-        is_causal=is_causal, out=out, return_lse=return_lse, lse=lse, lse_base=lse_base, workspace=workspace,
-        check_values=check_values, cu_seqlens_q=cu_seqlens_q, max_seq_len_q=max_seq_len_q, tree_mask=tree_mask,
-        dcp_world=dcp_world, dcp_rank=dcp_rank, dcp_interleave=dcp_interleave,
+        **dict(zip(("out", "lse", "workspace"), written, strict=True)), cu_seqlens_q=cu_seqlens_q, tree_mask=tree_mask,
+        **options,
     )  # fmt: skip
     chosen = choose_backend(backend, call)
+    if chosen != "cute":
+        for name, value in (("out", out), ("lse", lse)):
+            validate.check_writable(name, value)
     if chosen != "torch" and call.workspace is not None:
         validate.check_kernel_workspace(call.workspace, workspace_bytes(query.device))
     if out is None:
@@ -109,13 +126,8 @@ def mla_decode(
     if return_lse and lse is None:
         lse = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
     if call.batch and query.numel():
-        run_backend(chosen, call, out, lse)
+        run_backend(chosen, call, plain(out), plain(lse))
     return (out, lse) if return_lse else out
-
-
-def is_tensor_subclass(value: object) -> bool:
-    """A tensor whose class brings its own meaning to operators (FakeTensor, ...): it must see the op, not its parts."""
-    return isinstance(value, torch.Tensor) and type(value) not in PLAIN_TENSORS
 
 
 def workspace_bytes(device: torch.device | str | int | None = None) -> int:
@@ -132,12 +144,14 @@ def workspace_bytes(device: torch.device | str | int | None = None) -> int:
 def choose_backend(backend: str, call: DecodeCall) -> str:
     """ "cute", "emulator" or "torch" for this call; ValueError where the backend asked for cannot run it."""
     if backend == "torch":
+        if call.query.device.type == "meta":
+            raise ValueError("query is on meta: there are no values to compute with (FakeTensor takes shapes alone)")
         return backend
     if backend == "auto":
         try:
             return choose_backend("cute", call)
         except ValueError:
-            return "torch"
+            return choose_backend("torch", call)
     device = call.query.device
     if backend == "emulator" and device.type != "cpu":
         raise ValueError(f"query is on {device}: backend='emulator' takes CPU tensors")

@@ -34,16 +34,18 @@ def launch(
 ) -> DecodeReports:
     """Executes `kernel` on CPU tensors, on a GPU of `num_ctas` SMs.
 
-    `out`, `lse` and a workspace that the call does not bring are filled with NaN first, so that an element the kernel
-    does not write is seen. `options` go to `ptx_emulator.launch` (`order`, `seed`, ...).
+    The rows of `out` and `lse`, and a workspace that the call does not bring, are filled with NaN first, so that an
+    element the kernel does not write is seen. `options` go to `ptx_emulator.launch` (`order`, `seed`, ...).
     """
     if kernel.config.is_wide and num_ctas < 2:
         raise ValueError(f"num_ctas={num_ctas}: the wide path needs at least 2, it works in pairs")
     workspace = workspace_of(call, num_ctas)
     if call.workspace is None:
         workspace.fill_(math.nan)
-    out.fill_(math.nan)
+    # Behind the tokens of a ragged query is memory that a call does not write.
+    written = slice(None) if call.cu_seqlens_q is None else slice(max(0, int(call.cu_seqlens_q[-1])))
+    out[written].fill_(math.nan)
     if lse is not None:
-        lse.fill_(math.nan)
+        lse[written].fill_(math.nan)
     arguments = kernel_arguments(call, out, lse, workspace, num_ctas)
     return DecodeReports(*cute_abi.launch(kernel.ir, kernel.ptx, arguments, **options))

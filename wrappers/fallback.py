@@ -9,6 +9,8 @@ prefix, and its bound is one number; a tree mask covers the query tokens alone. 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,6 @@ LATENT_DIM = 512
 CHUNK_KEYS = 1024
 
 
-@torch.no_grad()
 def decode_torch(
     query: torch.Tensor,
     kv_cache: torch.Tensor,
@@ -35,33 +36,45 @@ def decode_torch(
     tree_mask: torch.Tensor | None = None,
     shard: KeyShard | None = None,
 ) -> None:
-    """Writes `out` and, where given, `lse`. Scores, softmax and accumulation are fp32.
+    """Writes `out` and, where given, `lse`. Scores, softmax and accumulation are fp32, under autocast too.
 
     query [B, Q, H, 576]; kv_cache [pages, page_size, 576]; block_tables [B, W] int32; seq_lens [B] int32;
     out [B, Q, H, 512] of any float dtype; lse [B, Q, H] float32; with cu_seqlens_q, [total_q, H, ...] each. tree_mask
     packed, [B, Q, words] or [total_q, words] int32. Arguments are as `wrappers.validate.check_decode_call` leaves
     them. Lengths are read on the host, so the call synchronises a GPU and cannot be captured in a CUDA graph.
     """
-    num_heads = query.shape[-2]
     starts = None if cu_seqlens_q is None else cu_seqlens_q.tolist()
-    for request, num_keys in enumerate(seq_lens.tolist()):
-        tokens = request if starts is None else slice(starts[request], starts[request + 1])
-        num_tokens = query[tokens].shape[0]
-        if num_tokens == 0:
-            continue
-        rows = query[tokens].reshape(num_tokens * num_heads, -1)
-        bounds = row_bounds(num_tokens, num_heads, num_keys, is_causal and tree_mask is None, query.device)
-        drafts = None
-        if tree_mask is not None:
-            seen = unpack(tree_mask[tokens], num_tokens).repeat_interleave(num_heads, 0)
-            drafts = DraftKeys(num_keys - num_tokens, seen)
-        if shard is not None:
-            num_keys, bounds = shard.local_keys(num_keys), shard.local_keys(bounds)
-        latent, log_sum = attend(rows, kv_cache, block_tables[request], num_keys, bounds, softmax_scale, drafts)
-        out[tokens] = rounded((latent * output_scale).view(num_tokens, num_heads, LATENT_DIM), out.dtype)
-        if lse is not None:
-            base = 1.0 if lse_base == "e" else math.log(2.0)
-            lse[tokens] = log_sum.view(num_tokens, num_heads) / base
+    with full_precision(query.device):
+        for request, num_keys in enumerate(seq_lens.tolist()):
+            tokens = request if starts is None else slice(starts[request], starts[request + 1])
+            num_tokens, num_heads = query[tokens].shape[:2]
+            if num_tokens == 0:
+                continue
+            rows = query[tokens].reshape(num_tokens * num_heads, -1)
+            bounds = row_bounds(num_tokens, num_heads, num_keys, is_causal and tree_mask is None, query.device)
+            drafts = None
+            if tree_mask is not None:
+                seen = unpack(tree_mask[tokens], num_tokens).repeat_interleave(num_heads, 0)
+                drafts = DraftKeys(num_keys - num_tokens, seen)
+            if shard is not None:
+                num_keys, bounds = shard.local_keys(num_keys), shard.local_keys(bounds)
+            keys = kv_cache, block_tables[request], num_keys
+            latent, log_sum, sees = attend(rows, *keys, bounds, softmax_scale, drafts)
+            latent = torch.where(sees[:, None], latent * output_scale, 0.0)
+            out[tokens] = rounded(latent.view(num_tokens, num_heads, LATENT_DIM), out.dtype)
+            if lse is not None:
+                base = 1.0 if lse_base == "e" else math.log(2.0)
+                lse[tokens] = log_sum.view(num_tokens, num_heads) / base
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """No gradients, and no autocast: it would round the operands of the fp32 products to its own dtype."""
+    autocast = nullcontext()
+    if torch.amp.is_autocast_available(device.type):
+        autocast = torch.autocast(device.type, enabled=False)
+    with torch.no_grad(), autocast:
+        yield
 
 
 def rounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -123,12 +136,14 @@ def attend(
     bounds: torch.Tensor,
     softmax_scale: float | torch.Tensor,
     drafts: DraftKeys | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Online softmax of packed rows `[M, 576]` over keys [0, num_keys): `(latent [M, 512], lse [M])`, both fp32.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Online softmax of packed rows `[M, 576]` over keys [0, num_keys): `(latent [M, 512], lse [M], sees [M])`.
 
-    The log-sum-exp is base e. Rows with bound 0 come back as latent 0 and lse -inf.
+    Latent and log-sum-exp, base e, are fp32; bool `sees` says which rows see a key. The others have lse -inf and any
+    latent. NaN in a row, a key that it sees or the scale makes latent and log-sum-exp NaN.
     """
     rows = rows.float()
+    sees = torch.zeros(rows.shape[0], dtype=torch.bool, device=rows.device)
     row_max = rows.new_full((rows.shape[0],), -math.inf)
     row_sum = torch.zeros_like(row_max)
     latent = rows.new_zeros(rows.shape[0], LATENT_DIM)
@@ -142,6 +157,7 @@ def attend(
         hidden = torch.arange(start, stop, device=rows.device) >= bounds[:, None]
         if drafts is not None:
             hidden = hidden | drafts.hidden(start, stop)
+        sees = sees | ~hidden.all(dim=-1)
         scores = scores.masked_fill(hidden, -math.inf)
         new_max = torch.maximum(row_max, scores.amax(dim=-1))
         # A row that has seen no key yet has maximum -inf; (-inf) - (-inf) would be NaN.
@@ -149,12 +165,23 @@ def attend(
         probabilities = torch.exp(scores - shift[:, None])
         rescale = torch.exp(row_max - shift)
         row_sum = row_sum * rescale + probabilities.sum(dim=-1)
-        latent = latent * rescale[:, None] + probabilities @ keys[:, :LATENT_DIM]
+        latent = latent * rescale[:, None] + weighted_sum(probabilities, hidden, keys[:, :LATENT_DIM])
         row_max = new_max
-    # row_sum is at least 1 for a row that sees a key (its largest term is exp(0)) and 0 for one that does not.
-    seen = row_sum > 0
-    latent = torch.where(seen[:, None], latent / row_sum[:, None], 0.0)
-    return latent, row_max + torch.log(row_sum)
+    return latent / row_sum[:, None], row_max + torch.log(row_sum), sees
+
+
+def weighted_sum(probabilities: torch.Tensor, hidden: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """probabilities [M, N] @ values [N, 512], in which keys that are `hidden` [M, N] from a row do not count for it.
+
+    Their probability is 0, but 0 * NaN is NaN: the few keys with such values are added one by one.
+    """
+    odd = ~torch.isfinite(values).all(dim=-1)
+    if not (odd & hidden.any(dim=0)).any():
+        return probabilities @ values
+    total = probabilities @ values.masked_fill(odd[:, None], 0.0)
+    for key in odd.nonzero().flatten().tolist():
+        total = total + (probabilities[:, key, None] * values[key]).masked_fill(hidden[:, key, None], 0.0)
+    return total
 
 
 def gather(kv_cache: torch.Tensor, page_ids: torch.Tensor, start: int, stop: int) -> torch.Tensor:

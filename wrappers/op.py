@@ -41,6 +41,7 @@ def decode(
     dcp_world: int = 1,
     dcp_rank: int = 0,
     dcp_interleave: int = 1,
+    check_values: Optional[bool] = None,
 ) -> None:
     """Arguments are `mla_decode`'s; `lse` None is without `return_lse`. A scale's tensor, where given, replaces it."""
     mla_decode(
@@ -49,7 +50,7 @@ def decode(
         output_scale=output_scale if output_scale_tensor is None else output_scale_tensor,
         is_causal=is_causal, out=out, return_lse=lse is not None, lse=lse, lse_base=lse_base, workspace=workspace,
         backend=backend, cu_seqlens_q=cu_seqlens_q, max_seq_len_q=max_seq_len_q, tree_mask=tree_mask,
-        dcp_world=dcp_world, dcp_rank=dcp_rank, dcp_interleave=dcp_interleave,
+        dcp_world=dcp_world, dcp_rank=dcp_rank, dcp_interleave=dcp_interleave, check_values=check_values,
     )  # fmt: skip
 
 
@@ -57,7 +58,7 @@ def decode(
 def decode_fake(
     query, kv_cache, block_tables, seq_lens, out, lse, workspace, softmax_scale, output_scale, is_causal, lse_base,
     backend, softmax_scale_tensor=None, output_scale_tensor=None, cu_seqlens_q=None, max_seq_len_q=None,
-    tree_mask=None, dcp_world=1, dcp_rank=0, dcp_interleave=1,
+    tree_mask=None, dcp_world=1, dcp_rank=0, dcp_interleave=1, check_values=None,
 ):  # fmt: skip
     """Checks everything but values."""
     validate.check_backend(backend)
@@ -76,27 +77,32 @@ def traced_decode(
     kv_cache: Tensor,
     block_tables: Tensor,
     seq_lens: Tensor,
-    *,
     softmax_scale: float | Tensor,
     output_scale: float | Tensor,
-    is_causal: bool,
     out: Tensor | None,
-    return_lse: bool,
     lse: Tensor | None,
-    lse_base: str,
     workspace: Tensor | None,
-    backend: str,
     cu_seqlens_q: Tensor | None,
-    max_seq_len_q: int | None,
     tree_mask: Tensor | None,
+    *,
+    is_causal: bool,
+    return_lse: bool,
+    lse_base: str,
+    check_values: bool | None,
+    backend: str,
+    max_seq_len_q: int | None,
     dcp_world: int,
     dcp_rank: int,
     dcp_interleave: int,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`mla_decode` through the operator: new outputs are allocated by the graph around it."""
+    validate.check_query(query, is_ragged=cu_seqlens_q is not None)
+    if check_values is not None:
+        validate.check_bool("check_values", check_values)
+    if out is not None:
+        validate.check_out(out, query)
     if lse is not None:
         validate.check_lse(lse, query, return_lse)
-    validate.check_query(query, is_ragged=cu_seqlens_q is not None)
     if out is None:
         out = query.new_empty(*query.shape[:-1], validate.LATENT_DIM, dtype=validate.OUTPUT_DTYPES[query.dtype])
     if return_lse and lse is None:
@@ -106,6 +112,6 @@ def traced_decode(
         query, kv_cache, block_tables, seq_lens, out, lse, workspace,
         *(1.0 if isinstance(scale, Tensor) else scale for scale in scales), is_causal, lse_base, backend,
         *(scale if isinstance(scale, Tensor) else None for scale in scales), cu_seqlens_q, max_seq_len_q, tree_mask,
-        dcp_world, dcp_rank, dcp_interleave,
+        dcp_world, dcp_rank, dcp_interleave, check_values,
     )  # fmt: skip
     return (out, lse) if return_lse else out

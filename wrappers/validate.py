@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from wrappers.aliasing import Layout, first_shared, overlaps_itself
 from wrappers.fallback import KeyShard
+from wrappers.tensor_kinds import is_in_memory
 
 LATENT_DIM = 512
 ROPE_DIM = 64
@@ -147,8 +149,17 @@ def check_decode_call(
     if workspace is not None:
         check_workspace(workspace, query)
     check_dcp(dcp_world, dcp_rank, dcp_interleave)
+    given_mask = tree_mask
     if tree_mask is not None:
         tree_mask = checked_tree_mask(tree_mask, query, max_seq_len_q, is_causal, dcp_world)
+    check_written_apart(
+        {"out": out, "lse": lse, "workspace": workspace},
+        {
+            "query": query, "kv_cache": kv_cache, "block_tables": block_tables, "seq_lens": seq_lens,
+            "softmax_scale": softmax_scale, "output_scale": output_scale, "cu_seqlens_q": cu_seqlens_q,
+            "tree_mask": given_mask,
+        },
+    )  # fmt: skip
     if wants_value_checks(check_values, query):
         if cu_seqlens_q is not None:
             check_query_lengths(cu_seqlens_q, max_seq_len_q, query.shape[0])
@@ -237,7 +248,11 @@ def checked_tree_mask(
             f"token{'s' if bits > 1 else ''} to an element"
         )
     check_last_dim_contiguous("tree_mask", tree_mask)
-    return pack_bits(tree_mask) if tree_mask.dtype == torch.bool else tree_mask.view(torch.int32)
+    if tree_mask.dtype == torch.bool:
+        return pack_bits(tree_mask)
+    if tree_mask.shape[-1] == 1:  # whose stride torch leaves arbitrary, but for `view`
+        tree_mask = tree_mask.as_strided(tree_mask.shape, (*tree_mask.stride()[:-1], 1))
+    return tree_mask.view(torch.int32)
 
 
 def pack_bits(mask: torch.Tensor) -> torch.Tensor:
@@ -294,6 +309,7 @@ def check_out(out: torch.Tensor, query: torch.Tensor) -> None:
         raise ValueError(f"out has shape {shape_text(out)}: must be {expected}")
     check_last_dim_contiguous("out", out)
     check_rows_apart("out", out)
+    check_no_grad("out", out)
 
 
 def check_lse(lse: torch.Tensor, query: torch.Tensor, return_lse: bool) -> None:
@@ -303,13 +319,45 @@ def check_lse(lse: torch.Tensor, query: torch.Tensor, return_lse: bool) -> None:
     if list(lse.shape) != expected:
         raise ValueError(f"lse has shape {shape_text(lse)}: must be {expected}")
     check_rows_apart("lse", lse)
+    check_no_grad("lse", lse)
     if not return_lse:
         raise ValueError("lse is a Tensor: must be None without return_lse=True")
 
 
 def check_rows_apart(name: str, value: torch.Tensor) -> None:
-    if any(size > 1 and stride == 0 for size, stride in zip(value.shape, value.stride())):
-        raise ValueError(f"{name} has strides {list(value.stride())}: rows must not share memory (a stride is 0)")
+    """No two elements of what is written are in one place. Of a traced tensor, with sizes that may be symbols, only
+    strides of 0 are seen."""
+    shared = any(size > 1 and stride == 0 for size, stride in zip(value.shape, value.stride()))
+    if not shared and value.numel() and is_in_memory(value):
+        shared = overlaps_itself(Layout.of(value))
+    if shared:
+        raise ValueError(
+            f"{name} has shape {shape_text(value)} and strides {list(value.stride())}: its elements must not share "
+            "memory"
+        )
+
+
+def check_no_grad(name: str, value: torch.Tensor) -> None:
+    """As torch's own functions have it for their `out`."""
+    if value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} requires grad: must not, or call under torch.no_grad(): there is no derivative")
+
+
+def check_writable(name: str, value: torch.Tensor | None) -> None:
+    """What torch's own operators, which every backend but "cute" uses, can write."""
+    if value is not None and value.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError(f"{name} was made in inference mode: it can be written in inference mode only")
+
+
+def check_written_apart(written: dict[str, torch.Tensor | None], read: dict[str, object]) -> None:
+    """Nothing that the call writes lies in the memory of anything else that it is given."""
+    placed = [
+        {name: value for name, value in group.items() if isinstance(value, torch.Tensor) and is_in_memory(value)}
+        for group in (written, read)
+    ]
+    shared = first_shared(*placed)
+    if shared is not None:
+        raise ValueError(f"{shared[0]} shares memory with {shared[1]}: what is written must have its own")
 
 
 def check_workspace(workspace: torch.Tensor, query: torch.Tensor) -> None:
@@ -340,6 +388,8 @@ def wants_value_checks(check_values: bool | None, query: torch.Tensor) -> bool:
     if check_values is None:
         return query.device.type == "cpu"
     check_bool("check_values", check_values)
+    if check_values and query.device.type == "meta":
+        raise ValueError("check_values=True: query is on meta, where there are no values")
     if check_values and query.is_cuda and torch.cuda.is_current_stream_capturing():
         raise ValueError("check_values=True: values cannot be read while a CUDA graph is captured")
     return check_values

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..turns import takes_turns
 from . import host_cute as _host_cute  # noqa: F401 (registers operations)
 from . import host_launch as _host_launch  # noqa: F401 (registers operations)
 from . import host_memory as _host_memory  # noqa: F401 (registers operations)
@@ -181,6 +182,7 @@ def pack(spec: KernelSpec, values: Sequence[Any] | Mapping[int, Any], ptx_text: 
     return [blob.data for _, blob in packed]
 
 
+@takes_turns
 def launch(
     ir_text: str, ptx_text: str, host_args: Sequence[Any], *, buffers: Sequence[Any] = (), **options: Any
 ) -> list[Any]:

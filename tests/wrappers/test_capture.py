@@ -105,7 +105,7 @@ def test_what_the_caller_does_not_bring_is_allocated(name, gpu):
 
 def test_values_are_read_only_where_asked_for(gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    with pytest.raises(Exception, match="meta"):
+    with pytest.raises(ValueError, match="check_values=True: query is on meta"):
         mla_decode(**arguments(), check_values=True)
     mla_decode(**arguments(), check_values=False)
     assert len(gpu) == 1

@@ -211,6 +211,103 @@ def test_any_finite_scale_hides_masked_keys(softmax_scale):
     assert_matches(problem, *decode(problem))
 
 
+def poison(problem, where: str, value: float):
+    """The problem with a value that is not finite in every request's query or key 0, or as a scale on the device."""
+    if where == "query":
+        problem.query[:, :, 0, 5] = value
+    elif "key" in where:
+        for request in problem.seq_lens.nonzero().flatten():
+            problem.kv_cache[problem.block_tables[request, 0], 0, 560 if "rope" in where else 5] = value
+    else:
+        return replace(problem, **{where: torch.tensor([value])})
+    return problem
+
+
+@pytest.mark.parametrize("backend", ["torch", "emulator", pytest.param("cute", marks=pytest.mark.device)])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize("where", ["query", "key", "rope of a key", "softmax_scale", "output_scale"])
+def test_what_is_not_finite_shows(where, value, backend):
+    """NaN where the reference has it, and 0 in no row that sees a key; but with the kernel 0 and -inf where all of a
+    row's scores are -inf, in which it differs from the torch backend."""
+    problem = poison(make_problem(4, 3, 4, (130, 2, 0, 1), page_size=16, seed=3), where, value)
+    expected, expected_lse = problem.reference()
+    expected_lse[expected_lse == math.inf] = math.nan  # of a score of +inf, relative to which all others are NaN
+    if backend != "torch":
+        expected[problem.active_rows() & (expected_lse == -math.inf)] = 0.0
+    placed = problem.to("cuda") if backend == "cute" else problem
+    out, lse = mla_decode(*placed.tensors, **placed.options, return_lse=True, backend=backend)
+    assert (expected.isnan() | expected.isinf()).any() and (expected == 0).any()
+    if where == "output_scale":  # times Inf, the sign of an element near 0 depends on rounding
+        out, expected = out.abs(), expected.abs()
+    torch.testing.assert_close(out.cpu().double(), expected, rtol=0.02, atol=0.02, equal_nan=True)
+    torch.testing.assert_close(lse.cpu().double(), expected_lse, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("feature", [{"tree": True}, {"query_lens": (5, 0, 2, 1)}, {"is_causal": False}], ids=str)
+def test_rows_are_zero_only_if_they_see_no_key(feature):
+    """With a NaN scale, every other row is NaN; in whole chunks of hidden keys too."""
+    problem = make_problem(4, 3, 5, [66, 3, 2, 0], page_size=16, softmax_scale=torch.tensor([math.nan]), **feature)
+    out, lse = decode(problem)
+    active = problem.active_rows()
+    assert torch.isnan(out[active]).all() and torch.isnan(lse[active]).all()
+    assert not out[~active].any() and (lse[~active] == -math.inf).all()
+
+
+def test_a_shard_without_visible_keys_is_zero_whatever_the_scale():
+    part = shard(make_problem(2, 3, 4, [6, 0], page_size=16, output_scale=torch.tensor([math.nan])), 4, 2, 2)
+    out, _ = decode(part)
+    assert torch.equal(out.isnan().all(-1), part.active_rows()) and 0 < part.active_rows().sum() < out[..., 0].numel()
+    assert not out[~part.active_rows()].any()
+
+
+def chain(seq_len_q: int) -> torch.Tensor:
+    """The causal mask as a tree."""
+    return torch.ones(seq_len_q, seq_len_q, dtype=torch.bool).tril()
+
+
+@pytest.mark.parametrize("backend", ["torch", "emulator", pytest.param("cute", marks=pytest.mark.device)])
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+@pytest.mark.parametrize("num_heads", [3, 20], ids="{} heads".format)  # the kernel's narrow and wide path
+@pytest.mark.parametrize("is_tree", [False, True])
+def test_a_bad_draft(is_tree, num_heads, value, backend):
+    """A key that is not finite, of the last of 4 query tokens, which alone sees it: dimension 5, or the rotary part."""
+
+    def run(dimension):
+        problem = make_problem(2, num_heads, 4, (130, 70), page_size=16)
+        if is_tree:
+            problem = replace(problem, tree_mask=chain(4).expand(2, -1, -1))
+        if dimension is not None:
+            problem.kv_cache[problem.block_tables[0, 129 // 16], 129 % 16, dimension] = value
+        placed = problem.to("cuda") if backend == "cute" else problem
+        out, lse = mla_decode(*placed.tensors, **placed.options, return_lse=True, backend=backend)
+        return out.cpu(), lse.cpu()
+
+    clean, rotary, latent = run(None), run(560), run(5)
+    others = [index for index in range(512) if index != 5]
+    for out, lse in (rotary, latent):
+        assert out[0, 3].isnan().any(), "its own token shows it"
+        assert torch.equal(out[1], clean[0][1]) and torch.equal(lse[1], clean[1][1]), "other requests"
+        assert torch.equal(lse[0, :3], clean[1][0, :3]), "log-sum-exps of the tokens before it"
+        assert torch.equal(out[0, :3, :, others], clean[0][0, :3, :, others]), "their other dimensions"
+    assert torch.equal(rotary[0][0, :3], clean[0][0, :3])
+    if backend == "torch":
+        assert torch.equal(latent[0][0, :3], clean[0][0, :3])
+    else:
+        assert latent[0][0, :3, :, 5].isnan().all(), "the limit that mla_decode and docs/integration.md state"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_does_not_lower_the_precision(dtype):
+    problem = make_problem(2, 4, 4, [300, 77], dtype=torch.float16)
+    plain = decode(problem)
+    with torch.autocast("cpu", dtype=dtype):
+        cast = decode(problem)
+        merged = merge_partials([plain[0], cast[0]], [plain[1], cast[1]])
+    assert torch.equal(cast[0], plain[0]) and torch.equal(cast[1], plain[1])
+    again = merge_partials([plain[0], cast[0]], [plain[1], cast[1]])
+    assert torch.equal(merged[0], again[0]) and torch.equal(merged[1], again[1])
+
+
 MODES = {
     "ragged": {"query_lens": (5, 0, 2, 1)},
     "tree": {"tree": True},

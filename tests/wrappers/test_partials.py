@@ -7,7 +7,10 @@ import math
 import pytest
 import torch
 
+from wrappers.compat import use_backend
+from wrappers.compat.flashmla import flash_mla_with_kvcache, get_mla_metadata
 from wrappers.partials import merge_partials
+from wrappers.testing import make_problem
 
 
 def attend(scores: torch.Tensor, values: torch.Tensor, base: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,6 +39,52 @@ def test_a_row_that_no_part_sees_is_zero_and_minus_infinity():
     lses = torch.tensor([[-math.inf, 1.0], [-math.inf, -math.inf]])
     out, lse = merge_partials(torch.ones(2, 2, 512), lses)
     assert lse.tolist() == [-math.inf, 1.0] and not out[0].any() and (out[1] == 1).all()
+
+
+@pytest.mark.parametrize("mark", [-math.inf, math.inf], ids=str)
+@pytest.mark.parametrize("junk", [0.0, math.nan, math.inf], ids=str)
+@pytest.mark.parametrize("base", ["e", "2"])
+def test_an_empty_part_counts_for_nothing(mark, junk, base):
+    """FlashMLA's mark of a row without keys is +inf; others leave NaN in such a row's output."""
+    generator = torch.Generator().manual_seed(0)
+    outs, lses = torch.randn(3, 4, 512, generator=generator), torch.randn(3, 4, generator=generator)
+    expected = merge_partials(outs[[0, 2]], lses[[0, 2]], lse_base=base)
+    outs[1], lses[1] = junk, mark
+    assert all(torch.equal(*pair) for pair in zip(merge_partials(outs, lses, lse_base=base), expected))
+    outs[:, 1], lses[:, 1] = junk, torch.tensor([mark, -mark, mark])
+    out, lse = merge_partials(outs, lses, lse_base=base)
+    assert not out[1].any() and lse[1] == -math.inf and torch.equal(out[[0, 2, 3]], expected[0][[0, 2, 3]])
+    out, lse = merge_partials(outs[1:2], lses[1:2], lse_base=base)
+    assert not out.any() and (lse == -math.inf).all()
+
+
+@pytest.mark.parametrize("where", ["lse", "out"])
+def test_what_is_not_a_number_shows(where):
+    """In a part that has keys, even one whose weight is 0."""
+    outs, lses = torch.ones(2, 3, 512), torch.tensor([[0.0, 0.0, 0.0], [0.0, -1000.0, -1000.0]])
+    if where == "lse":
+        lses[0, 0] = lses[1, 1] = math.nan
+    else:
+        outs[0, 0] = outs[1, 1] = math.nan
+    out, lse = merge_partials(outs, lses)
+    assert out[:2].isnan().all() and (out[2] == 1).all()
+    assert torch.equal(lse.isnan(), torch.tensor([True, True, False]) & (where == "lse"))
+
+
+@pytest.mark.parametrize("backend", ["torch", "emulator"])
+def test_parts_of_flashmla(backend):
+    """The adapter's log-sum-exps, +inf in a request without keys, as they come."""
+    parts = []
+    for lengths in ((40, 0), (0, 0)):
+        problem = make_problem(2, 3, 1, lengths, page_size=16, seed=lengths[0])
+        with use_backend(backend):
+            cache = problem.kv_cache.unsqueeze(2)
+            out, lse = flash_mla_with_kvcache(problem.query, cache, *problem.tensors[2:], 512, get_mla_metadata()[0])
+        parts.append((out.transpose(1, 2), lse))
+    assert (parts[0][1][1] == math.inf).all() and (parts[1][1] == math.inf).all()
+    out, lse = merge_partials(*zip(*parts))
+    assert torch.equal(out[0], parts[0][0][0]) and torch.equal(lse[0], parts[0][1][0])
+    assert not out[1].any() and (lse[1] == -math.inf).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -381,7 +381,7 @@ BAD = {
     "out_expanded": (
         replace("out", lambda t: t[:, :1].expand(-1, TOKENS, -1, -1)),
         ValueError,
-        r"out has strides .*rows must not share memory \(a stride is 0\)",
+        "out has shape .* and strides .*: its elements must not share memory",
     ),
     "out_on_another_device": (replace("out", lambda t: t.to("meta")), ValueError, "out is on meta"),
     # lse
@@ -399,7 +399,7 @@ BAD = {
     "lse_expanded": (
         replace("lse", lambda t: t[:, :1].expand(-1, TOKENS, -1)),
         ValueError,
-        r"lse has strides .*rows must not share memory \(a stride is 0\)",
+        "lse has shape .* and strides .*: its elements must not share memory",
     ),
     "lse_on_another_device": (replace("lse", lambda t: t.to("meta")), ValueError, "lse is on meta"),
     "lse_without_return_lse": (
@@ -433,6 +433,24 @@ BAD = {
         replace("workspace", lambda t: t.to("meta")),
         ValueError,
         "workspace is on meta",
+    ),
+    "out_requires_grad": (replace("out", torch.Tensor.requires_grad_), ValueError, "out requires grad: must not"),
+    "lse_requires_grad": (replace("lse", torch.Tensor.requires_grad_), ValueError, "lse requires grad: must not"),
+    "all_on_meta": (
+        lambda call: call.update(
+            {name: value.to("meta") for name, value in call.items() if isinstance(value, torch.Tensor)}
+        ),
+        ValueError,
+        "query is on meta: there are no values to compute with",
+    ),
+    "all_on_meta_with_backend_auto": (
+        lambda call: call.update(
+            {name: value.to("meta") for name, value in call.items() if isinstance(value, torch.Tensor)},
+            backend="auto",
+            check_values=None,
+        ),
+        ValueError,
+        "query is on meta: there are no values to compute with",
     ),
     # backends on this machine's CPU tensors
     "cute_on_cpu": (
