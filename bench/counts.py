@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from mla.causal_mask import TilePhases
 from mla.config import PATHS, MlaDecodeConfig
 from mla.decode import MlaDecode
 from mla.warp_schedule import WarpSchedule
-from wrappers import emulated, kernel, validate
+from wrappers import command_line, emulated, kernel, validate
 from wrappers.emulated import DecodeReports
 from wrappers.kernel import EMULATED_CTAS
 from wrappers.testing import make_problem
@@ -174,24 +173,19 @@ def count(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m bench.counts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_workload_arguments(parser)
     parser.set_defaults(batch=2)
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
     parser.add_argument("--page-size", type=int, choices=validate.PAGE_SIZES, default=64)
-    parser.add_argument("--num-ctas", type=int, default=EMULATED_CTAS, help="SMs of the GPU")
+    parser.add_argument("--num-ctas", type=command_line.integer(1), default=EMULATED_CTAS, help="SMs of the GPU")
     parser.add_argument("--path", choices=PATHS, default="auto", help="operand path")
     parser.add_argument("--causal", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--json", action="store_true", help="as JSON instead of text")
     options = parser.parse_args(arguments)
-    try:
-        workload = workload_of(options)
-        if options.num_ctas < 1:
-            raise ValueError(f"--num-ctas {options.num_ctas}: must be at least 1")
-    except ValueError as error:
-        parser.error(str(error))
+    workload = workload_of(options)
     counts = count(workload, options.page_size, options.causal, options.num_ctas, options.path)
     print(json.dumps(asdict(counts), indent=2) if options.json else text_of(counts))
     return 0
@@ -219,4 +213,4 @@ def text_of(counts: Counts) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

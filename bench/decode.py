@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ import torch
 
 from bench.hardware import B200, B300
 from bench.roofline import Workload, add_workload_arguments, roofline, workload_of
+from wrappers import command_line
 from wrappers.decode import KERNEL_ARCHS, mla_decode, workspace_bytes
 from wrappers.testing import make_problem
 
@@ -100,7 +100,7 @@ def bench(workload: Workload, backend: str, page_size: int, warmup: int, repeats
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m bench.decode",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -109,15 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
     parser.add_argument("--page-size", type=int, choices=(16, 32, 64, 128), default=64)
     parser.add_argument("--backend", choices=("cute", "torch"), default="cute")
-    parser.add_argument("--warmup", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--warmup", type=command_line.integer(0), default=10)
+    parser.add_argument("--repeats", type=command_line.integer(2), default=50)
     options = parser.parse_args(arguments)
-    try:
-        workload = workload_of(options)
-        if options.repeats < 2:
-            raise ValueError(f"--repeats {options.repeats}: must be at least 2")
-    except ValueError as error:
-        parser.error(str(error))
+    workload = workload_of(options)
     if reason := skip_reason(options.backend):
         print(f"skipped: {reason}")
         return 0
@@ -134,4 +129,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

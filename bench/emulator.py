@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +28,7 @@ from bench.counts import ARCH, DTYPES
 from bench.roofline import Workload, add_workload_arguments, workload_of
 from mla.config import PATHS
 from ptx_emulator.asyncs import ORDERS
-from wrappers import emulated, kernel, validate
+from wrappers import command_line, emulated, kernel, validate
 from wrappers.testing import make_problem
 
 
@@ -123,7 +122,7 @@ def machine() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m bench.emulator", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_workload_arguments(parser)
@@ -132,9 +131,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--order", default="in_order", help=f"list of {','.join(ORDERS)}")
     parser.add_argument("--path", default="auto", help=f"operand path of the kernel, list of {','.join(PATHS)}")
     parser.add_argument("--page-size", type=int, choices=validate.PAGE_SIZES, default=64)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=command_line.integer(1), default=3)
     parser.add_argument("--checks", action="store_true", help="measure the happens-before checker too")
-    parser.add_argument("--json", metavar="FILE", help="write the rows there too; - is stdout (then no table)")
+    parser.add_argument(
+        "--json",
+        type=command_line.output_file,
+        metavar="FILE",
+        help="write the rows there too; - is stdout (then no table)",
+    )
     options = parser.parse_args(arguments)
     dtypes, paths, orders = (given.split(",") for given in (options.dtype, options.path, options.order))
     lists = (("--dtype", dtypes, DTYPES), ("--path", paths, PATHS), ("--order", orders, ORDERS))
@@ -143,8 +147,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for value in values:
                 if value not in allowed:
                     raise ValueError(f"{name} {value}: must be one of {', '.join(allowed)}")
-        if options.repeats < 1:
-            raise ValueError(f"--repeats {options.repeats}: must be at least 1")
         workload = workload_of(options)
     except ValueError as error:
         parser.error(str(error))
@@ -163,4 +165,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

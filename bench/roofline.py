@@ -8,11 +8,12 @@ Bounds leave out launch, ramp-up and any reduction, at least 5 us on a real GPU.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.hardware import GPUS, Gpu
+from wrappers import command_line
+from wrappers.command_line import integer
 
 LATENT_DIM = 512
 HEAD_DIM = 576
@@ -89,21 +90,18 @@ def roofline(workload: Workload, gpu: Gpu) -> Roofline:
 
 
 def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--num-heads", type=int, default=16)
-    parser.add_argument("--seq-len-q", type=int, default=8)
-    parser.add_argument("--kv-len", type=int, default=2048)
+    parser.add_argument("--batch", type=integer(1), default=64)
+    parser.add_argument("--num-heads", type=integer(1, 128), default=16)
+    parser.add_argument("--seq-len-q", type=integer(1, 2**20), default=8)
+    parser.add_argument("--kv-len", type=integer(1), default=2048)
 
 
 def workload_of(options: argparse.Namespace) -> Workload:
-    for name in ("batch", "num_heads", "seq_len_q", "kv_len"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
     return Workload(options.batch, options.num_heads, options.seq_len_q, options.kv_len, options.dtype)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m bench.roofline",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -112,10 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=sorted(ELEMENT_BYTES), default="bf16")
     parser.add_argument("--gpu", choices=sorted(GPUS), default="b200")
     options = parser.parse_args(arguments)
-    try:
-        workload = workload_of(options)
-    except ValueError as error:
-        parser.error(str(error))
+    workload = workload_of(options)
     gpu = GPUS[options.gpu]
     times = roofline(workload, gpu)
     print(f"{gpu.name}: {gpu.num_sms} SMs at {gpu.clock_hz / 1e9:.2f} GHz, {gpu.hbm_bytes_per_second / 1e12:.2f} TB/s")
@@ -127,4 +122,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -14,17 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wrappers import command_line
+
 PAGE, PLOT = "accuracy.md", "accuracy.svg"
 COLORS = {"bf16": "tab:blue", "fp16": "tab:green", "fp8": "tab:red"}
 Row = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m scripts.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rows", type=Path, help="what scripts.validate --json FILE wrote")
-    parser.add_argument("--out", type=Path, default=Path("docs"), metavar="FOLDER")
+    parser.add_argument("--out", type=command_line.output_folder, default=Path("docs"), metavar="FOLDER")
     options = parser.parse_args(arguments)
     try:
         rows = read_rows(options.rows)
@@ -116,4 +118,4 @@ def plot(rows: list[Row], file: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -27,21 +27,23 @@ from pathlib import Path
 from ptx_emulator.errors import EmulationError
 from scripts import crosscheck_gpu, crosscheck_ptxas
 from scripts.crosscheck_cases import Case, compare, load_cases, replay_in_emulator
+from scripts.progress import Progress
+from wrappers import command_line
 
 DEFAULT_TESTS = "tests/ptx_emulator/ops"
 BAD = ("different", "hung", "crashed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m scripts.crosscheck_device",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--tests", nargs="+", default=[DEFAULT_TESTS], help="tests whose launches are replayed")
     parser.add_argument("--backend", choices=("gpu", "emulator", "ptxas"), default="gpu")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--timeout", type=float, default=60, help="seconds a kernel may take")
+    parser.add_argument("--json", type=command_line.output_file, metavar="FILE")
+    parser.add_argument("--timeout", type=command_line.positive, default=60, help="seconds a kernel may take")
     parser.add_argument("--replay", type=Path, help=argparse.SUPPRESS)  # the child process: cases, from number --first
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -55,17 +57,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="crosscheck-") as folder:
         file = Path(folder) / "cases"
-        record(options.tests, file)
+        try:
+            record(options.tests, file)
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+            return 1
         cases = load_cases(file)
         if options.backend == "ptxas":
-            rows = list(crosscheck_ptxas.assemble_all(cases))
+            found = crosscheck_ptxas.assemble_all(cases)
         else:
-            rows = list(replay_all(cases, file, options.backend, options.timeout))
-    print(table(rows))
+            found = replay_all(cases, file, options.backend, options.timeout)
+        rows, is_interrupted = collect(found, len(cases))
+    if options.json != "-":
+        print(table(rows))
     device = crosscheck_gpu.Gpu().name if options.backend == "gpu" else options.backend
     write_json(options.json, {"device": device, "cases": rows})
+    if is_interrupted:
+        print(f"interrupted: {len(rows)} of {len(cases)} kernels", file=sys.stderr)
+        return command_line.INTERRUPTED
     bad = ("refused",) if options.backend == "ptxas" else BAD
     return int(any(row["result"] in bad for row in rows))
+
+
+def collect(found: Iterator[dict], total: int) -> tuple[list[dict], bool]:
+    """The rows, as far as they came before Ctrl-C, with progress on stderr; whether that ended it."""
+    rows = []
+    with Progress(total) as progress:
+        try:
+            for row in found:
+                rows.append(row)
+                progress.finish(f"{row['test']}: {row['result']}")
+        except KeyboardInterrupt:
+            return rows, True
+    return rows, False
 
 
 def record(tests: Sequence[str], file: Path) -> None:
@@ -157,10 +181,12 @@ def table(rows: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
-def write_json(file: Path | None, content: dict) -> None:
-    if file is not None:
-        file.write_text(json.dumps(content, indent=1) + "\n")
+def write_json(file: str | None, content: dict) -> None:
+    if file == "-":
+        print(json.dumps(content, indent=1))
+    elif file is not None:
+        Path(file).write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

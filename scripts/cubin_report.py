@@ -9,11 +9,11 @@ is an array that the compiler could not keep in registers: a kernel with neither
 
 from __future__ import annotations
 
-import argparse
 import struct
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from wrappers import command_line
 
 ELF_MAGIC = b"\x7fELF\x02\x01"  # 64-bit, little-endian
 EM_CUDA = 190
@@ -141,16 +141,30 @@ def read_name(table: bytes, at: int) -> str:
     return table[at : table.index(b"\0", at)].decode()
 
 
+def report_file(file: Path) -> list[KernelReport]:
+    """`report_cubin` of a file; ValueError names it, whatever is wrong in it."""
+    try:
+        return report_cubin(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    except (OSError, LookupError, struct.error) as error:
+        raise ValueError(f"{file}: is cut short or damaged ({type(error).__name__}: {error})") from error
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m scripts.cubin_report", description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.cubin")
+    parser = command_line.Parser(prog="python -m scripts.cubin_report", description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=command_line.input_file, metavar="FILE.cubin")
     parser.add_argument(
         "--require-clean", action="store_true", help="exit status 1 if a kernel spills or uses local memory"
     )
     options = parser.parse_args(arguments)
+    try:
+        reports = {file: report_file(file) for file in options.files}
+    except ValueError as error:
+        parser.error(str(error))
     clean = True
-    for file in options.files:
-        for kernel in report_cubin(file.read_bytes()):
+    for kernels in reports.values():
+        for kernel in kernels:
             clean &= kernel.is_clean
             print(
                 f"{kernel.name}: {kernel.registers} registers, {kernel.stack_bytes} stack bytes, "
@@ -160,4 +174,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

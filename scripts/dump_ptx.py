@@ -6,7 +6,6 @@ python -m scripts.dump_ptx --dtype bf16 --num-heads 16 --seq-len-q 8 --page-size
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from mla.arch import ARCHS
 from mla.compile import CompiledDecode, compile_decode
 from mla.config import DTYPES, LSE_BASES, PAGE_SIZES, PATHS, MlaDecodeConfig
 from scripts.cubin_report import report_cubin
+from wrappers import command_line
+from wrappers.command_line import integer, output_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,20 +31,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, MlaDecodeConfig]:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m scripts.dump_ptx",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
-    parser.add_argument("--num-heads", type=int, default=16)
-    parser.add_argument("--seq-len-q", type=int, default=8)
+    parser.add_argument("--num-heads", type=integer(1, 128), default=16)
+    parser.add_argument("--seq-len-q", type=integer(1, 2**20), default=8)
     parser.add_argument("--page-size", type=int, choices=PAGE_SIZES, default=64)
     parser.add_argument("--causal", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--lse-base", choices=LSE_BASES, help="with log-sum-exp output; none by default")
     parser.add_argument("--path", choices=PATHS, default="auto", help="operand path")
     parser.add_argument("--arch", choices=ARCHS, default=ARCHS[0])
-    parser.add_argument("--out", type=Path, default=Path("dumps"), metavar="FOLDER")
+    parser.add_argument("--out", type=output_folder, default=Path("dumps"), metavar="FOLDER")
     options = parser.parse_args(arguments)
     try:
         return options, MlaDecodeConfig(
@@ -73,4 +74,4 @@ def write_files(compiled: CompiledDecode, folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -26,7 +26,8 @@ from mla.compile import compile_decode
 from mla.config import DTYPES
 from ptx_emulator import mutation
 from ptx_emulator.errors import EmulationError
-from wrappers import emulated, kernel
+from wrappers import command_line, emulated, kernel
+from wrappers.command_line import integer
 from wrappers.decode import EMULATED_ARCH
 from wrappers.testing import MlaProblem, assert_matches, make_problem
 
@@ -78,24 +79,24 @@ def clean(ptx: str, runs: Sequence[Callable], options: argparse.Namespace) -> in
             print(f"[{seed + 1}/{options.clean} {time.monotonic() - started:.0f} s]", file=sys.stderr, flush=True)
     print(f"{options.clean} adversarial schedules, {len(found)} of them raised something")
     if options.json is not None:
-        options.json.write_text(json.dumps({"schedules": options.clean, "raised": found}, indent=1))
+        Path(options.json).write_text(json.dumps({"schedules": options.clean, "raised": found}, indent=1))
     return int(bool(found))
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m scripts.mutation_score", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
-    parser.add_argument("--num-heads", type=int, default=16)
-    parser.add_argument("--seq-len-q", type=int, default=4)
+    parser.add_argument("--num-heads", type=integer(1, 128), default=16)
+    parser.add_argument("--seq-len-q", type=integer(1, 2**20), default=4)
     parser.add_argument("--kernel", choices=("decode", "merge"), default="decode")
-    parser.add_argument("--seeds", type=int, default=3, help="adversarial schedules per mutant")
-    parser.add_argument("--clean", type=int, default=0, metavar="N", help="schedules of the unchanged kernels")
-    parser.add_argument("--limit", type=float, default=120.0, help="seconds per run")
+    parser.add_argument("--seeds", type=integer(0), default=3, help="adversarial schedules per mutant")
+    parser.add_argument("--clean", type=integer(0), default=0, metavar="N", help="schedules of the unchanged kernels")
+    parser.add_argument("--limit", type=command_line.positive, default=120.0, help="seconds per run")
     parser.add_argument("--only", help="only instructions whose text contains this")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=command_line.output_file, metavar="FILE")
     return parser.parse_args(arguments)
 
 
@@ -134,7 +135,7 @@ def entry(ptx: str, which: str) -> str:
     return next(name for name in names if wanted in name)
 
 
-def report(verdicts: Sequence[mutation.Verdict], path: Path | None) -> None:
+def report(verdicts: Sequence[mutation.Verdict], path: str | None) -> None:
     counts = Counter(verdict.outcome for verdict in verdicts)
     for verdict in verdicts:
         if verdict.outcome not in (mutation.DETECTED, mutation.NOT_REACHED):
@@ -147,8 +148,8 @@ def report(verdicts: Sequence[mutation.Verdict], path: Path | None) -> None:
             row = asdict(verdict)
             del row["mutant"]["ptx"]
             rows.append(row)
-        path.write_text(json.dumps({"counts": counts, "mutants": rows}, indent=1))
+        Path(path).write_text(json.dumps({"counts": counts, "mutants": rows}, indent=1))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

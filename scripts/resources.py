@@ -22,6 +22,7 @@ from mla.config import DTYPES, MlaDecodeConfig
 from mla.plans import plan_of
 from scripts.cubin_report import report_cubin
 from scripts.progress import Progress
+from wrappers import command_line
 
 PATHS = ("narrow", "wide")
 NUM_HEADS, SEQ_LEN_Q, PAGE_SIZE = 16, 8, 64
@@ -79,12 +80,12 @@ def table(rows: list[Resources]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m scripts.resources", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name, allowed in (("dtype", DTYPES), ("path", PATHS), ("arch", ARCHS)):
         parser.add_argument(f"--{name}", default=",".join(allowed), help=f"of {','.join(allowed)}")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=command_line.output_file, metavar="FILE")
     parser.add_argument("--require-clean", action="store_true", help="exit status 1 if a variant spills")
     options = parser.parse_args(arguments)
     lists = {"dtype": DTYPES, "path": PATHS, "arch": ARCHS}
@@ -94,17 +95,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if value not in lists[name]:
                 parser.error(f"--{name} {value}: must be one of {', '.join(lists[name])}")
     variants = list(itertools.product(*chosen.values()))
-    rows = []
+    rows, is_interrupted = [], False
     with Progress(len(variants)) as progress:
-        for variant in variants:
-            progress.begin(" ".join(variant))
-            rows.append(measure(*variant))
-            progress.finish(" ".join(variant))
-    print(table(rows))
+        try:
+            for variant in variants:
+                progress.begin(" ".join(variant))
+                rows.append(measure(*variant))
+                progress.finish(" ".join(variant))
+        except KeyboardInterrupt:
+            is_interrupted = True
+    if options.json != "-":
+        print(table(rows))
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+        text = json.dumps([asdict(row) for row in rows], indent=2)
+        print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
+    if is_interrupted:
+        print(f"interrupted: {len(rows)} of {len(variants)} variants", file=sys.stderr)
+        return command_line.INTERRUPTED
     return 1 if options.require_clean and not all(row.is_clean for row in rows) else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -10,7 +10,8 @@ of query tokens of its own, tree a tree mask, dcp is one rank of decode context 
 from memory.
 
 A row passes when its SNR is within 0.5 dB of torch doing the kernel's roundings, its log-sum-exp is right, and rows
-that see no key are (0, -inf). Exit status: 0 all rows passed, 1 some did not, 2 wrong arguments.
+that see no key are (0, -inf). Exit status: 0 all rows passed, 1 some did not, 2 wrong arguments, 130 interrupted:
+the rows that are done are then printed and written all the same.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import argparse
 import itertools
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ from typing import Any
 import torch
 
 from scripts.progress import Progress
-from wrappers import decode, validate
+from wrappers import command_line, decode, validate
+from wrappers.command_line import choice, integer, list_of, number, output_file
 from wrappers.testing import DEFAULT_SCALE, MlaProblem, compare, make_problem, shard
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
@@ -72,6 +75,12 @@ class Case:
         if not self.is_ragged or self.batch == 1:
             return [self.kv_len] * self.batch
         return [self.kv_len * (self.batch - 1 - index) // (self.batch - 1) for index in range(self.batch)]
+
+    @property
+    def input_bytes(self) -> int:
+        """Of queries and keys as they are made, in fp32."""
+        rows = self.batch * self.seq_len_q * self.num_heads + sum(self.kv_lens)
+        return 4 * validate.HEAD_DIM * rows
 
     @property
     def query_lens(self) -> list[int] | None:
@@ -163,12 +172,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     cases = list(cases_of(options))
     to_stdout = options.json == "-"
-    rows = []
+    rows, is_interrupted = [], False
     with Progress(len(cases)) as progress:
-        for case in cases:
-            row = run_case(case, options, progress)
-            rows.append(row)
-            progress.finish(f"{case}: {row.snr_db:.2f} dB, {'passed' if row.passed else 'FAILED'}")
+        try:
+            for case in cases:
+                row = run_case(case, options, progress)
+                rows.append(row)
+                progress.finish(f"{case}: {row.snr_db:.2f} dB, {'passed' if row.passed else 'FAILED'}")
+        except KeyboardInterrupt:
+            is_interrupted = True
     print(table(rows), file=sys.stderr if to_stdout else sys.stdout)
     for row in rows:
         for fault in row.faults:
@@ -180,21 +192,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(text)
         else:
             Path(options.json).write_text(text + "\n")
+    if is_interrupted:
+        print(f"interrupted: {len(rows)} of {len(cases)} rows", file=sys.stderr)
+        return command_line.INTERRUPTED
     return 0 if all(row.passed for row in rows) else 1
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m scripts.validate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dtype", type=list_of(choice(DTYPES)), default=list(DTYPES), help=",".join(DTYPES))
-    parser.add_argument("--num-heads", type=list_of(at_least(1)))
-    parser.add_argument("--seq-len-q", type=list_of(at_least(1)))
-    parser.add_argument("--kv-len", type=list_of(at_least(0)))
-    parser.add_argument("--batch", type=list_of(at_least(1)))
-    parser.add_argument("--page-size", type=list_of(at_least(1)))
+    parser.add_argument("--num-heads", type=list_of(integer(1, validate.MAX_HEADS)))
+    parser.add_argument("--seq-len-q", type=list_of(integer(1)))
+    parser.add_argument("--kv-len", type=list_of(integer(0, validate.MAX_KV_LEN)))
+    parser.add_argument("--batch", type=list_of(integer(1)))
+    parser.add_argument("--page-size", type=list_of(integer(1)))
     parser.add_argument("--causal", action=argparse.BooleanOptionalAction)
     parser.add_argument("--ragged", action=argparse.BooleanOptionalAction,
                         help="lengths from 0 to --kv-len over the batch")  # fmt: skip
@@ -210,8 +225,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--order", choices=ORDERS, default="in_order",
                         help="when the emulator lets asynchronous work complete")  # fmt: skip
     parser.add_argument("--mutate", metavar="NAME", help="run a deliberately wrong kernel, which must fail")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", metavar="FILE", help="write the rows there too; - is stdout (then no table there)")
+    parser.add_argument("--seed", type=integer(0, 2**63 - 1), default=0)
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write the rows there too; - is stdout (then no table there)"
+    )
     options = parser.parse_args(arguments)
     try:
         options.backend = pick_backend(options.backend)
@@ -224,8 +241,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def check_options(options: argparse.Namespace) -> None:
     """ValueError for what argparse cannot know: the problem's limits and the names of the mutants."""
     for case in cases_of(options):
-        if case.num_heads > validate.MAX_HEADS:
-            raise ValueError(f"--num-heads {case.num_heads}: must be 1..{validate.MAX_HEADS}")
+        if case.mode == "tree" and not case.is_causal:
+            raise ValueError("--mode tree: not with --no-causal, which has every query token see every key")
+        if case.mode == "tree" and case.seq_len_q > validate.MAX_TREE_TOKENS:
+            limit = validate.MAX_TREE_TOKENS
+            raise ValueError(f"--seq-len-q {case.seq_len_q}: must be at most {limit} with --mode tree")
+        if case.input_bytes > machine_bytes():
+            raise ValueError(
+                f"{case}: its inputs take {case.input_bytes / 2**30:.0f} GiB, this machine has "
+                f"{machine_bytes() / 2**30:.0f}: make --batch, --seq-len-q or --kv-len smaller"
+            )
         if case.page_size not in validate.PAGE_SIZES:
             raise ValueError(f"--page-size {case.page_size}: must be one of {validate.list_text(validate.PAGE_SIZES)}")
     if options.mutate is None:
@@ -236,6 +261,10 @@ def check_options(options: argparse.Namespace) -> None:
 
     if options.mutate not in MUTANTS:
         raise ValueError(f"--mutate {options.mutate}: must be one of {validate.list_text(MUTANTS)}")
+
+
+def machine_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def pick_backend(asked: str) -> str:
@@ -382,40 +411,5 @@ def json_row(row: Row) -> dict[str, Any]:
     }
 
 
-def list_of(read: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    def parse(text: str) -> list[Any]:
-        return [read(part.strip()) for part in text.split(",")]
-
-    return parse
-
-
-def at_least(smallest: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdigit() or int(text) < smallest:
-            raise argparse.ArgumentTypeError(f"{text!r}: must be an integer of at least {smallest}")
-        return int(text)
-
-    return parse
-
-
-def number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a number")
-    return value
-
-
-def choice(allowed: Iterable[str]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise argparse.ArgumentTypeError(f"{text!r}: must be one of {', '.join(allowed)}")
-        return text
-
-    return parse
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -21,6 +21,8 @@ from mla import store
 from mla.arch import ARCHS
 from mla.config import LSE_BASES, PAGE_SIZES
 from scripts.progress import Progress
+from wrappers import command_line, validate
+from wrappers.command_line import integer, list_of, output_folder
 from wrappers.kernel import DTYPE_NAMES
 from wrappers.warm_up import Report, ServerShapes, export_kernels, load_kernels, warm_up
 
@@ -45,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             count = with_progress(lambda report: warm_up(shapes, device, report))
             done = f"ready (compile cache: {store.cache_folder() or 'off'})"
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        print(f"python -m scripts.warm_up: error: {error}", file=sys.stderr)
+        return command_line.WRONG_ARGUMENTS
     print(f"{count} kernels {done} in {time.monotonic() - started:.2f} s")
     return 0
 
@@ -68,20 +70,21 @@ def with_progress(work: Callable[[Report], int]) -> int:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m scripts.warm_up", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
-    parser.add_argument("--num-heads", type=int, default=16)
+    parser.add_argument("--num-heads", type=integer(1, validate.MAX_HEADS), default=16)
     parser.add_argument("--page-size", type=int, choices=PAGE_SIZES, default=64)
-    parser.add_argument("--seq-len-q", type=lambda text: [int(part) for part in text.split(",")], default=[1])
+    parser.add_argument("--seq-len-q", type=list_of(integer(1, 2**20)), default=[1])
     parser.add_argument("--causal", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--lse-base", choices=LSE_BASES, help="with log-sum-exp output; none by default")
     parser.add_argument("--arch", choices=ARCHS, default=ARCHS[0], help="with --export")
-    parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the kernels there")
-    parser.add_argument("--load", type=Path, metavar="FOLDER", help="load kernels that --export has written")
+    files = parser.add_mutually_exclusive_group()
+    files.add_argument("--export", type=output_folder, metavar="FOLDER", help="write the kernels there")
+    files.add_argument("--load", type=Path, metavar="FOLDER", help="load kernels that --export has written")
     return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

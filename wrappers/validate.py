@@ -301,8 +301,9 @@ def check_index_tensor(name: str, value: torch.Tensor, rank: int, query: torch.T
     check_last_dim_contiguous(name, value)
 
 
-def check_out(out: torch.Tensor, query: torch.Tensor) -> None:
-    check_tensor("out", out, tuple(dict.fromkeys((OUTPUT_DTYPES[query.dtype], query.dtype))))
+def check_out(out: torch.Tensor, query: torch.Tensor, dtypes: tuple[torch.dtype, ...] | None = None) -> None:
+    """`dtypes`: where they are others than `mla_decode`'s."""
+    check_tensor("out", out, dtypes or tuple(dict.fromkeys((OUTPUT_DTYPES[query.dtype], query.dtype))))
     check_device("out", out, query)
     expected = [*query.shape[:-1], LATENT_DIM]
     if list(out.shape) != expected:

@@ -83,10 +83,10 @@ def test_command(capsys):
     assert found["tiles"] == {"unmasked": 1, "masked": 1, "skipped": 0}
     with pytest.raises(SystemExit):
         counts.main(["--kv-len", "0"])
-    assert "--kv-len 0: must be at least 1" in capsys.readouterr().err
+    assert "--kv-len: '0': must be an integer of 1.." in capsys.readouterr().err
     with pytest.raises(SystemExit):
         counts.main(["--num-ctas", "0"])
-    assert "--num-ctas 0: must be at least 1" in capsys.readouterr().err
+    assert "--num-ctas: '0': must be an integer of 1.." in capsys.readouterr().err
 
 
 def test_a_pair_loads_keys_and_values():

@@ -31,7 +31,7 @@ def test_median_and_spread():
 def test_wrong_arguments(capsys):
     with pytest.raises(SystemExit):
         decode.main(["--repeats", "1"])
-    assert "--repeats 1: must be at least 2" in capsys.readouterr().err
+    assert "--repeats: '1': must be an integer of 2.." in capsys.readouterr().err
 
 
 @pytest.mark.device

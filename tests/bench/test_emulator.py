@@ -60,8 +60,8 @@ def test_checks_are_measured_beside_the_plain_run(monkeypatch, tmp_path, capsys)
         (["--order", "backwards"], "--order backwards: must be one of in_order, "),
         (["--dtype", "bf16,fp4"], "--dtype fp4: must be one of bf16, "),
         (["--path", "broad"], "--path broad: must be one of auto, "),
-        (["--repeats", "0"], "--repeats 0: must be at least 1"),
-        (["--kv-len", "0"], "--kv-len 0: must be at least 1"),
+        (["--repeats", "0"], "--repeats: '0': must be an integer of 1.."),
+        (["--kv-len", "0"], "--kv-len: '0': must be an integer of 1.."),
     ],
 )
 def test_wrong_arguments(given, message, capsys):

@@ -56,4 +56,4 @@ def test_command(capsys):
     assert "bound      23.4 us  (hbm)" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["--batch", "0"])
-    assert "--batch 0: must be at least 1" in capsys.readouterr().err
+    assert "--batch: '0': must be an integer of 1.." in capsys.readouterr().err

@@ -90,6 +90,31 @@ def test_a_kernel_that_differs_is_found(cases, tmp_path, capsys, monkeypatch):
     assert "different" in capsys.readouterr().out
 
 
+def test_the_assembler_shows_progress_and_an_interrupted_run_its_rows(cases, tmp_path, capsys, monkeypatch):
+    def assemble_all(given):
+        yield {"test": given[0].name, "result": "assembled"}
+        yield {"test": given[1].name, "result": "refused", "reason": "why"}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(crosscheck_ptxas, "why_not", lambda: "")
+    monkeypatch.setattr(crosscheck_ptxas, "assemble_all", assemble_all)
+    monkeypatch.setattr(crosscheck_device, "record", lambda tests, file: file.write_bytes(pickle.dumps(cases[:3])))
+    file = tmp_path / "result.json"
+    assert crosscheck_device.main(["--backend", "ptxas", "--json", str(file)]) == 130
+    shown = capsys.readouterr()
+    assert f"[1/3] {cases[0].name}: assembled\n[2/3] {cases[1].name}: refused\n" in shown.err
+    assert "why" in shown.out and shown.err.endswith("interrupted: 2 of 3 kernels\n")
+    assert [row["result"] for row in json.loads(file.read_text())["cases"]] == ["assembled", "refused"]
+
+
+def test_wrong_arguments_are_exit_status_2(capsys):
+    for arguments in (["--timeout", "0"], ["--timeout", "x"], ["--json", "/nonexistent/x"], ["--backend", "none"]):
+        with pytest.raises(SystemExit) as stopped:
+            crosscheck_device.main(arguments)
+        shown = capsys.readouterr().err
+        assert stopped.value.code == 2 and arguments[0] in shown and shown.count("\n") == 1
+
+
 def test_without_a_gpu_it_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(crosscheck_gpu, "why_not", lambda: "no CUDA GPU")
     file = tmp_path / "result.json"

@@ -63,6 +63,19 @@ def test_exit_status_says_whether_all_kernels_are_clean(cubin, capsys):
     assert "STL" in capsys.readouterr().out
 
 
+def test_a_wrong_file_is_exit_status_2(cubin, tmp_path, capsys):
+    content = cubin.read_bytes()
+    files = {"a text": b"# no ELF\n", "empty": b"", "half": content[: len(content) // 2], "header": content[:70]}
+    for name, what in files.items():
+        (tmp_path / name).write_bytes(what)
+    for name in (*files, "nowhere", "."):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(cubin), str(tmp_path / name)])
+        shown = capsys.readouterr()
+        assert stopped.value.code == 2 and not shown.out
+        assert str(tmp_path / name).rstrip(".") in shown.err and shown.err.count("\n") == 1
+
+
 def test_a_host_program_is_refused():
     with pytest.raises(ValueError, match="ELF machine"):
         report_cubin(Path(sys.executable).resolve().read_bytes())

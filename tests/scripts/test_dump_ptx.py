@@ -32,6 +32,12 @@ def test_ptx_ir_and_cubin_of_one_configuration(tmp_path, capsys):
 
 
 def test_what_cannot_be_compiled_is_said(capsys):
-    with pytest.raises(SystemExit):
-        main(["--num-heads", "129"])
-    assert "num_heads=129: must be in 1..128" in capsys.readouterr().err
+    for arguments, message in (
+        (["--num-heads", "129"], "--num-heads: '129': must be an integer of 1..128"),
+        (["--out", "/proc/x"], "--out: '/proc/x': cannot be written"),
+        (["--seq-len-q", "x"], "--seq-len-q: 'x': must be an integer of 1.."),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        shown = capsys.readouterr().err
+        assert stopped.value.code == 2 and message in shown and shown.count("\n") == 1

@@ -28,6 +28,22 @@ def test_a_variant_that_spills_is_exit_status_1(monkeypatch, capsys):
     assert resources.main([*arguments, "--require-clean"]) == 1
 
 
+def test_an_interrupted_run_shows_what_is_done(monkeypatch, capsys, tmp_path):
+    original = resources.measure
+
+    def measure(dtype, path, arch):
+        if path == "wide":
+            raise KeyboardInterrupt
+        return original(dtype, path, arch)
+
+    monkeypatch.setattr(resources, "measure", measure)
+    file = tmp_path / "rows.json"
+    assert resources.main(["--dtype", "fp8", "--arch", "sm_100a", "--json", str(file)]) == 130
+    assert [row["path"] for row in json.loads(file.read_text())] == ["narrow"]
+    shown = capsys.readouterr()
+    assert "narrow" in shown.out and shown.err.endswith("interrupted: 1 of 2 variants\n")
+
+
 def test_unknown_names_are_exit_status_2(capsys):
     with pytest.raises(SystemExit) as stopped:
         resources.main(["--path", "both"])

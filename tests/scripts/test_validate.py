@@ -97,23 +97,58 @@ def test_an_exact_output_has_no_finite_snr(capsys):
     "arguments, message",
     [
         (["--dtype", "fp4"], "'fp4': must be one of bf16, fp16, fp8"),
-        (["--num-heads", "0"], "'0': must be an integer of at least 1"),
-        (["--num-heads", "129"], "--num-heads 129: must be 1..128"),
+        (["--num-heads", "0"], "--num-heads: '0': must be an integer of 1..128"),
+        (["--num-heads", "129"], "--num-heads: '129': must be an integer of 1..128"),
         (["--seq-len-q", "1,x"], "'x': must be an integer"),
-        (["--kv-len", "-4"], "must be an integer of at least 0"),
+        (["--kv-len", "-4"], "--kv-len: '-4': must be an integer of 0.."),
         (["--page-size", "48"], "--page-size 48: must be one of 16, 32, 64, 128"),
         (["--logit-sigma", "1,wide"], "'wide': must be a number"),
         (["--value-mean", "nan"], "'nan': must be a number"),
         (["--backend", "triton"], "invalid choice: 'triton'"),
         (["--backend", "torch", "--mutate", "no-mtp-mask"], "it needs --backend cute or emulator"),
         (["--backend", "emulator", "--mutate", "nothing"], "--mutate nothing: must be one of no-mtp-mask"),
+        (["--mode", "tree", "--no-causal"], "--mode tree: not with --no-causal"),
+        (["--mode", "tree", "--seq-len-q", "257"], "--seq-len-q 257: must be at most 256 with --mode tree"),
+        (["--kv-len", "10000000000"], "--kv-len: '10000000000': must be an integer of 0.."),
+        (["--kv-len", "2000000000", "--batch", "9"], "its inputs take 38624 GiB, this machine has"),
+        (["--batch", "9" * 5000], "must be an integer of 1.."),
+        (["--num-heads", "²"], "'²': must be an integer of 1..128"),
+        (["--seed", "-1"], "--seed: '-1': must be an integer of 0.."),
+        (["--seed", "99999999999999999999"], "--seed: '99999999999999999999': must be an integer of 0.."),
+        (
+            ["--json", "/nonexistent/rows.json"],
+            "'/nonexistent/rows.json': cannot be written (No such file or directory)",
+        ),
+        (["--json", "/"], "'/': cannot be written (Is a directory)"),
     ],
 )
 def test_wrong_arguments_are_exit_status_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         validate.main(arguments)
     assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert message in shown and shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("json_to", ["-", "file"])
+def test_an_interrupted_run_shows_the_rows_that_are_done(json_to, monkeypatch, capsys, tmp_path):
+    original, calls = validate.run_case, []
+
+    def run_case(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(validate, "run_case", run_case)
+    file = "-" if json_to == "-" else str(tmp_path / "rows.json")
+    given = ["--backend", "torch", "--dtype", "bf16", "--seq-len-q", "1,2,3,4", "--kv-len", "5", "--batch", "1"]
+    assert validate.main([*given, "--json", file]) == 130
+    shown = capsys.readouterr()
+    rows = json.loads(shown.out if json_to == "-" else (tmp_path / "rows.json").read_text())
+    assert [row["seq_len_q"] for row in rows] == [1, 2]
+    assert (shown.err if json_to == "-" else shown.out).count("passed\n") >= 2
+    assert shown.err.endswith("interrupted: 2 of 4 rows\n")
 
 
 def cases(*arguments):

@@ -36,8 +36,22 @@ def test_export_and_load(monkeypatch, tmp_path, capsys):
     assert (config.arch, config.num_heads) == ("sm_103a", 2)
 
 
-def test_errors_are_said(capsys):
-    assert main(["--num-heads", "129"]) == 1
-    assert "error: query.shape[2]=129" in capsys.readouterr().err
-    assert main(["--load", "/nonexistent"]) == 1
-    assert "error: /nonexistent: holds no exported kernels" in capsys.readouterr().err
+def test_wrong_arguments_are_exit_status_2(capsys, tmp_path):
+    folder = str(tmp_path)
+    for arguments, message in (
+        (["--num-heads", "129"], "--num-heads: '129': must be an integer of 1..128"),
+        (["--num-heads", "-3"], "--num-heads: '-3': must be an integer of 1..128"),
+        (["--seq-len-q", "x"], "--seq-len-q: 'x': must be an integer of 1.."),
+        (["--seq-len-q", "1,,2"], "--seq-len-q: '': must be an integer of 1.."),
+        (["--export", "/proc/x"], "--export: '/proc/x': cannot be written"),
+        (["--export", "/dev/null/x"], "--export: '/dev/null/x': cannot be written"),
+        (["--load", folder, "--export", folder], "--export: not allowed with argument --load"),
+        (["--load", "/nonexistent"], "error: /nonexistent: holds no exported kernels"),
+    ):
+        try:
+            status = main(arguments)
+        except SystemExit as stopped:
+            status = stopped.code
+        shown = capsys.readouterr()
+        assert status == 2 and message in shown.err and shown.err.count("\n") == 1 and not shown.out
+    assert not list(tmp_path.iterdir())

@@ -10,9 +10,11 @@ The libraries' signatures do not say which of our backends computes; `use_backen
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from numbers import Integral
 
 import torch
 
@@ -39,14 +41,44 @@ def current_backend() -> str:
     return _backend.get()
 
 
+@contextmanager
+def naming(**names: str) -> Iterator[None]:
+    """Errors of `mla_decode` inside name arguments as the library's caller knows them: `names` is ours=theirs."""
+    # "query tokens" are not the argument; what follows a dot is part of a path or of another name.
+    ours = re.compile(rf"(?<![\w.])({'|'.join(names)})(?! tokens?\b)(?!\w)")
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        text = ours.sub(lambda match: names[match[1]], str(error))
+        if text == str(error):
+            raise
+        raise type(error)(text) from error
+
+
 def refuse_unless(allowed: object, **given: object) -> None:
     """ValueError for each named argument that is not `allowed`: it asks for what this project does not do."""
     for name, value in given.items():
-        # By identity and type first: a tensor does not compare to a truth value.
-        if value is allowed or (type(value) is type(allowed) and value == allowed):
-            continue
-        text = f"a {type(value).__name__}" if isinstance(value, (torch.Tensor, list, tuple)) else repr(value)
-        raise ValueError(f"{name}={text}: must be {allowed!r} here, the rest is not supported")
+        if not is_same(value, allowed):
+            raise ValueError(f"{name}={value_text(value)}: must be {allowed!r} here, the rest is not supported")
+
+
+def refuse_without(needed: str, default: object, **given: object) -> None:
+    """ValueError for each named argument that is not its default: it means something only together with `needed`."""
+    for name, value in given.items():
+        if not is_same(value, default):
+            raise ValueError(f"{name}={value_text(value)}: needs {needed}; without, it must be {default!r}")
+
+
+def is_same(value: object, allowed: object) -> bool:
+    """By identity and type first: a tensor does not compare to a truth value. Integers are of any kind, numpy's too."""
+    if value is allowed or (type(value) is type(allowed) and value == allowed):
+        return True
+    integers = [isinstance(each, Integral) and not isinstance(each, bool) for each in (value, allowed)]
+    return all(integers) and value == allowed
+
+
+def value_text(value: object) -> str:
+    return f"a {type(value).__name__}" if isinstance(value, (torch.Tensor, list, tuple)) else repr(value)
 
 
 def check_dims(kv_lora_rank: object, qk_rope_head_dim: object) -> None:
@@ -54,12 +86,13 @@ def check_dims(kv_lora_rank: object, qk_rope_head_dim: object) -> None:
     refuse_unless(ROPE_DIM, qk_rope_head_dim=qk_rope_head_dim)
 
 
-def check_positive(**given: object) -> None:
-    for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} is a {type(value).__name__}: must be an int")
-        if value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")
+def integer(name: str, value: object, lowest: int) -> int:
+    """An int from any kind of integer, numpy's too, that is at least `lowest`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} is a {type(value).__name__}: must be an int")
+    if value < lowest:
+        raise ValueError(f"{name}={value}: must be at least {lowest}")
+    return int(value)
 
 
 def usable_workspace(buffer: object, query: torch.Tensor) -> torch.Tensor | None:
@@ -68,6 +101,7 @@ def usable_workspace(buffer: object, query: torch.Tensor) -> torch.Tensor | None
     The libraries ask for sizes that depend on the call, down to none at all; ours is one size, `workspace_bytes`.
     """
     validate.check_tensor("workspace_buffer", buffer, (torch.uint8, torch.int8))
+    validate.check_device("workspace_buffer", buffer, query)
     if current_backend() == "torch" or (current_backend() == "auto" and query.device.type != "cuda"):
         return None
     fits = buffer.dim() == 1 and buffer.numel() >= workspace_bytes(query.device)

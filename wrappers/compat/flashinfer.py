@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from wrappers import validate
 from wrappers.compat import (
     check_dims,
-    check_positive,
     current_backend,
     global_lengths,
     int32_lengths,
+    integer,
+    naming,
     refuse_unless,
+    refuse_without,
     usable_workspace,
 )
 from wrappers.decode import mla_decode
@@ -48,6 +52,7 @@ def cute_dsl_mla_decode(
     causal_seqlens_kv_global: torch.Tensor | None = None,
     *,
     cute_dsl_impl: str = "auto",
+    sinks: None = None,
     lse_base: str = "e",
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Returns `out` or `(out, lse)`: the log-sum-exp in base e, [B, q_len, H] or in the shape of the caller's `lse`,
@@ -59,37 +64,53 @@ def cute_dsl_mla_decode(
     `workspace_buffer` that is too small is replaced; a table of any width will do.
     """
     check_dims(kv_lora_rank, qk_rope_head_dim)
-    check_positive(max_seq_len=max_seq_len, cp_world=cp_world)
+    integer("max_seq_len", max_seq_len, 0)
+    cp_world, cp_rank = integer("cp_world", cp_world, 1), integer("cp_rank", cp_rank, 0)
+    refuse_unless(None, sinks=sinks)
     validate.check_choice("cute_dsl_impl", cute_dsl_impl, IMPLEMENTATIONS)
     validate.check_bool("enable_dcp", enable_dcp)
     validate.check_bool("return_lse", return_lse)
-    ragged = ragged_query(query, cum_seq_lens_q, max_q_len)
-    validate.check_query(query, is_ragged=cum_seq_lens_q is not None)
+    names = {"workspace": "workspace_buffer", "dcp_world": "cp_world", "dcp_rank": "cp_rank"}
+    names |= {"cu_seqlens_q": "cum_seq_lens_q", "max_seq_len_q": "max_q_len"}
+    with naming(**names):
+        ragged = ragged_query(query, cum_seq_lens_q, max_q_len)
+        validate.check_query(query, is_ragged=cum_seq_lens_q is not None)
     lengths = int32_lengths(seq_lens)
     if enable_dcp:
-        refuse_unless(True, return_lse=return_lse)
+        if not return_lse:
+            raise ValueError("return_lse=False: must be True with enable_dcp=True, the ranks' results need it to merge")
+        if causal_seqlens_kv_global is None:
+            raise TypeError("causal_seqlens_kv_global is None: enable_dcp=True needs it, the lengths of all ranks")
         lengths = global_lengths("causal_seqlens_kv_global", causal_seqlens_kv_global, lengths, cp_world, cp_rank)
+        names["seq_lens"] = "causal_seqlens_kv_global"
     else:
-        refuse_unless(1, cp_world=cp_world)
-        refuse_unless(0, cp_rank=cp_rank)
-        refuse_unless(None, causal_seqlens_kv_global=causal_seqlens_kv_global)
+        refuse_without("enable_dcp=True", 1, cp_world=cp_world)
+        refuse_without("enable_dcp=True", 0, cp_rank=cp_rank)
+        refuse_without("enable_dcp=True", None, causal_seqlens_kv_global=causal_seqlens_kv_global)
     rows = query.shape[:-1]
     if out_dtype is not None:
-        allowed = (validate.OUTPUT_DTYPES[query.dtype], query.dtype)
-        if out_dtype not in allowed:
-            names = " or ".join(map(str, dict.fromkeys(allowed)))
-            raise ValueError(f"out_dtype={out_dtype}: must be None or {names} for a query of {query.dtype}")
-        if out is None:
-            out = torch.empty(*rows, validate.LATENT_DIM, dtype=out_dtype, device=query.device)
+        out = typed_output(out, out_dtype, query)
     if return_lse and lse is None:
         lse = torch.empty(rows, dtype=torch.float32, device=query.device)
-    result = mla_decode(
-        query, kv_cache, block_tables, lengths, softmax_scale=softmax_scale, output_scale=output_scale, out=out,
-        return_lse=return_lse, lse=rows_of(lse, rows) if return_lse else None, lse_base=lse_base,
-        workspace=usable_workspace(workspace_buffer, query), backend=current_backend(), **ragged,
-        dcp_world=cp_world, dcp_rank=cp_rank,
-    )  # fmt: skip
+    workspace = usable_workspace(workspace_buffer, query)
+    with naming(**names):
+        result = mla_decode(
+            query, kv_cache, block_tables, lengths, softmax_scale=softmax_scale, output_scale=output_scale, out=out,
+            return_lse=return_lse, lse=rows_of(lse, rows) if return_lse else None, lse_base=lse_base,
+            workspace=workspace, backend=current_backend(), **ragged, dcp_world=cp_world, dcp_rank=cp_rank,
+        )  # fmt: skip
     return (result[0], lse) if return_lse else result
+
+
+def typed_output(out: torch.Tensor | None, out_dtype: torch.dtype, query: torch.Tensor) -> torch.Tensor:
+    """The caller's output, or a new one of the dtype asked for."""
+    allowed = (validate.OUTPUT_DTYPES[query.dtype], query.dtype)
+    if out_dtype not in allowed:
+        names = " or ".join(map(str, dict.fromkeys(allowed)))
+        raise ValueError(f"out_dtype={out_dtype}: must be None or {names} for a query of {query.dtype}")
+    if out is not None:
+        return out
+    return torch.empty(*query.shape[:-1], validate.LATENT_DIM, dtype=out_dtype, device=query.device)
 
 
 def ragged_query(
@@ -97,15 +118,14 @@ def ragged_query(
 ) -> dict[str, torch.Tensor | int | None]:
     """`mla_decode`'s arguments for a compact query. `max_q_len` None is read from the device, as the peer does."""
     if cum_seq_lens_q is None:
-        refuse_unless(None, max_q_len=max_q_len)
+        refuse_without("cum_seq_lens_q", None, max_q_len=max_q_len)
         return {}
     validate.check_tensor("cum_seq_lens_q", cum_seq_lens_q, (torch.int32,))
     if max_q_len is None:
         if cum_seq_lens_q.numel() < 2:
             raise ValueError(f"cum_seq_lens_q has shape {list(cum_seq_lens_q.shape)}: must be [batch + 1]")
         max_q_len = max(1, int(cum_seq_lens_q.diff().max()))
-    check_positive(max_q_len=max_q_len)
-    return {"cu_seqlens_q": cum_seq_lens_q, "max_seq_len_q": max_q_len}
+    return {"cu_seqlens_q": cum_seq_lens_q, "max_seq_len_q": integer("max_q_len", max_q_len, 1)}
 
 
 def rows_of(lse: torch.Tensor, rows: torch.Size) -> torch.Tensor:
@@ -158,7 +178,7 @@ def trtllm_batch_decode_with_kv_cache_mla(
     Causal. The base of the log-sum-exp is that of the kernel the peer would run for these arguments (`peer_lse_base`).
     The peer's resources and hints (`backend`, `cute_dsl_impl`, `multi_ctas_kv_counter_buffer`, `kv_scale_format`,
     `qk_nope_head_dim`) are accepted and not needed. Sparse MLA, sinks, skipped softmax blocks, separate K and V tables
-    and fp16 softmax are refused.
+    and fp16 softmax are refused. The output is bfloat16 for an fp16 query too.
     """
     validate.check_choice("backend", backend, BACKENDS)
     refuse_unless(0, sparse_mla_top_k=sparse_mla_top_k)
@@ -167,19 +187,46 @@ def trtllm_batch_decode_with_kv_cache_mla(
         None, sinks=sinks, skip_softmax_threshold_scale_factor=skip_softmax_threshold_scale_factor,
         sparse_mla_top_k_lens=sparse_mla_top_k_lens, use_fp16_softmax=use_fp16_softmax or None,
     )  # fmt: skip
-    # The peer's output is bfloat16 whatever the query is.
-    validate.check_tensor("query", query, (torch.bfloat16, torch.float8_e4m3fn))
+    validate.check_query(query, is_ragged=cum_seq_lens_q is not None)
     validate.check_bool("return_lse", return_lse)
     if return_lse and lse is None:
         rows = query.shape[:-1]
         lse = torch.empty(rows[:-1].numel(), rows[-1], dtype=torch.float32, device=query.device)
-    return cute_dsl_mla_decode(
-        query, kv_cache, workspace_buffer, kv_lora_rank, qk_rope_head_dim, block_tables, seq_lens, max_seq_len,
-        bmm1_scale, bmm2_scale, out=out, is_var_seq=is_var_seq, enable_pdl=enable_pdl, lse=lse, return_lse=return_lse,
-        cum_seq_lens_q=cum_seq_lens_q, max_q_len=max_q_len, enable_dcp=enable_dcp, cp_world=cp_world, cp_rank=cp_rank,
-        causal_seqlens_kv_global=causal_seqlens_kv_global, cute_dsl_impl=cute_dsl_impl,
-        lse_base=peer_lse_base(backend, query.shape[-2], kv_cache, cum_seq_lens_q is not None or enable_dcp),
-    )  # fmt: skip
+    given = {
+        "query": query, "kv_cache": kv_cache, "workspace_buffer": workspace_buffer, "kv_lora_rank": kv_lora_rank,
+        "qk_rope_head_dim": qk_rope_head_dim, "block_tables": block_tables, "seq_lens": seq_lens,
+        "max_seq_len": max_seq_len, "softmax_scale": bmm1_scale, "is_var_seq": is_var_seq, "enable_pdl": enable_pdl,
+        "lse": lse, "return_lse": return_lse, "cum_seq_lens_q": cum_seq_lens_q, "max_q_len": max_q_len,
+        "enable_dcp": enable_dcp, "cp_world": cp_world, "cp_rank": cp_rank, "cute_dsl_impl": cute_dsl_impl,
+        "causal_seqlens_kv_global": causal_seqlens_kv_global,
+        "lse_base": peer_lse_base(backend, query.shape[-2], kv_cache, cum_seq_lens_q is not None or enable_dcp),
+    }  # fmt: skip
+    with naming(softmax_scale="bmm1_scale", output_scale="bmm2_scale"):
+        if query.dtype == torch.float16:
+            return in_bfloat16(given, out, bmm2_scale)
+        return cute_dsl_mla_decode(**given, out=out, output_scale=bmm2_scale)
+
+
+def in_bfloat16(
+    given: dict[str, Any], out: torch.Tensor | None, output_scale: float | torch.Tensor
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """`cute_dsl_mla_decode` of an fp16 query with the peer's bfloat16 output.
+
+    Ours for such a query is fp16, so the result is rounded twice, and scaled in between: an average of fp16 values
+    fits in fp16, times the scale it may not.
+    """
+    query = given["query"]
+    if out is None:
+        out = torch.empty(*query.shape[:-1], validate.LATENT_DIM, dtype=torch.bfloat16, device=query.device)
+    validate.check_out(out, query, (torch.bfloat16,))
+    read = {name: given[name] for name in ("query", "kv_cache", "block_tables", "seq_lens")}
+    validate.check_written_apart({"out": out, "lse": given["lse"]}, {**read, "output_scale": output_scale})
+    scale = validate.checked_scale("output_scale", output_scale, query)
+    result = cute_dsl_mla_decode(**given)
+    half, *rest = result if given["return_lse"] else (result,)
+    with torch.no_grad():
+        out.copy_(half.float() * scale)
+    return (out, *rest) if rest else out
 
 
 def peer_lse_base(backend: str, num_heads: int, kv_cache: torch.Tensor, needs_cute_dsl: bool) -> str:

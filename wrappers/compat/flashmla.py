@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from wrappers import validate
-from wrappers.compat import current_backend, refuse_unless
+from wrappers.compat import current_backend, naming, refuse_unless
 from wrappers.decode import mla_decode
 
 
@@ -62,11 +62,13 @@ def flash_mla_with_kvcache(
         None, num_splits=num_splits, indices=indices, attn_sink=attn_sink, extra_k_cache=extra_k_cache,
         extra_indices_in_kvcache=extra_indices_in_kvcache, topk_length=topk_length, extra_topk_length=extra_topk_length,
     )  # fmt: skip
-    validate.check_query(q)
-    batch, num_tokens, num_heads, head_dim = q.shape
-    lse = torch.empty(batch, num_heads, num_tokens, dtype=torch.float32, device=q.device)
-    out, _ = mla_decode(
-        q, k_cache, block_table, cache_seqlens, is_causal=causal, return_lse=True, lse=lse.transpose(1, 2),
-        softmax_scale=head_dim**-0.5 if softmax_scale is None else softmax_scale, backend=current_backend(),
-    )  # fmt: skip
+    names = {"query": "q", "kv_cache": "k_cache", "block_tables": "block_table", "seq_lens": "cache_seqlens"}
+    with naming(**names, is_causal="causal"):
+        validate.check_query(q)
+        batch, num_tokens, num_heads, head_dim = q.shape
+        lse = torch.empty(batch, num_heads, num_tokens, dtype=torch.float32, device=q.device)
+        out, _ = mla_decode(
+            q, k_cache, block_table, cache_seqlens, is_causal=causal, return_lse=True, lse=lse.transpose(1, 2),
+            softmax_scale=head_dim**-0.5 if softmax_scale is None else softmax_scale, backend=current_backend(),
+        )  # fmt: skip
     return out, lse.masked_fill_(lse == -math.inf, math.inf)

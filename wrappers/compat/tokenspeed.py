@@ -7,11 +7,12 @@ import torch
 from wrappers import validate
 from wrappers.compat import (
     check_dims,
-    check_positive,
     current_backend,
     global_lengths,
     int32_lengths,
-    refuse_unless,
+    integer,
+    naming,
+    refuse_without,
     usable_workspace,
 )
 from wrappers.decode import mla_decode
@@ -44,15 +45,22 @@ def tokenspeed_mla_decode(
     needed; a `workspace_buffer` that is too small is replaced.
     """
     check_dims(kv_lora_rank, qk_rope_head_dim)
-    check_positive(max_seq_len=max_seq_len, cp_world=cp_world)
+    integer("max_seq_len", max_seq_len, 0)
+    cp_world, cp_rank = integer("cp_world", cp_world, 1), integer("cp_rank", cp_rank, 0)
     validate.check_query(query)
-    lengths = int32_lengths(seq_lens)
+    validate.check_bool("causal_mask", causal_mask)
+    lengths, names = int32_lengths(seq_lens), {}
     if cp_world > 1 or causal_seqs is not None:
+        if causal_seqs is None:
+            raise TypeError(f"causal_seqs is None: cp_world={cp_world} needs it, the lengths of all ranks together")
         lengths = global_lengths("causal_seqs", causal_seqs, lengths, cp_world, cp_rank, causal_mask)
+        names = {"seq_lens": "causal_seqs"}
     else:
-        refuse_unless(0, cp_rank=cp_rank)
-    return mla_decode(
-        query, kv_cache, block_tables, lengths, softmax_scale=softmax_scale, output_scale=output_scale,
-        is_causal=causal_mask, out=out, return_lse=return_lse, lse_base="2", dcp_world=cp_world, dcp_rank=cp_rank,
-        workspace=usable_workspace(workspace_buffer, query), backend=current_backend(),
-    )  # fmt: skip
+        refuse_without("cp_world above 1", 0, cp_rank=cp_rank)
+    workspace = usable_workspace(workspace_buffer, query)
+    with naming(dcp_world="cp_world", dcp_rank="cp_rank", workspace="workspace_buffer", **names):
+        return mla_decode(
+            query, kv_cache, block_tables, lengths, softmax_scale=softmax_scale, output_scale=output_scale,
+            is_causal=causal_mask, out=out, return_lse=return_lse, lse_base="2", dcp_world=cp_world, dcp_rank=cp_rank,
+            workspace=workspace, backend=current_backend(),
+        )  # fmt: skip

@@ -8,13 +8,13 @@ read on the device, and what a captured step may and may not do. docs/integratio
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from wrappers.decode import mla_decode, workspace_bytes
+from wrappers import command_line
+from wrappers.decode import device_arch, mla_decode, workspace_bytes
 from wrappers.validate import HEAD_DIM, LATENT_DIM, OUTPUT_DTYPES
 from wrappers.warm_up import ServerShapes, warm_up
 
@@ -165,11 +165,19 @@ class MlaDecodeBackend:
         return step(query)[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m wrappers.examples.engine")
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_line.Parser(prog="python -m wrappers.examples.engine")
     parser.add_argument("--backend", choices=("auto", "cute", "emulator", "torch"), default="auto")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    try:
+        device = torch.empty(0, device=options.device).device
+        if options.backend == "cute":
+            device_arch(device)
+        if options.backend == "emulator" and device.type != "cpu":
+            raise ValueError(f"--device {device}: --backend emulator takes cpu")
+    except (ValueError, RuntimeError, AssertionError) as error:
+        parser.error(str(error).splitlines()[0])
     config = EngineConfig(num_heads=4, num_pages=32, max_batch=3, device=options.device, backend=options.backend)
     backend = MlaDecodeBackend(config)
     generator = torch.Generator().manual_seed(0)
@@ -184,7 +192,8 @@ def main() -> None:
         out = backend.verify(random(config.max_batch, config.verify_tokens, config.num_heads), drafts)
         backend.accept({0: 2, 1: 4})
         print(f"step {step}: lengths {backend.cache.lengths}, mean |out| {out.float().abs().mean((1, 2, 3)).tolist()}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

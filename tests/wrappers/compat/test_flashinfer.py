@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -103,6 +104,47 @@ def test_cute_dsl_mla_decode(dtype):
         cute_dsl_mla_decode(**given, out_dtype=torch.float32)
 
 
+@pytest.mark.parametrize("backend", ["torch", "emulator"])
+def test_an_fp16_query_has_a_bfloat16_output(backend):
+    """As the peer documents it; in the caller's memory too, and scaled before it could overflow."""
+    problem = hostile_problem(torch.float16)
+    half, half_lse = cute_dsl_mla_decode(
+        **arguments(problem, softmax_scale=problem.softmax_scale, return_lse=True, lse_base="2")
+    )
+    with use_backend(backend):
+        out, lse = call(problem, return_lse=True)
+        assert out.dtype == torch.bfloat16 and lse.shape == (6, 3)
+        torch.testing.assert_close(out, half.bfloat16(), rtol=2**-7, atol=2**-9)
+        torch.testing.assert_close(lse.view(3, 2, 3), half_lse, rtol=1e-4, atol=1e-4)
+        mine = torch.zeros(problem.out_shape, dtype=torch.bfloat16)
+        assert call(problem, out=mine) is mine and torch.equal(mine, out)
+        large = call(problem, bmm2_scale=torch.tensor([1e6]))
+    torch.testing.assert_close(large.double(), 1e6 * out.double(), rtol=2**-6, atol=0.0)
+    assert large.abs().max() > torch.finfo(torch.float16).max
+    mine.fill_(7.0)
+    with pytest.raises(TypeError, match="^out has dtype torch.float16: must be torch.bfloat16"):
+        call(problem, out=half)
+    with pytest.raises(ValueError, match="^bmm2_scale has shape"):
+        call(problem, out=mine, bmm2_scale=torch.ones(2))
+    assert (mine == 7).all()
+
+
+def test_hints_and_integers_of_any_kind():
+    problem = hostile_problem()
+    expected = call(problem)
+    given = {"max_seq_len": 0, "kv_lora_rank": np.int64(512), "qk_rope_head_dim": np.int32(64), "cp_world": np.int64(1)}
+    given |= {"cp_rank": np.int8(0), "sparse_mla_top_k": np.int64(0), "sinks": None}
+    assert torch.equal(call(problem, **given), expected)
+    assert torch.equal(call(problem, max_seq_len=np.int32(5)), expected)
+    given = arguments(problem, softmax_scale=problem.softmax_scale)
+    assert torch.equal(cute_dsl_mla_decode(**given, sinks=None), expected)
+    with pytest.raises(ValueError, match="sinks=a Tensor: must be None"):
+        cute_dsl_mla_decode(**given, sinks=torch.zeros(3))
+    ragged = make_problem(3, 3, 4, [5, 0, 70], page_size=32, query_lens=[2, 0, 4])
+    out = call(ragged, cum_seq_lens_q=ragged.cu_seqlens_q, max_q_len=np.int64(4), max_seq_len=np.int64(0))
+    assert_matches(ragged, out)
+
+
 def test_scales():
     problem = hostile_problem()
     torch.testing.assert_close(call(problem, bmm2_scale=0.5), 0.5 * call(problem))
@@ -139,7 +181,7 @@ def test_context_parallel_ranks():
 A_TENSOR = torch.zeros(3, dtype=torch.int32)
 COMPACT = torch.zeros(6, 3, 576, dtype=torch.bfloat16)
 REFUSED = {
-    "fp16 query": ({"query": torch.zeros(3, 2, 3, 576).half()}, TypeError, "query has dtype torch.float16"),
+    "fp32 query": ({"query": torch.zeros(3, 2, 3, 576)}, TypeError, "query has dtype torch.float32"),
     "sparse_mla_top_k": ({"sparse_mla_top_k": 64}, ValueError, "sparse_mla_top_k=64: must be 0"),
     "sinks": ({"sinks": [torch.zeros(3)]}, ValueError, "sinks=a list: must be None"),
     "skip_softmax_threshold_scale_factor": (
@@ -155,7 +197,7 @@ REFUSED = {
     "use_fp16_softmax": ({"use_fp16_softmax": True}, ValueError, "use_fp16_softmax=True: must be None"),
     "seq_lens": ({"seq_lens": None}, TypeError, "seq_lens is a NoneType"),
     "kv_lora_rank": ({"kv_lora_rank": 256}, ValueError, "kv_lora_rank=256: must be 512"),
-    "max_seq_len": ({"max_seq_len": 0}, ValueError, "max_seq_len=0: must be at least 1"),
+    "max_seq_len": ({"max_seq_len": -1}, ValueError, "max_seq_len=-1: must be at least 0"),
     "lse of FlashMLA's layout": (
         {"lse": torch.zeros(3, 3, 2), "return_lse": True}, ValueError, r"lse has shape \[3, 3, 2\]: must be",
     ),
@@ -163,7 +205,7 @@ REFUSED = {
         {"lse": torch.zeros(6, 6)[:, :3], "return_lse": True}, ValueError, r"lse has strides \[6, 1\]: must be",
     ),
     "workspace_buffer": ({"workspace_buffer": torch.zeros(8)}, TypeError, "workspace_buffer has dtype torch.float32"),
-    "max_q_len": ({"max_q_len": 4}, ValueError, "max_q_len=4: must be None"),
+    "max_q_len": ({"max_q_len": 4}, ValueError, "max_q_len=4: needs cum_seq_lens_q; without, it must be None"),
     "max_q_len of no tokens": (
         {"query": COMPACT, "cum_seq_lens_q": torch.zeros(4, dtype=torch.int32), "max_q_len": 0}, ValueError,
         "max_q_len=0: must be at least 1",
@@ -173,16 +215,32 @@ REFUSED = {
         r"cum_seq_lens_q has shape \[1\]",
     ),
     "enable_dcp without lse": (
-        {"enable_dcp": True, "causal_seqlens_kv_global": A_TENSOR}, ValueError, "return_lse=False: must be True",
+        {"enable_dcp": True, "causal_seqlens_kv_global": A_TENSOR}, ValueError, "return_lse=False: must be True with enable_dcp=True",
     ),
     "enable_dcp without bound": (
-        {"enable_dcp": True, "return_lse": True}, TypeError, "causal_seqlens_kv_global is a NoneType",
+        {"enable_dcp": True, "return_lse": True}, TypeError,
+        "causal_seqlens_kv_global is None: enable_dcp=True needs it",
     ),
-    "bmm1_scale of two": ({"bmm1_scale": torch.ones(2)}, ValueError, "softmax_scale has shape"),
-    "cp_rank": ({"cp_rank": 1}, ValueError, "cp_rank=1"),
-    "cp_world": ({"cp_world": 2}, ValueError, "cp_world=2"),
+    "bmm1_scale of two": ({"bmm1_scale": torch.ones(2)}, ValueError, "^bmm1_scale has shape"),
+    "bmm2_scale a string": ({"bmm2_scale": "1"}, TypeError, "^bmm2_scale is a str"),
+    "block_tables of int64": (
+        {"block_tables": torch.zeros(3, 4, dtype=torch.int64)}, TypeError, "^block_tables has dtype torch.int64",
+    ),
+    "cum_seq_lens_q of more tokens": (
+        {"query": COMPACT, "cum_seq_lens_q": torch.tensor([0, 2, 4, 9]).int(), "max_q_len": 6, "out": None}, ValueError,
+        r"^cum_seq_lens_q\[3\]=9: must be at most query.shape\[0\]=6",
+    ),
+    "max_q_len too small": (
+        {"query": COMPACT, "cum_seq_lens_q": torch.tensor([0, 2, 4, 6]).int(), "max_q_len": 1, "out": None}, ValueError,
+        r"^cum_seq_lens_q\[1\]=2, .* must be 0 to max_q_len=1 more",
+    ),
+    "cp_rank": ({"cp_rank": 1}, ValueError, "cp_rank=1: needs enable_dcp=True"),
+    "cp_world": ({"cp_world": 2}, ValueError, "cp_world=2: needs enable_dcp=True"),
     "causal_seqlens_kv_global": (
-        {"causal_seqlens_kv_global": A_TENSOR}, ValueError, "causal_seqlens_kv_global=a Tensor",
+        {"causal_seqlens_kv_global": A_TENSOR}, ValueError, "causal_seqlens_kv_global=a Tensor: needs enable_dcp=True",
+    ),
+    "out of another shape": (
+        {"out": torch.full((3, 2, 3, 512), 7.0).bfloat16()[:, :1]}, ValueError, r"^out has shape \[3, 1, 3, 512\]",
     ),
 }  # fmt: skip
 
@@ -192,5 +250,5 @@ def test_refused(name):
     changes, error, message = REFUSED[name]
     out = torch.full((3, 2, 3, 512), 7.0, dtype=torch.bfloat16)
     with pytest.raises(error, match=message):
-        call(hostile_problem(), out=out, **changes)
+        call(hostile_problem(), **{"out": out, **changes})
     assert (out == 7).all()

@@ -72,10 +72,21 @@ REFUSED = {
     ),
     "num_splits": ({"num_splits": torch.zeros(3)}, ValueError, "num_splits=a Tensor: must be None"),
     "is_fp8_kvcache": ({"is_fp8_kvcache": True}, ValueError, "is_fp8_kvcache=True: must be False"),
-    "block_table": ({"block_table": None}, TypeError, "block_tables is a NoneType"),
-    "cache_seqlens": ({"cache_seqlens": None}, TypeError, "seq_lens is a NoneType"),
+    "q": ({"q": torch.zeros(3, 2, 3, 512, dtype=torch.bfloat16)}, ValueError, r"^q.shape\[3\]=512: must be 576"),
+    "q a list": ({"q": [1.0]}, TypeError, "^q is a list"),
+    "block_table": ({"block_table": None}, TypeError, "^block_table is a NoneType"),
+    "block_table on another device": (
+        {"block_table": torch.zeros(3, 9, dtype=torch.int32, device="meta")}, ValueError,
+        "^block_table is on meta: must be on the device of q, cpu",
+    ),
+    "block_table too narrow": (
+        {"block_table": torch.zeros(3, 1, dtype=torch.int32)}, ValueError,
+        r"^block_table.shape\[1\]=1: cache_seqlens\[2\]=70 with page_size=32 needs at least 3 entries",
+    ),
+    "cache_seqlens": ({"cache_seqlens": None}, TypeError, "^cache_seqlens is a NoneType"),
+    "causal": ({"causal": 1}, TypeError, "^causal is a int: must be a bool"),
     "k_cache of two heads": (
-        {"k_cache": torch.zeros(9, 32, 2, 576, dtype=torch.bfloat16)}, ValueError, "kv_cache has shape",
+        {"k_cache": torch.zeros(9, 32, 2, 576, dtype=torch.bfloat16)}, ValueError, "^k_cache has shape",
     ),
     **{
         name: ({name: torch.zeros(1)}, ValueError, f"{name}=a Tensor: must be None")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -85,6 +86,12 @@ def test_a_world_of_one_is_no_context_parallelism():
     assert all(map(torch.equal, alone, call(problem, return_lse=True, causal_seqs=problem.seq_lens)))
 
 
+def test_hints_and_integers_of_any_kind():
+    problem = hostile_problem()
+    given = {"max_seq_len": 0, "kv_lora_rank": np.int64(512), "cp_world": np.int64(1), "cp_rank": np.int32(0)}
+    assert torch.equal(call(problem, **given), call(problem))
+
+
 def test_output_scale():
     problem = hostile_problem()
     torch.testing.assert_close(call(problem, output_scale=-2.0), -2.0 * call(problem))
@@ -93,17 +100,17 @@ def test_output_scale():
 REFUSED = {
     "kv_lora_rank": ({"kv_lora_rank": 256}, ValueError, "kv_lora_rank=256: must be 512"),
     "qk_rope_head_dim": ({"qk_rope_head_dim": 0}, ValueError, "qk_rope_head_dim=0: must be 64"),
-    "max_seq_len": ({"max_seq_len": 0}, ValueError, "max_seq_len=0: must be at least 1"),
+    "max_seq_len": ({"max_seq_len": -1}, ValueError, "max_seq_len=-1: must be at least 0"),
     "max_seq_len of a tensor": ({"max_seq_len": torch.tensor(5)}, TypeError, "max_seq_len is a Tensor: must be an int"),
     "workspace_buffer": ({"workspace_buffer": None}, TypeError, "workspace_buffer is a NoneType"),
     "seq_lens": ({"seq_lens": torch.ones(3)}, TypeError, "seq_lens has dtype torch.float32"),
     "cp_world": ({"cp_world": 0}, ValueError, "cp_world=0: must be at least 1"),
-    "cp_world without bound": ({"cp_world": 2}, TypeError, "causal_seqs is a NoneType"),
+    "cp_world without bound": ({"cp_world": 2}, TypeError, "causal_seqs is None: cp_world=2 needs it"),
     "cp_rank": (
         {"cp_world": 2, "cp_rank": 2, "causal_seqs": torch.zeros(3, dtype=torch.int32)}, ValueError,
         "cp_rank=2: must be 0..1",
     ),
-    "cp_rank without world": ({"cp_rank": 1}, ValueError, "cp_rank=1: must be 0"),
+    "cp_rank without world": ({"cp_rank": 1}, ValueError, "cp_rank=1: needs cp_world above 1"),
     "causal_seqs beyond the rank's keys": (
         {"cp_world": 2, "causal_seqs": torch.full((3,), 200, dtype=torch.int32)}, ValueError,
         r"seq_lens=\[5, 0, 70\]: must be at least \[100, 100, 100\], the share of rank 0 of 2 in causal_seqs=",
@@ -111,7 +118,11 @@ REFUSED = {
     "causal_seqs of another batch": (
         {"cp_world": 2, "causal_seqs": torch.zeros(2, dtype=torch.int32)}, ValueError, r"causal_seqs has shape \[2\]",
     ),
-    "causal_mask": ({"causal_mask": None}, TypeError, "is_causal is a NoneType"),
+    "causal_mask": ({"causal_mask": None}, TypeError, "^causal_mask is a NoneType"),
+    "causal_seqs of a page too many": (
+        {"cp_world": 1, "causal_seqs": torch.tensor([5, 0, 9999]).int(), "seq_lens": torch.tensor([5, 0, 9999]).int()},
+        ValueError, r"causal_seqs\[2\]=9999",
+    ),
 }  # fmt: skip
 
 

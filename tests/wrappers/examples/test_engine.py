@@ -95,3 +95,18 @@ def test_it_runs_from_the_command_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["engine", "--backend", "torch", "--device", "cpu"])
     engine.main()
     assert "step 2: lengths [106, 19, 0]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--backend", "cute", "--device", "cpu"], "query is on cpu: backend='cute' needs an SM100 or SM103 GPU"),
+        (["--device", "nothing"], "nothing"),
+        (["--device", "meta", "--backend", "emulator"], "--device meta: --backend emulator takes cpu"),
+    ],
+)
+def test_a_device_that_cannot_run_it_is_exit_status_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        engine.main(arguments)
+    shown = capsys.readouterr()
+    assert stopped.value.code == 2 and message in shown.err and shown.err.count("\n") == 1 and not shown.out
