@@ -1,8 +1,8 @@
 """MMA role: issues every tcgen05.mma, the scores of tile i+1 before the output of tile i.
 
-Consumes: edges `work`, `query`, `keys`, `values`, `probs`, `rescaled`. Produces: edge `score`; frees `query`, `keys`,
-`values`, `probs` by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's. Registers:
-few.
+Consumes: edges `work`, `query`, `keys`, `values` or `rope`, `probs`, `rescaled`. Produces: edge `score`; frees `query`,
+`keys`, `values` or `rope`, `probs` by commit. Warps: one, of which one thread issues; in a pair of CTAs only the
+leader's. Registers: few.
 
 A `tcgen05` fence follows the waits for roles that touched Tensor Memory (softmax, correction), none those for TMA.
 """
@@ -17,7 +17,7 @@ from cutlass import Int32
 
 from mla import operands
 from mla.context import Context, has_work, read_work, release_work
-from mla.memory_plan import CHUNK_BYTES, OUTPUT_N, mma_steps
+from mla.memory_plan import CHUNK_BYTES, OUTPUT_N, KeySlot, mma_steps
 from mla.paths import accumulator, path_of
 
 
@@ -59,16 +59,17 @@ def multiply_tiles(ctx: cutlass.Constexpr, phases: cutlass.Constexpr, item: Int3
 @cute.jit
 def scores(ctx: cutlass.Constexpr, count: Int32):
     """S(count) = Q K(count)^T, slot by slot as the keys arrive."""
-    plan, keys, score = ctx.plan, ctx.pipe("keys"), ctx.pipe("score")
+    plan, score = ctx.plan, ctx.pipe("score")
     score.wait_empty(count)
     operands.fence_after_sync()
-    for number in cutlass.range_constexpr(plan.key_slots):
-        slot = count * plan.key_slots + number
-        keys.wait_full(slot)
+    for key_slot in plan.key_slots:
+        ring = ctx.pipe(key_slot.edge)
+        slot = count * plan.rings[key_slot.edge].tile_slots + key_slot.number
+        ring.wait_full(slot)
         with cute.arch.elect_one():
-            issue_scores(ctx, count, slot, number)
-            if cutlass.const_expr(not plan.keys_are_values):
-                path_of(plan).commit(keys.empty_barrier(slot))
+            issue_scores(ctx, count, slot, key_slot)
+            if cutlass.const_expr(key_slot.edge != plan.value_edge):
+                path_of(plan).commit(ring.empty_barrier(slot))
     with cute.arch.elect_one():
         path_of(plan).commit(score.full_barrier(count))
 
@@ -81,31 +82,35 @@ def output(ctx: cutlass.Constexpr, count: Int32, visible: Int32, accumulate: cut
     probs.wait_full(count)
     ctx.pipe("rescaled").wait_full(count)
     operands.fence_after_sync()
-    for number in cutlass.range_constexpr(len(plan.value_slots)):
-        slot = count * len(plan.value_slots) + number
-        ring.wait_full(slot)
+    for part in plan.value_parts:
+        first = count * plan.rings[plan.value_edge].tile_slots
+        if cutlass.const_expr(not plan.keys_are_values):
+            for number in part.slots:
+                ring.wait_full(first + number)
         with cute.arch.elect_one():
-            issue_output(ctx, slot, number, visible, accumulate)
-            path_of(plan).commit(ring.empty_barrier(slot))
+            issue_output(ctx, part, first + part.slots[0], visible, accumulate)
+            for number in part.slots:
+                path_of(plan).commit(ring.empty_barrier(first + number))
     with cute.arch.elect_one():
         path_of(plan).commit(probs.empty_barrier(count))
 
 
-def issue_scores(ctx: Context, count: Any, slot: Any, number: int) -> None:
-    """The part of S(count) that lies in ring slot `slot`, the tile's number `number`. One thread."""
+def issue_scores(ctx: Context, count: Any, slot: Any, key_slot: KeySlot) -> None:
+    """The part of S(count) whose keys lie in slot `slot` of their ring. One thread."""
     plan, path = ctx.plan, path_of(ctx.plan)
     idesc = operands.instruction_descriptor(ctx.config.dtype, path.MMA_M, plan.tile_tokens, b_is_mn_major=False)
-    address = ctx.smem + ctx.slot_offset("keys", slot)
-    for span_number, span, offset in plan.key_slot_spans(number):
-        keys = operands.smem_descriptor(address + offset, row_bytes=span.bytes)
-        for step in mma_steps(span.bytes):
+    address = ctx.smem + ctx.slot_offset(key_slot.edge, slot)
+    for number, offset in key_slot.spans:
+        row_bytes = plan.spans[number].bytes
+        keys = operands.smem_descriptor(address + offset, row_bytes=row_bytes)
+        for step in mma_steps(row_bytes):
             path.multiply(
                 ctx,
                 accumulator.score_address(ctx, count),
-                query_operand(ctx, span_number, step),
+                query_operand(ctx, number, step),
                 operands.advance(keys, step),
                 idesc,
-                span_number > 0 or step > 0,
+                number > 0 or step > 0,
             )
 
 
@@ -120,24 +125,22 @@ def query_operand(ctx: Context, number: int, step: int) -> Any:
 
 @cute.jit
 def issue_output(
-    ctx: cutlass.Constexpr, slot: Int32, number: cutlass.Constexpr, visible: Int32, accumulate: cutlass.Boolean
+    ctx: cutlass.Constexpr, part: cutlass.Constexpr, slot: Int32, visible: Int32, accumulate: cutlass.Boolean
 ):
-    """P*V with the values in ring slot `slot`, the tile's number `number`, in whole K steps. One thread."""
+    """P*V of one part of the values, which start in slot `slot` of their ring, in whole K steps. One thread."""
     plan, config = ctx.plan, ctx.config
-    part = plan.value_slots[number]
     values = operands.smem_descriptor(ctx.smem + ctx.slot_offset(plan.value_edge, slot), plan.value_chunk_bytes)
     idesc = operands.instruction_descriptor(config.dtype, path_of(plan).MMA_M, OUTPUT_N, b_is_mn_major=True)
     for token in cutlass.range_constexpr(part.first_token, part.first_token + part.tokens, plan.mma_k):
         if visible > token:
-            for half, offset in part.halves:
-                path_of(plan).multiply(
-                    ctx,
-                    accumulator.output_address(ctx, half),
-                    probs_operand(ctx, token),
-                    operands.advance(values, offset + (token - part.first_token) * CHUNK_BYTES),
-                    idesc,
-                    accumulate | (token > 0),
-                )
+            path_of(plan).multiply(
+                ctx,
+                accumulator.output_address(ctx, part.half),
+                probs_operand(ctx, token),
+                operands.advance(values, (token - part.first_token) * CHUNK_BYTES),
+                idesc,
+                accumulate | (token > 0),
+            )
 
 
 def probs_operand(ctx: Context, token: int) -> Any:
