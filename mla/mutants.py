@@ -96,7 +96,12 @@ def _skip_probs_wait(pipeline: Pipeline, count: Any) -> None:
         _WAIT_FULL(pipeline, count)
 
 
+def _skip_probs_test(pipeline: Pipeline, count: Any) -> Any:
+    return cutlass.Boolean(True) if pipeline.edge.name == "probs" else _TEST_FULL(pipeline, count)
+
+
 _WAIT_FULL = Pipeline.wait_full
+_TEST_FULL = Pipeline.test_full
 _TAKE = split_kv.take
 _REQUEST = RequestList.request
 _PLACE = Request.place
@@ -195,7 +200,7 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     ),
     "no-probs-wait": (
         "the tensor core does not wait for the probabilities",
-        lambda: mock.patch.object(Pipeline, "wait_full", _skip_probs_wait),
+        lambda: mock.patch.multiple(Pipeline, wait_full=_skip_probs_wait, test_full=_skip_probs_test),
     ),
 }
 

@@ -39,13 +39,13 @@ class Part:
 
 @cute.jit
 def run(ctx: cutlass.Constexpr):
-    item, tiles, stages, ragged = Int32(0), Int32(0), Int32(0), Int32(0)
+    item, queries, tiles, stages, ragged = Int32(0), Int32(0), Int32(0), Int32(0), Int32(0)
     is_open = has_work(ctx, item)
     while is_open:
-        tiles, stages, ragged = load_item(ctx, item, tiles, stages, ragged)
+        queries, tiles, stages, ragged = load_item(ctx, item, queries, tiles, stages, ragged)
         item = item + 1
         is_open = has_work(ctx, item)
-    drain(ctx, "query", item)
+    drain(ctx, "query", queries)
     for name, ring in ctx.plan.rings.items():
         drain(ctx, name, tiles * ring.tile_slots)
 
@@ -61,13 +61,15 @@ def drain(ctx: cutlass.Constexpr, edge: cutlass.Constexpr, count: Int32):
 
 
 @cute.jit
-def load_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32, stages: Int32, ragged: Int32):
-    """One work item. Returns the counters behind it: key tiles, page-ring stages, ragged slots."""
+def load_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32, stages: Int32, ragged: Int32):
+    """One work item. Returns the counters behind it: work items with keys, key tiles, page-ring stages, ragged tiles.
+
+    The query follows the first keys: its buffer is free once the item before has all its scores, theirs is sooner.
+    """
     work = read_work(ctx, item)
     release_work(ctx, item)
     phases = work.phases
     part = Part(phases, PageSpan.of(ctx.plan, phases), tiles, stages)
-    load_query(ctx, item, work)
     ahead = 0 if ctx.plan.keys_are_values else 2
     for tile in cutlass.range(phases.begin - ahead, phases.end, unroll=1):
         if tile + ahead < phases.end:
@@ -76,14 +78,17 @@ def load_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32, stages: Int32, 
             ragged = load_values(ctx, part, tile, ragged)
         if tile + ahead < phases.end:
             load_keys(ctx, part, tile + ahead)
+            if tile + ahead == phases.begin:
+                load_query(ctx, queries, work)
+                queries = queries + 1
         if tile >= phases.begin:
             if (tile + 1 == phases.end) | (part.stage(tile + 1) != part.stage(tile)):
                 ctx.pipe("pages").warp_arrive_empty(part.stage(tile))
-    return tiles + phases.num_tiles, stages + part.span.num_stages, ragged
+    return queries, tiles + phases.num_tiles, stages + part.span.num_stages, ragged
 
 
 @cute.jit
-def load_query(ctx: cutlass.Constexpr, item: Int32, work: cutlass.Constexpr):
+def load_query(ctx: cutlass.Constexpr, count: Int32, work: cutlass.Constexpr):
     """This CTA's rows, in boxes that never straddle two tokens, or, packed, of any rows.
 
     Rows past the request's last token arrive as zeros or are the next request's: no row's result depends on another's,
@@ -93,9 +98,9 @@ def load_query(ctx: cutlass.Constexpr, item: Int32, work: cutlass.Constexpr):
     query = ctx.pipe("query")
     box_rows = config.query_box_rows(plan.cta_rows)
     batch = work.place(work.first_row)[0]
-    query.wait_empty(item)
+    query.wait_empty(count)
     with cute.arch.elect_one():
-        query.expect_bytes(item, plan.query_bytes)
+        query.expect_bytes(count, plan.query_bytes)
     for box in cutlass.range(plan.cta_rows // box_rows, unroll=1):
         row = work.first_row + box * box_rows
         token, head_box = Int32(0), row // box_rows
@@ -106,7 +111,7 @@ def load_query(ctx: cutlass.Constexpr, item: Int32, work: cutlass.Constexpr):
             place = plan.query_offset + chunk * plan.query_chunk_bytes + box * (box_rows * CHUNK_BYTES)
             operands.load_box(
                 ctx, query_boxes(ctx, work), box_rows, plan.chunk_elements, (head_box, chunk, token, batch), place,
-                query.full_barrier(item),
+                query.full_barrier(count),
             )  # fmt: skip
 
 
