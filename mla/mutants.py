@@ -96,7 +96,18 @@ def _skip_probs_wait(pipeline: Pipeline, count: Any) -> None:
         _WAIT_FULL(pipeline, count)
 
 
+def _skip_product_wait(pipeline: Pipeline, count: Any) -> None:
+    if pipeline.edge.name != "output":
+        _WAIT_FULL(pipeline, count)
+
+
+def _skip_correction_wait(pipeline: Pipeline, count: Any) -> None:
+    if pipeline.edge.name != "output":
+        _WAIT_EMPTY(pipeline, count)
+
+
 _WAIT_FULL = Pipeline.wait_full
+_WAIT_EMPTY = Pipeline.wait_empty
 _TAKE = split_kv.take
 _REQUEST = RequestList.request
 _PLACE = Request.place
@@ -127,7 +138,7 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     ),
     "no-rescale": (
         "the accumulated output is not rescaled when a row's maximum grows",
-        lambda: mock.patch.object(correction, "rescale", _nothing),
+        lambda: mock.patch.object(correction, "multiply_columns", _nothing),
     ),
     "no-tail-clear": (
         "unused slots of the last page reach the tensor core",
@@ -196,6 +207,14 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     "no-probs-wait": (
         "the tensor core does not wait for the probabilities",
         lambda: mock.patch.object(Pipeline, "wait_full", _skip_probs_wait),
+    ),
+    "no-product-wait": (
+        "halves of the output are rescaled before P*V has completed them",
+        lambda: mock.patch.object(Pipeline, "wait_full", _skip_product_wait),
+    ),
+    "no-correction-wait": (
+        "the tensor core does not wait for the halves of the output to be given back",
+        lambda: mock.patch.object(Pipeline, "wait_empty", _skip_correction_wait),
     ),
 }
 

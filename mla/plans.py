@@ -36,8 +36,8 @@ class NarrowPlan(MemoryPlan):
     @cached_property
     def value_slots(self) -> tuple[ValueSlot, ...]:
         half_bytes = OUTPUT_N // self.chunk_elements * self.value_chunk_bytes
-        halves = self.config.kv_lora_rank // OUTPUT_N
-        return (ValueSlot(0, self.tile_tokens, tuple((half, half * half_bytes) for half in range(halves))),)
+        halves = tuple((half, half * half_bytes) for half in range(self.output_halves))
+        return (ValueSlot(0, self.tile_tokens, halves),)
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class WidePlan(MemoryPlan):
     def value_slots(self) -> tuple[ValueSlot, ...]:
         return tuple(
             ValueSlot(first_token, self.value_tokens, ((half, 0),))
+            for half in range(self.output_halves)
             for first_token in range(0, self.tile_tokens, self.value_tokens)
-            for half in range(self.config.kv_lora_rank // OUTPUT_N)
         )
 
     @property

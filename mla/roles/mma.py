@@ -1,6 +1,6 @@
 """MMA role: issues every tcgen05.mma, the scores of tile i+1 before the output of tile i.
 
-Consumes: edges `work`, `query`, `keys`, `values`, `probs`, `rescaled`. Produces: edge `score`; frees `query`, `keys`,
+Consumes: edges `work`, `query`, `keys`, `values`, `probs`. Produces: edges `score`, `output`; frees `query`, `keys`,
 `values`, `probs` by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's. Registers:
 few.
 
@@ -75,18 +75,27 @@ def scores(ctx: cutlass.Constexpr, count: Int32):
 
 @cute.jit
 def output(ctx: cutlass.Constexpr, count: Int32, visible: Int32, accumulate: cutlass.Boolean):
-    """O (+)= P(count) V(count) over the first `visible` tokens, slot by slot. accumulate: False starts O anew."""
-    plan, probs = ctx.plan, ctx.pipe("probs")
+    """O (+)= P(count) V(count) over the first `visible` tokens, a half of O at a time, so that the first is rescaled
+    while the second is computed. accumulate: False starts O anew.
+    """
+    plan, probs, held = ctx.plan, ctx.pipe("probs"), ctx.pipe("output")
     ring = ctx.pipe(plan.value_edge)
     probs.wait_full(count)
-    ctx.pipe("rescaled").wait_full(count)
-    operands.fence_after_sync()
-    for number in cutlass.range_constexpr(len(plan.value_slots)):
-        slot = count * len(plan.value_slots) + number
-        ring.wait_full(slot)
+    for half in cutlass.range_constexpr(plan.output_halves):
+        held.wait_empty(count * plan.output_halves + half)
+        operands.fence_after_sync()
+        for number in cutlass.range_constexpr(len(plan.value_slots)):
+            parts = plan.value_slots[number].halves
+            if cutlass.const_expr(half in [part for part, _ in parts]):
+                slot = count * len(plan.value_slots) + number
+                if cutlass.const_expr(half == parts[0][0]):
+                    ring.wait_full(slot)
+                with cute.arch.elect_one():
+                    issue_output(ctx, slot, number, half, visible, accumulate)
+                    if cutlass.const_expr(half == parts[-1][0]):
+                        path_of(plan).commit(ring.empty_barrier(slot))
         with cute.arch.elect_one():
-            issue_output(ctx, slot, number, visible, accumulate)
-            path_of(plan).commit(ring.empty_barrier(slot))
+            path_of(plan).commit(held.full_barrier(count * plan.output_halves + half))
     with cute.arch.elect_one():
         path_of(plan).commit(probs.empty_barrier(count))
 
@@ -120,24 +129,30 @@ def query_operand(ctx: Context, number: int, step: int) -> Any:
 
 @cute.jit
 def issue_output(
-    ctx: cutlass.Constexpr, slot: Int32, number: cutlass.Constexpr, visible: Int32, accumulate: cutlass.Boolean
+    ctx: cutlass.Constexpr,
+    slot: Int32,
+    number: cutlass.Constexpr,
+    half: cutlass.Constexpr,
+    visible: Int32,
+    accumulate: cutlass.Boolean,
 ):
-    """P*V with the values in ring slot `slot`, the tile's number `number`, in whole K steps. One thread."""
+    """P*V of one half of O with the values in ring slot `slot`, the tile's number `number`, in whole K steps. One
+    thread.
+    """
     plan, config = ctx.plan, ctx.config
     part = plan.value_slots[number]
     values = operands.smem_descriptor(ctx.smem + ctx.slot_offset(plan.value_edge, slot), plan.value_chunk_bytes)
     idesc = operands.instruction_descriptor(config.dtype, path_of(plan).MMA_M, OUTPUT_N, b_is_mn_major=True)
     for token in cutlass.range_constexpr(part.first_token, part.first_token + part.tokens, plan.mma_k):
         if visible > token:
-            for half, offset in part.halves:
-                path_of(plan).multiply(
-                    ctx,
-                    accumulator.output_address(ctx, half),
-                    probs_operand(ctx, token),
-                    operands.advance(values, offset + (token - part.first_token) * CHUNK_BYTES),
-                    idesc,
-                    accumulate | (token > 0),
-                )
+            path_of(plan).multiply(
+                ctx,
+                accumulator.output_address(ctx, half),
+                probs_operand(ctx, token),
+                operands.advance(values, dict(part.halves)[half] + (token - part.first_token) * CHUNK_BYTES),
+                idesc,
+                accumulate | (token > 0),
+            )
 
 
 def probs_operand(ctx: Context, token: int) -> Any:
