@@ -45,14 +45,14 @@ class KeySlot:
 
 @dataclass(frozen=True)
 class ValuePart:
-    """What P*V multiplies with one another: tokens [first_token, first_token + tokens) of the tile, and this CTA's part
-    of latent dimensions [256 * half, 256 * half + 256).
+    """What P*V multiplies with one another: this CTA's part of latent dimensions [256 * half, 256 * half + 256), of
+    tokens [first_token, first_token + tokens) of the tile.
 
     slots: the ring slots that hold it, counted from the tile's first: neighbours in shared memory too.
     """
 
-    first_token: int
     half: int
+    first_token: int
     tokens: int
     slots: range
 
@@ -308,6 +308,16 @@ class MemoryPlan(ABC):
         return self.config.kv_lora_rank // 2
 
     @property
+    def output_halves(self) -> int:
+        """Parts of O, OUTPUT_N latent dimensions each, that P*V completes and correction gives back one by one."""
+        return self.config.kv_lora_rank // OUTPUT_N
+
+    @property
+    def half_columns(self) -> int:
+        """Columns of one of them."""
+        return OUTPUT_N // 2
+
+    @property
     def score_columns(self) -> int:
         """Columns of one S tile."""
         return self.tile_tokens // 2
@@ -337,9 +347,8 @@ class MemoryPlan(ABC):
         steps = self.token_bytes // MMA_K_BYTES
         from_tmem = self.query_tmem_spans * CHUNK_BYTES // MMA_K_BYTES
         scores = steps * (a_row_bytes + key_bytes) - from_tmem * a_row_bytes
-        halves = self.config.kv_lora_rank // OUTPUT_N
         value_bytes = OUTPUT_N // self.cluster_size * MMA_K_BYTES
-        output = self.tile_tokens // self.mma_k * halves * (a_row_bytes + value_bytes)
+        output = self.tile_tokens // self.mma_k * self.output_halves * (a_row_bytes + value_bytes)
         return scores + output + self.tile_load_bytes + self.cta_rows * self.probs_row_bytes
 
     @property
@@ -361,7 +370,8 @@ class MemoryPlan(ABC):
 
         work: scheduler -> all roles, which release it warp by warp.  query, keys, values, rope: load -> mma (commit
         frees).  tail: load's own wait for all value slots of a ragged tile.  pages: page table -> load.
-        score: mma (commit) -> softmax.  probs: softmax -> mma (commit frees).  scale: softmax -> correction.  rescaled: correction -> mma.
+        score: mma (commit) -> softmax.  probs: softmax -> mma (commit frees).  scale: softmax -> correction.
+        output: mma (commit, half by half) -> correction, which gives a half of O back rescaled or written.
         """
         softmax, correction = self.warps.softmax_threads, self.warps.correction_threads
         pair = self.cluster_size
@@ -374,7 +384,7 @@ class MemoryPlan(ABC):
             Edge("score", self.score_stages, 1, pair * len(self.warps.softmax), empty_at_leader=True),
             Edge("probs", 1, pair * len(self.warps.softmax), 1, full_at_leader=True),
             Edge("scale", self.scale_stages, softmax, correction),
-            Edge("rescaled", 1, pair * len(self.warps.correction), 0, full_at_leader=True),
+            Edge("output", self.output_halves, 1, pair * len(self.warps.correction), empty_at_leader=True),
         ]
         second, stages = ("rope", self.rope_stages) if self.keys_are_values else ("values", self.value_stages)
         edges.append(Edge(second, stages, pair, 1, full_at_leader=True))

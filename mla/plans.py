@@ -50,9 +50,9 @@ class NarrowPlan(MemoryPlan):
     @cached_property
     def value_parts(self) -> tuple[ValuePart, ...]:
         slots = OUTPUT_N // (self.slot_spans * self.chunk_elements)
-        halves = self.config.kv_lora_rank // OUTPUT_N
         return tuple(
-            ValuePart(0, half, self.tile_tokens, range(half * slots, (half + 1) * slots)) for half in range(halves)
+            ValuePart(half, 0, self.tile_tokens, range(half * slots, (half + 1) * slots))
+            for half in range(self.output_halves)
         )
 
 
@@ -96,17 +96,12 @@ class WidePlan(MemoryPlan):
     def value_slot_bytes(self) -> int:
         return self.value_tokens * self.value_dims * self.config.element_bytes
 
-    @property
-    def value_halves(self) -> int:
-        """Halves of the latent dimension, each with its value slots."""
-        return self.config.kv_lora_rank // OUTPUT_N
-
     @cached_property
     def value_parts(self) -> tuple[ValuePart, ...]:
         """One slot each."""
         firsts = range(0, self.tile_tokens, self.value_tokens)
-        halves = [(first_token, half) for first_token in firsts for half in range(self.value_halves)]
-        return tuple(ValuePart(*half, self.value_tokens, range(n, n + 1)) for n, half in enumerate(halves))
+        places = [(half, first_token) for half in range(self.output_halves) for first_token in firsts]
+        return tuple(ValuePart(*place, self.value_tokens, range(n, n + 1)) for n, place in enumerate(places))
 
     @property
     def query_tmem_spans(self) -> int:

@@ -17,6 +17,7 @@ from mla.causal_mask import DRAFT_BITS, WORD_BITS, draft_window, minimum
 from mla.context import Context, WorkItem, has_work, read_work, release_work
 from mla.memory_plan import CHUNK_BYTES
 from mla.paths import accumulator
+from mla.roles.load import drain
 
 EXCHANGE_BARRIER = 1  # named barrier of the softmax warps
 
@@ -29,6 +30,7 @@ def run(ctx: cutlass.Constexpr):
         tiles = soften_item(ctx, item, tiles)
         item = item + 1
         is_open = has_work(ctx, item)
+    drain(ctx, "probs", tiles)
 
 
 @cute.jit

@@ -100,7 +100,7 @@ def test_barrier_offsets():
 def test_arrival_counts_follow_from_the_warps():
     edges = {edge.name: (edge.producer_arrivals, edge.consumer_arrivals) for edge in make_plan().barriers.edges}
     assert edges["score"] == (1, 4) and edges["probs"] == (4, 1)
-    assert edges["scale"] == (128, 128) and edges["rescaled"] == (4, 0)
+    assert edges["scale"] == (128, 128) and edges["output"] == (1, 4)
     assert edges["keys"] == (1, 1) and edges["pages"] == (32, 1)
     assert edges["work"] == (1, 11) and edges["query"] == (1, 1)
 
@@ -110,6 +110,13 @@ def test_warp_schedule_fills_twelve_warps():
     assert warps.threads == 384 and warps.registers_per_thread == 168 and warps.num_workers == 11
     with pytest.raises(AssertionError, match="TMEM group"):
         WarpSchedule(softmax=(1, 2, 3, 4))
+
+
+def test_roles_share_the_registers_of_the_launch():
+    """384 x 168 = 64512 = 256 x 216 + 128 x 72; with 8 more for each of four warps setmaxnreg would never return."""
+    assert WarpSchedule(compute_registers=216, issue_registers=72).threads * 168 == 64512
+    with pytest.raises(AssertionError, match="65536 registers: a warp would wait for ever"):
+        WarpSchedule(compute_registers=216, issue_registers=80)
 
 
 @pytest.mark.parametrize("num_heads, seq_len_q, tiles", [(1, 1, 1), (16, 4, 1), (16, 8, 2), (40, 5, 4), (128, 8, 16)])
@@ -155,20 +162,20 @@ def test_wide_plans():
         keys = sum(plan.key_slot_load_bytes(slot) for slot in plan.key_slots)
         values = len(plan.value_parts) * plan.value_slot_bytes
         assert keys + values == plan.tile_load_bytes == (64 * 576 + 128 * 256) * plan.config.element_bytes
-    firsts_halves = [(first, half) for first in (0, 64) for half in (0, 1)]
-    assert bf16.value_parts == tuple(ValuePart(*at, 64, range(n, n + 1)) for n, at in enumerate(firsts_halves))
-    assert fp8.value_parts == tuple(ValuePart(0, half, 128, range(half, half + 1)) for half in (0, 1))
+    places = [(half, first_token) for half in (0, 1) for first_token in (0, 64)]
+    assert bf16.value_parts == tuple(ValuePart(*place, 64, range(n, n + 1)) for n, place in enumerate(places))
+    assert fp8.value_parts == tuple(ValuePart(half, 0, 128, range(half, half + 1)) for half in (0, 1))
 
 
 def test_both_ctas_of_a_pair_arrive_where_the_tensor_core_waits():
     edges = {edge.name: edge for edge in make_plan(path="wide").barriers.edges}
     for name in ("query", "keys", "values"):
         assert (edges[name].producer_arrivals, edges[name].consumer_arrivals) == (2, 1)
-    assert edges["probs"].producer_arrivals == edges["rescaled"].producer_arrivals == 8
-    assert edges["score"].consumer_arrivals == 8
+    assert edges["probs"].producer_arrivals == 8
+    assert edges["score"].consumer_arrivals == edges["output"].consumer_arrivals == 8
     at_leader = {name for name, edge in edges.items() if edge.full_at_leader}
-    assert at_leader == {"query", "keys", "values", "probs", "rescaled"}
-    assert {name for name, edge in edges.items() if edge.empty_at_leader} == {"score"}
+    assert at_leader == {"query", "keys", "values", "probs"}
+    assert {name for name, edge in edges.items() if edge.empty_at_leader} == {"score", "output"}
 
 
 @pytest.mark.parametrize(
