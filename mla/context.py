@@ -11,7 +11,7 @@ from cutlass import AddressSpace, Float32, Int32, Int64
 from mla.causal_mask import CausalMask, TilePhases
 from mla.config import MlaDecodeConfig
 from mla.line import Request, RequestList
-from mla.memory_plan import WORK_RECORD_INTS, MemoryPlan
+from mla.memory_plan import CHUNK_BYTES, WORK_RECORD_INTS, MemoryPlan
 from mla.pipelines import BARRIER_BYTES, LEADER_RANK, Pipeline
 from mla.tile_scheduler import TileScheduler
 
@@ -119,6 +119,15 @@ class Context:
 
     def smem_ints(self, offset: int, count: int) -> Any:
         return cute.make_tensor(self.smem_pointer(Int32, offset, 4), cute.make_layout(count))
+
+
+def latent_slot(ctx: Context, number: Any) -> Slot:
+    """Latent spans of this CTA's keys: number `number` of a tile's slots of the ring of keys."""
+    plan = ctx.plan
+    pitch = plan.key_rows * CHUNK_BYTES
+    spans = range(plan.slot_spans)
+    columns = [Column(ctx.args.kv, number * len(spans) + i, plan.chunk_elements, i * pitch) for i in spans]
+    return Slot("keys", columns, ctx.cta_rank * plan.key_rows, plan.key_rows)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from mla.arch import MMA_K_BYTES, SMEM_ALIGN, SMEM_BYTES_PER_CTA, SMEM_PORT_BYTES, TMEM_COLUMNS, WARP_SIZE
 from mla.config import MlaDecodeConfig
@@ -16,6 +17,7 @@ FLOAT_BYTES = 4
 INT_BYTES = 4
 TMEM_COLUMN_BYTES = 4
 WORK_RECORD_INTS = 8  # batch, row tile, begin, end, slot, seq_len_k; of a ragged query: query_begin, seq_len_q
+SLOT_BYTES = 16384  # of a slot of keys or values: P*V reads two side by side, or one; four TMA boxes at most
 OUTPUT_N = 256  # N of one P*V instruction, the largest
 
 
@@ -59,21 +61,30 @@ class ValuePart:
 
 @dataclass(frozen=True)
 class Ring:
-    """Slots of `slot_bytes` bytes from byte `offset` of shared memory on, `tile_slots` of them to a tile."""
+    """`stages` slots of `slot_bytes` bytes from byte `offset` of shared memory on: `tile_slots` of them to a tile, and
+    ahead of its tiles `item_slots` to a work item.
+    """
 
     offset: int
     slot_bytes: int
+    stages: int
     tile_slots: int
+    item_slots: int = 0
+
+    def count(self, items: Any, tiles: Any, number: Any = 0) -> Any:
+        """Where a slot comes: behind those of `items` work items and `tiles` key tiles and `number` of its own."""
+        return items * self.item_slots + tiles * self.tile_slots + number
 
 
 @dataclass(frozen=True)
 class MemoryPlan(ABC):
     """Capacity plan of one CTA, 64 query rows. What differs between the operand paths is filled in by plans.py.
 
-    Shared memory, bytes: Q, the ring of keys, a second ring, P, then small buffers. The second ring is the values', or,
-    where keys are read again as values (narrow), that of the rope spans, which no P*V reads: a ring's slots are freed
-    in the order in which they are filled. K is cut in spans of 128 bytes of the head dimension (the rope span of fp8:
-    64); a span is [rows][its bytes], swizzled. Q and P are cut in chunks of 128 bytes.
+    Shared memory, bytes: what of Q is multiplied from there; the rings; P; then small buffers. A ring's slots are freed
+    in the order in which they are filled, so that rope spans, which no P*V reads, have a ring of their own, and so have
+    the values where they are not the keys read again (wide). A work item's Q passes through the ring of keys on its way
+    to TMEM. K is cut in spans of 128 bytes of the head dimension (the rope span of fp8: 64); a span is [rows][its
+    bytes], swizzled. Q and P are cut in chunks of 128 bytes.
     TMEM, columns: O, the ring of S, Q where it is kept there. Accumulators fold N over the lane halves: 64 rows x N
     fp32 take 128 lanes x N / 2 columns.
     """
@@ -81,8 +92,8 @@ class MemoryPlan(ABC):
     config: MlaDecodeConfig
     warps: WarpSchedule
     key_stages: int
+    rope_stages: int
     value_stages: int = 0
-    rope_stages: int = 0
     cta_rows: int = 64
     score_stages: int = 2
     scale_stages: int = 2
@@ -94,12 +105,13 @@ class MemoryPlan(ABC):
         assert self.smem_bytes <= SMEM_BYTES_PER_CTA, f"shared memory: {self.smem_bytes} > {SMEM_BYTES_PER_CTA} bytes"
         assert self.tmem_columns_used <= TMEM_COLUMNS, f"TMEM: {self.tmem_columns_used} > {TMEM_COLUMNS} columns"
         assert self.page_ids_per_stage % self.pages_per_tile == 0, (self.page_ids_per_stage, self.pages_per_tile)
-        aligned = (self.query_offset, self.key_offset, self.second_offset, self.probs_offset)
-        for offset in (*aligned, *(ring.slot_bytes for ring in self.rings.values())):
+        aligned = [self.query_offset, self.probs_offset, *(ring.slot_bytes for ring in self.rings.values())]
+        for offset in (*aligned, *(ring.offset for ring in self.rings.values())):
             assert offset % SMEM_ALIGN == 0, f"offset {offset}: a swizzle atom starts at a multiple of {SMEM_ALIGN}"
+        ring = self.rings[self.value_edge]
         for part in self.value_parts:
-            together, stages = len(part.slots), self.barriers.edge(self.value_edge).stages
-            assert stages % together == 0, f"{together} slots side by side in a ring of {stages}"
+            for size in (ring.stages, ring.tile_slots, ring.item_slots):
+                assert size % len(part.slots) == 0, f"{len(part.slots)} slots side by side, {size} slots"
 
     # --- tiles: what a path decides ---
     @property
@@ -114,28 +126,13 @@ class MemoryPlan(ABC):
 
     @property
     @abstractmethod
-    def key_slots(self) -> tuple[KeySlot, ...]:
-        """Ring slots of a tile's keys, in the order of Q*K."""
-
-    @property
-    @abstractmethod
     def value_parts(self) -> tuple[ValuePart, ...]:
         """A tile's P*V, in order."""
 
     @property
     @abstractmethod
-    def value_slot_bytes(self) -> int:
-        """Bytes of a slot of the ring of values."""
-
-    @property
-    @abstractmethod
     def value_chunk_bytes(self) -> int:
         """Distance, in a value slot, of neighbouring 128-byte chunks of the latent dimension."""
-
-    @property
-    @abstractmethod
-    def query_tmem_spans(self) -> int:
-        """Leading spans of Q that Q*K reads from TMEM instead of shared memory."""
 
     # --- tiles: what follows ---
     @property
@@ -192,6 +189,22 @@ class MemoryPlan(ABC):
     def tiles_per_page(self) -> int:
         return max(1, self.config.page_size // self.tile_tokens)
 
+    @property
+    def slot_spans(self) -> int:
+        """Spans of a slot of the ring of keys."""
+        return SLOT_BYTES // (self.key_rows * CHUNK_BYTES)
+
+    @cached_property
+    def key_slots(self) -> tuple[KeySlot, ...]:
+        """Ring slots of a tile's keys, in the order of Q*K: the latent part, the rope span."""
+        rope = len(self.spans) - 1
+        pitch = self.key_rows * CHUNK_BYTES
+        latent = [
+            KeySlot("keys", number, tuple((first + i, i * pitch) for i in range(self.slot_spans)))
+            for number, first in enumerate(range(0, rope, self.slot_spans))
+        ]
+        return (*latent, KeySlot("rope", 0, ((rope, 0),)))
+
     # --- shared memory, bytes ---
     @property
     def query_chunks(self) -> int:
@@ -206,35 +219,22 @@ class MemoryPlan(ABC):
 
     @property
     def query_bytes(self) -> int:
+        """Bytes that TMA writes to one CTA's shared memory per work item."""
         return self.query_chunks * self.query_chunk_bytes
+
+    @property
+    def query_slot_chunks(self) -> int:
+        """Chunks of Q to a slot of the ring of keys."""
+        return SLOT_BYTES // self.query_chunk_bytes
+
+    @property
+    def query_chunks_kept(self) -> range:
+        """Chunks of Q that stay in shared memory, from `query_offset` on: those that are not copied to TMEM."""
+        return range(self.query_tmem_spans, self.query_chunks)
 
     @property
     def query_offset(self) -> int:
         return 0
-
-    @property
-    def key_offset(self) -> int:
-        return self.query_offset + self.query_bytes
-
-    def key_slot(self, edge: str, number: int, spans: range) -> KeySlot:
-        """The slot that holds the spans of these numbers, one behind the other."""
-        placed, offset = [], 0
-        for span in spans:
-            placed.append((span, offset))
-            offset += self.key_rows * self.spans[span].bytes
-        return KeySlot(edge, number, tuple(placed))
-
-    def key_slot_load_bytes(self, slot: KeySlot) -> int:
-        """Bytes that TMA writes to a slot of a whole tile."""
-        return self.key_rows * sum(self.spans[span].bytes for span, _ in slot.spans)
-
-    @property
-    def key_slot_bytes(self) -> int:
-        return max(self.key_slot_load_bytes(slot) for slot in self.key_slots if slot.edge == "keys")
-
-    @property
-    def second_offset(self) -> int:
-        return self.key_offset + self.key_stages * self.key_slot_bytes
 
     @property
     def value_edge(self) -> str:
@@ -243,19 +243,24 @@ class MemoryPlan(ABC):
 
     @cached_property
     def rings(self) -> dict[str, Ring]:
-        """Of keys, and of values or rope spans, by the name of their edge."""
-        key_slots = sum(slot.edge == "keys" for slot in self.key_slots)
-        rings = {"keys": Ring(self.key_offset, self.key_slot_bytes, key_slots)}
-        if self.keys_are_values:
-            rings["rope"] = Ring(self.second_offset, self.key_rows * self.rope_bytes, 1)
-        else:
-            rings["values"] = Ring(self.second_offset, self.value_slot_bytes, len(self.value_parts))
+        """By the name of their edge, one behind the other."""
+        query_slots = self.query_tmem_spans // self.query_slot_chunks
+        sizes = [
+            ("keys", SLOT_BYTES, self.key_stages, len(self.key_slots) - 1, query_slots),
+            ("rope", self.key_rows * self.rope_bytes, self.rope_stages, 1, 0),
+        ]
+        if not self.keys_are_values:
+            sizes.append(("values", SLOT_BYTES, self.value_stages, len(self.value_parts), 0))
+        rings, offset = {}, self.query_offset + len(self.query_chunks_kept) * self.query_chunk_bytes
+        for name, slot_bytes, stages, *slots in sizes:
+            rings[name] = Ring(offset, slot_bytes, stages, *slots)
+            offset += slot_bytes * stages
         return rings
 
     @property
     def probs_offset(self) -> int:
-        stages, name = (self.rope_stages, "rope") if self.keys_are_values else (self.value_stages, "values")
-        return self.second_offset + stages * self.rings[name].slot_bytes
+        last = list(self.rings.values())[-1]
+        return last.offset + last.stages * last.slot_bytes
 
     @property
     def probs_row_bytes(self) -> int:
@@ -331,6 +336,14 @@ class MemoryPlan(ABC):
         return self.score_column + self.score_stages * self.score_columns
 
     @property
+    def query_tmem_spans(self) -> int:
+        """Leading spans of Q that Q*K reads from TMEM instead of shared memory: as many as the TMEM of a pair has left,
+        all latent dimensions of fp8, half of those of bf16 and fp16. For narrow bf16 there are two more, which would
+        take a slot of the ring of keys at each work item and give none.
+        """
+        return 4
+
+    @property
     def span_columns(self) -> int:
         """Columns of one span of Q; an A operand in TMEM is stored in both lane halves."""
         return CHUNK_BYTES // TMEM_COLUMN_BYTES
@@ -378,7 +391,7 @@ class MemoryPlan(ABC):
         edges = [
             Edge("work", self.work_stages, 1, self.warps.num_workers),
             Edge("query", 1, pair, 1, full_at_leader=True),
-            Edge("keys", self.key_stages, pair, 1, full_at_leader=True),
+            *(Edge(name, ring.stages, pair, 1, full_at_leader=True) for name, ring in self.rings.items()),
             Edge("tail", 1, self.rings[self.value_edge].tile_slots, 0),
             Edge("pages", self.page_stages, WARP_SIZE, 1),
             Edge("score", self.score_stages, 1, pair * len(self.warps.softmax), empty_at_leader=True),
@@ -386,8 +399,6 @@ class MemoryPlan(ABC):
             Edge("scale", self.scale_stages, softmax, correction),
             Edge("output", self.output_halves, 1, pair * len(self.warps.correction), empty_at_leader=True),
         ]
-        second, stages = ("rope", self.rope_stages) if self.keys_are_values else ("values", self.value_stages)
-        edges.append(Edge(second, stages, pair, 1, full_at_leader=True))
         return BarrierPlan(tuple(edges))
 
 

@@ -62,7 +62,7 @@ def tmem_pointer(address: Any) -> Any:
 
 
 def mma_ws(dtype: str, accumulator: Any, a: Any, b: Any, idesc: int, accumulate: Any) -> None:
-    """One tcgen05.mma.ws, A and B from shared memory. Issued by one thread."""
+    """One tcgen05.mma.ws. A: descriptor, or pointer to Tensor Memory. Issued by one thread."""
     prims.tcgen05_mma_ws(MMA_KIND[dtype], tmem_pointer(accumulator), a, b, Int32(idesc), cutlass.Boolean(accumulate))
 
 
@@ -83,11 +83,11 @@ def commit_pair(barrier: Any) -> None:
     prims.tcgen05_commit(barrier.to_llvm_ptr(), group="cta_2", multicast_mask=PAIR_MASK)
 
 
-def copy_rows_to_tmem(target: Any, source: Any) -> None:
-    """16 bytes of each of 64 rows (K-major descriptor), in both CTAs of the pair, to 4 columns: row r to lanes r and
-    r + 64, where a cta_group::2 M=128 instruction reads its A. Issued by one thread of the leader.
+def copy_rows_to_tmem(target: Any, source: Any, group: str) -> None:
+    """16 bytes of each of 64 rows (K-major descriptor) to 4 columns: row r to lanes r and r + 64, where an M=64 .ws
+    instruction and a cta_group::2 M=128 one read their A. One thread issues; group "cta_2": the leader's, in both CTAs.
     """
-    prims.tcgen05_cp("shape_64x128b", tmem_pointer(target), source, group="cta_2", multicast="warpx2_02_13")
+    prims.tcgen05_cp("shape_64x128b", tmem_pointer(target), source, group=group, multicast="warpx2_02_13")
 
 
 def make_boxes(tensor: cute.Tensor, box_rows: int, box_elements: int, is_paired: bool) -> Any:

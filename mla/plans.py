@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from mla.arch import TMEM_COLUMNS
 from mla.config import MlaDecodeConfig
-from mla.memory_plan import CHUNK_BYTES, OUTPUT_N, KeySlot, MemoryPlan, ValuePart
+from mla.memory_plan import CHUNK_BYTES, OUTPUT_N, MemoryPlan, ValuePart
 from mla.warp_schedule import WarpSchedule
 
-NARROW_STAGES = {1: (10, 2), 2: (8, 2)}  # element bytes: ring slots of keys and of rope spans, as many as fit
-WIDE_STAGES = {1: (2, 6), 2: (3, 4)}  # element bytes: ring slots of keys and of values, as many as fit
+# Element bytes: ring slots of keys, of rope spans and, apart on the wide path, of values: as many as fit.
+NARROW_STAGES = {1: (12, 2), 2: (10, 2)}
+WIDE_STAGES = {1: (6, 3, 6), 2: (5, 2, 4)}
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,6 @@ class NarrowPlan(MemoryPlan):
     """
 
     cluster_size = 1
-    value_slot_bytes = 0
-    query_tmem_spans = 0
 
     @property
     def tile_tokens(self) -> int:
@@ -33,19 +31,6 @@ class NarrowPlan(MemoryPlan):
     @property
     def value_chunk_bytes(self) -> int:
         return self.tile_tokens * CHUNK_BYTES
-
-    @property
-    def slot_spans(self) -> int:
-        """Spans of a slot of the ring of keys."""
-        return self.config.element_bytes
-
-    @cached_property
-    def key_slots(self) -> tuple[KeySlot, ...]:
-        """The latent part, then, in a ring of its own, the rope span."""
-        rope = len(self.spans) - 1
-        firsts = range(0, rope, self.slot_spans)
-        latent = (self.key_slot("keys", n, range(first, first + self.slot_spans)) for n, first in enumerate(firsts))
-        return (*latent, self.key_slot("rope", 0, range(rope, rope + 1)))
 
     @cached_property
     def value_parts(self) -> tuple[ValuePart, ...]:
@@ -61,22 +46,11 @@ class WidePlan(MemoryPlan):
     """Two CTAs, tiles of 128 keys. CTA c holds the keys of tokens [64 c, 64 c + 64), and of all 128 tokens the
     values of its half of every 256 latent dimensions: B operands are split over the pair by rows.
 
-    Half of the accumulator columns are O, a quarter is S; the last quarter keeps as much of Q as fits (all latent
-    dimensions of fp8, half of bf16 and fp16).
+    Half of the columns of TMEM are O, a quarter is S, the last quarter is Q.
     """
 
     cluster_size = 2
     tile_tokens = 128
-
-    @cached_property
-    def key_slots(self) -> tuple[KeySlot, ...]:
-        """A slot of fp8, three of 16 bits."""
-        spans = range(len(self.spans))
-        together = len(spans) if self.config.element_bytes == 1 else 3
-        return tuple(
-            self.key_slot("keys", n, spans[first : first + together])
-            for n, first in enumerate(range(0, len(spans), together))
-        )
 
     @property
     def value_tokens(self) -> int:
@@ -92,10 +66,6 @@ class WidePlan(MemoryPlan):
     def value_chunk_bytes(self) -> int:
         return self.value_tokens * CHUNK_BYTES
 
-    @property
-    def value_slot_bytes(self) -> int:
-        return self.value_tokens * self.value_dims * self.config.element_bytes
-
     @cached_property
     def value_parts(self) -> tuple[ValuePart, ...]:
         """One slot each."""
@@ -103,16 +73,9 @@ class WidePlan(MemoryPlan):
         places = [(half, first_token) for half in range(self.output_halves) for first_token in firsts]
         return tuple(ValuePart(*place, self.value_tokens, range(n, n + 1)) for n, place in enumerate(places))
 
-    @property
-    def query_tmem_spans(self) -> int:
-        spare = (TMEM_COLUMNS - self.query_column) // self.span_columns
-        return min(spare, self.config.kv_lora_rank * self.config.element_bytes // CHUNK_BYTES)
-
 
 def plan_of(config: MlaDecodeConfig) -> NarrowPlan | WidePlan:
     """The plan of a config's path."""
     if config.is_wide:
-        keys, values = WIDE_STAGES[config.element_bytes]
-        return WidePlan(config, WarpSchedule(), key_stages=keys, value_stages=values)
-    keys, ropes = NARROW_STAGES[config.element_bytes]
-    return NarrowPlan(config, WarpSchedule(), key_stages=keys, rope_stages=ropes)
+        return WidePlan(config, WarpSchedule(), *WIDE_STAGES[config.element_bytes])
+    return NarrowPlan(config, WarpSchedule(), *NARROW_STAGES[config.element_bytes])

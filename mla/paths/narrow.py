@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from mla import operands
-from mla.context import Column, Context, Slot
+from mla.context import Context, Slot, latent_slot
 
 MMA_M = 64
 
@@ -22,16 +22,11 @@ def multiply(ctx: Context, accumulator: Any, a: Any, b: Any, idesc: int, accumul
     operands.mma_ws(ctx.config.dtype, accumulator, a, b, idesc, accumulate)
 
 
-def begin_item(ctx: Context) -> None:
-    """Q stays in shared memory."""
+def copy_to_tmem(target: Any, source: Any) -> None:
+    """16 bytes of each row of an operand A to 4 columns of Tensor Memory. One thread."""
+    operands.copy_rows_to_tmem(target, source, "cta_1")
 
 
 def value_slot(ctx: Context, number: Any) -> Slot:
-    """Spans of the latent dimension, number `number` of the tile's slots: keys and values at once."""
-    plan = ctx.plan
-    first = number * plan.slot_spans
-    columns = [
-        Column(ctx.args.kv, first + span, plan.chunk_elements, span * plan.value_chunk_bytes)
-        for span in range(plan.slot_spans)
-    ]
-    return Slot("keys", columns, 0, plan.tile_tokens)
+    """The slots of the keys: they are read again as values."""
+    return latent_slot(ctx, number)

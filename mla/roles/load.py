@@ -1,7 +1,7 @@
 """Load role: query rows, keys and values to shared memory by TMA, in the order in which the MMA role reads them.
 
-Consumes: edges `work`, `pages`; `query`, `keys` and `values` or `rope` (empty). Produces: edges `query`, `keys`, and
-`values` or, where keys are read again as values, `rope`. Warps: one per CTA. Registers: few.
+Consumes: edges `work`, `pages`; `query`, `keys`, `rope`, `values` (empty). Produces: edges `query`, `keys`, `rope`, and
+`values` where keys are not read again as values. Warps: one per CTA. Registers: few.
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ from cutlass import Int32
 
 from mla import operands
 from mla.causal_mask import TilePhases, maximum, minimum
-from mla.context import Boxes, Column, Context, Slot, WorkItem, has_work, read_work, release_work
-from mla.memory_plan import CHUNK_BYTES, KeySlot
+from mla.context import Boxes, Column, Context, Slot, WorkItem, has_work, latent_slot, read_work, release_work
+from mla.memory_plan import CHUNK_BYTES, Ring
 from mla.page_ring import PageSpan
 from mla.paths import path_of
 
 
 @dataclass(frozen=True)
 class Part:
-    """A work item's key tiles, and the counters before it: key tiles, page-ring stages."""
+    """A work item's key tiles, and the counters before it: work items with keys, key tiles, page-ring stages."""
 
     phases: TilePhases
     span: PageSpan
+    items: Any
     tiles: Any
     stages: Any
 
-    def count(self, tile: Any) -> Any:
-        return self.tiles + (tile - self.phases.begin)
+    def count(self, ring: Ring, tile: Any) -> Any:
+        """Where the first slot of key tile `tile` comes in a ring, behind this item's query."""
+        return ring.count(self.items + 1, self.tiles + (tile - self.phases.begin))
 
     def stage(self, tile: Any) -> Any:
         return self.stages + self.span.stage(tile)
@@ -47,7 +49,7 @@ def run(ctx: cutlass.Constexpr):
         is_open = has_work(ctx, item)
     drain(ctx, "query", queries)
     for name, ring in ctx.plan.rings.items():
-        drain(ctx, name, tiles * ring.tile_slots)
+        drain(ctx, name, ring.count(queries, tiles))
 
 
 @cute.jit
@@ -64,13 +66,16 @@ def drain(ctx: cutlass.Constexpr, edge: cutlass.Constexpr, count: Int32):
 def load_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32, stages: Int32, ragged: Int32):
     """One work item. Returns the counters behind it: work items with keys, key tiles, page-ring stages, ragged tiles.
 
-    The query follows the first keys: its buffer is free once the item before has all its scores, theirs is sooner.
+    What stays of the query in shared memory follows the first keys: its place is free once the item before has all its
+    scores, theirs is sooner.
     """
     work = read_work(ctx, item)
     release_work(ctx, item)
     phases = work.phases
-    part = Part(phases, PageSpan.of(ctx.plan, phases), tiles, stages)
+    part = Part(phases, PageSpan.of(ctx.plan, phases), queries, tiles, stages)
     ahead = 0 if ctx.plan.keys_are_values else 2
+    if phases.num_tiles > 0:
+        pass_query(ctx, work, part)
     for tile in cutlass.range(phases.begin - ahead, phases.end, unroll=1):
         if tile + ahead < phases.end:
             ctx.pipe("pages").wait_full(part.stage(tile + ahead))
@@ -79,7 +84,7 @@ def load_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32,
         if tile + ahead < phases.end:
             load_keys(ctx, part, tile + ahead)
             if tile + ahead == phases.begin:
-                load_query(ctx, queries, work)
+                keep_query(ctx, work, queries)
                 queries = queries + 1
         if tile >= phases.begin:
             if (tile + 1 == phases.end) | (part.stage(tile + 1) != part.stage(tile)):
@@ -88,30 +93,58 @@ def load_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32,
 
 
 @cute.jit
-def load_query(ctx: cutlass.Constexpr, count: Int32, work: cutlass.Constexpr):
-    """This CTA's rows, in boxes that never straddle two tokens, or, packed, of any rows.
+def pass_query(ctx: cutlass.Constexpr, work: cutlass.Constexpr, part: cutlass.Constexpr):
+    """The chunks of the query that the MMA role copies to Tensor Memory, to slots of the ring of keys."""
+    plan = ctx.plan
+    keys, ring = ctx.pipe("keys"), plan.rings["keys"]
+    for number in cutlass.range(ring.item_slots, unroll=1):
+        count = ring.count(part.items, part.tiles, number)
+        keys.wait_empty(count)
+        chunks = plan.query_slot_chunks
+        load_chunks(ctx, work, number * chunks, chunks, ctx.slot_offset("keys", count), keys, count)
+
+
+@cute.jit
+def keep_query(ctx: cutlass.Constexpr, work: cutlass.Constexpr, count: Int32):
+    """The chunks of the query that are multiplied from shared memory."""
+    plan, query = ctx.plan, ctx.pipe("query")
+    query.wait_empty(count)
+    kept = plan.query_chunks_kept
+    load_chunks(ctx, work, kept.start, len(kept), plan.query_offset, query, count)
+
+
+@cute.jit
+def load_chunks(
+    ctx: cutlass.Constexpr,
+    work: cutlass.Constexpr,
+    first_chunk: Int32,
+    chunks: cutlass.Constexpr,
+    offset: Int32,
+    edge: cutlass.Constexpr,
+    count: Int32,
+):
+    """Chunks of this CTA's rows to byte `offset`, in boxes that never straddle two tokens, or, packed, of any rows. The
+    full barrier `count` of `edge` counts their bytes.
 
     Rows past the request's last token arrive as zeros or are the next request's: no row's result depends on another's,
     and theirs are not written.
     """
     plan, config = ctx.plan, ctx.config
-    query = ctx.pipe("query")
     box_rows = config.query_box_rows(plan.cta_rows)
     batch = work.place(work.first_row)[0]
-    query.wait_empty(count)
     with cute.arch.elect_one():
-        query.expect_bytes(count, plan.query_bytes)
+        edge.expect_bytes(count, chunks * plan.query_chunk_bytes)
     for box in cutlass.range(plan.cta_rows // box_rows, unroll=1):
         row = work.first_row + box * box_rows
         token, head_box = Int32(0), row // box_rows
         if cutlass.const_expr(not config.query_packed):
             _, token, head = work.place(row)
             head_box = head // box_rows
-        for chunk in cutlass.range_constexpr(plan.query_chunks):
-            place = plan.query_offset + chunk * plan.query_chunk_bytes + box * (box_rows * CHUNK_BYTES)
+        for chunk in cutlass.range_constexpr(chunks):
+            place = offset + chunk * plan.query_chunk_bytes + box * (box_rows * CHUNK_BYTES)
             operands.load_box(
-                ctx, query_boxes(ctx, work), box_rows, plan.chunk_elements, (head_box, chunk, token, batch), place,
-                query.full_barrier(count),
+                ctx, query_boxes(ctx, work), box_rows, plan.chunk_elements,
+                (head_box, first_chunk + chunk, token, batch), place, edge.full_barrier(count),
             )  # fmt: skip
 
 
@@ -126,13 +159,16 @@ def query_boxes(ctx: Context, work: WorkItem) -> Boxes:
 
 @cute.jit
 def load_keys(ctx: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32):
-    """This CTA's keys of tile `tile`, but for those that `load_values` loads."""
+    """This CTA's keys of tile `tile`; where they are values too, only those that are not."""
     plan = ctx.plan
-    for key_slot in plan.key_slots:
-        ring = plan.rings[key_slot.edge]
-        if cutlass.const_expr(key_slot.edge != plan.value_edge):
-            slot = Slot(key_slot.edge, key_columns(ctx, key_slot), ctx.cta_rank * plan.key_rows, plan.key_rows)
-            fill(ctx, part, slot, part.count(tile) * ring.tile_slots + key_slot.number, tile)
+    if cutlass.const_expr(not plan.keys_are_values):
+        first = part.count(plan.rings["keys"], tile)
+        for number in cutlass.range(plan.rings["keys"].tile_slots, unroll=1):
+            fill(ctx, part, latent_slot(ctx, number), first + number, tile)
+    elements = ctx.config.qk_rope_head_dim
+    column = Column(ctx.args.kv_rope, ctx.config.kv_lora_rank // elements, elements, 0)
+    rope = Slot("rope", [column], ctx.cta_rank * plan.key_rows, plan.key_rows)
+    fill(ctx, part, rope, part.count(plan.rings["rope"], tile), tile)
 
 
 @cute.jit
@@ -144,7 +180,7 @@ def load_values(ctx: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32, ra
     """
     plan = ctx.plan
     slots = plan.rings[plan.value_edge].tile_slots
-    first = part.count(tile) * slots
+    first = part.count(plan.rings[plan.value_edge], tile)
     visible = minimum(part.phases.keys - tile * plan.tile_tokens, plan.tile_tokens)
     if visible % plan.mma_k != 0:
         load_ragged_values(ctx, part, tile, first, visible, ragged)
@@ -183,17 +219,6 @@ def fill(ctx: cutlass.Constexpr, part: cutlass.Constexpr, slot: cutlass.Constexp
     ring = ctx.pipe(slot.edge)
     ring.wait_empty(count)
     load_boxes(ctx, part, slot, count, tile, ring, count)
-
-
-def key_columns(ctx: Context, slot: KeySlot) -> list[Column]:
-    """What this CTA loads for a tile's key slot: spans of the head dimension."""
-    columns = []
-    for number, offset in slot.spans:
-        span = ctx.plan.spans[number]
-        boxes = ctx.args.kv if span.start < ctx.config.kv_lora_rank else ctx.args.kv_rope
-        elements = span.bytes // ctx.config.element_bytes
-        columns.append(Column(boxes, span.start // elements, elements, offset))
-    return columns
 
 
 def tail_slot(ctx: Context, slot: Slot) -> Slot:

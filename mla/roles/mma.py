@@ -1,8 +1,8 @@
 """MMA role: issues every tcgen05.mma: the scores of a key tile slot by slot as its keys arrive, the output of a tile as
 soon as its probabilities are there, in whatever order that happens. Each accumulator is summed in one order always.
 
-Consumes: edges `work`, `query`, `keys`, `values` or `rope`, `probs`. Produces: edges `score`, `output`; frees `query`,
-`keys`, `values` or `rope`, `probs` by commit. Warps: one, of which one thread issues; in a pair of CTAs only the
+Consumes: edges `work`, `query`, `keys`, `rope`, `values`, `probs`. Produces: edges `score`, `output`; frees `query`,
+`keys`, `rope`, `values`, `probs` by commit. Warps: one, of which one thread issues; in a pair of CTAs only the
 leader's. Registers: few.
 
 A `tcgen05` fence follows the waits for roles that touched Tensor Memory (softmax, correction), none those for TMA.
@@ -24,6 +24,8 @@ from mla.paths import accumulator, path_of
 
 AHEAD = 2  # scores are issued at most so many key tiles ahead of the output: as many as there are S buffers
 CLOSED, WORK, QUERY = -3, -2, -1  # what comes next, if it is not the scores of a key slot
+COPY_BYTES = 16  # of a row, per tcgen05.cp
+COPY_COLUMNS = COPY_BYTES // 4
 ENTRY_BITS, STARTS = 8, 16  # of Progress.pending
 
 
@@ -34,7 +36,7 @@ class Progress(NamedTuple):
     next tile; CLOSED where there is no more work. item, queries: work items so far, and those with keys.
     begin, tile, end: the item's first key tile, its next, and the one behind its last. keys: TilePhases.keys.
     scores: key tiles whose S is issued. outputs: halves of P*V that are. pending: the tiles between, the next P*V in
-    the lowest ENTRY_BITS: its K steps, and STARTS where it starts O anew.
+    the lowest ENTRY_BITS: its K steps, and STARTS where it starts O anew. begun: work items of which P*V has begun.
     """
 
     step: Any
@@ -47,6 +49,7 @@ class Progress(NamedTuple):
     scores: Any
     outputs: Any
     pending: Any
+    begun: Any
 
 
 @cute.jit
@@ -70,7 +73,7 @@ def step_is_ready(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
     if step == WORK:
         is_ready = ctx.pipe("work").test_full(progress.item)
     elif step == QUERY:
-        is_ready = ctx.pipe("query").test_full(progress.queries)
+        is_ready = query_is_ready(ctx, progress)
     elif count - progress.outputs // plan.output_halves <= AHEAD:
         if step == 0:
             # At most AHEAD tiles are pending: softmax frees the buffer before the first of them is ready.
@@ -78,7 +81,23 @@ def step_is_ready(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
             operands.fence_after_sync()
         for number, key_slot in enumerate(plan.key_slots):
             if step == number:
-                is_ready = ctx.pipe(key_slot.edge).test_full(slot_count(ctx, count, key_slot))
+                is_ready = ctx.pipe(key_slot.edge).test_full(slot_count(ctx, progress, key_slot))
+                if cutlass.const_expr(key_slot.spans[-1][0] >= plan.query_tmem_spans):
+                    if is_ready:
+                        is_ready = ctx.pipe("query").test_full(progress.queries)
+    return is_ready
+
+
+@cute.jit
+def query_is_ready(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
+    """Whether what is copied of the next query has arrived, and Tensor Memory has room: the scores before are complete.
+    """
+    ring = ctx.plan.rings["keys"]
+    is_ready = ctx.pipe("keys").test_full(ring.count(progress.queries, progress.scores, ring.item_slots - 1))
+    if is_ready:
+        is_ready = ctx.pipe("keys").test_full(ring.count(progress.queries, progress.scores))
+    if is_ready & (progress.scores > 0):
+        is_ready = ctx.pipe("score").test_full(progress.scores - 1)
     return is_ready
 
 
@@ -102,12 +121,12 @@ def take_step(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
     if step == WORK:
         progress = begin_work(ctx, progress)
     elif step == QUERY:
-        path_of(plan).begin_item(ctx)
+        copy_query(ctx, progress)
         progress = progress._replace(step=Int32(0))
     else:
         for number, key_slot in enumerate(plan.key_slots):
             if step == number:
-                scores(ctx, progress.scores, key_slot)
+                scores(ctx, progress, key_slot)
         progress = progress._replace(step=step + 1)
         if step + 1 == len(plan.key_slots):
             progress = end_scores(ctx, progress)
@@ -150,16 +169,34 @@ def end_scores(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
     )
 
 
-def slot_count(ctx: Context, count: Any, key_slot: KeySlot) -> Any:
-    """Where in its ring a slot of key tile `count` comes."""
-    return count * ctx.plan.rings[key_slot.edge].tile_slots + key_slot.number
+def slot_count(ctx: Context, progress: Progress, key_slot: KeySlot) -> Any:
+    """Where in its ring a slot of the next key tile comes."""
+    return ctx.plan.rings[key_slot.edge].count(progress.queries + 1, progress.scores, key_slot.number)
 
 
-def scores(ctx: Context, count: Any, key_slot: KeySlot) -> None:
-    """The part of S(count) whose keys lie in one ring slot, which has arrived."""
-    ring, slot = ctx.pipe(key_slot.edge), slot_count(ctx, count, key_slot)
+def copy_query(ctx: Context, progress: Progress) -> None:
+    """The next query's part that is kept in Tensor Memory, from slots of the ring of keys. The copies run before the
+    multiplications issued behind them (PTX ISA 9.7.16.6.2).
+    """
+    plan, keys, ring = ctx.plan, ctx.pipe("keys"), ctx.plan.rings["keys"]
+    operands.fence_after_sync()
     with cute.arch.elect_one():
-        issue_scores(ctx, count, slot, key_slot)
+        for number in range(plan.query_tmem_spans):
+            slot = ring.count(progress.queries, progress.scores, number // plan.query_slot_chunks)
+            place = ctx.slot_offset("keys", slot) + number % plan.query_slot_chunks * plan.query_chunk_bytes
+            source = operands.smem_descriptor(ctx.smem + place)
+            target = ctx.tmem + (plan.query_column + number * plan.span_columns)
+            for unit in range(CHUNK_BYTES // COPY_BYTES):
+                path_of(plan).copy_to_tmem(target + unit * COPY_COLUMNS, operands.advance(source, unit * COPY_BYTES))
+            if (number + 1) % plan.query_slot_chunks == 0:
+                path_of(plan).commit(keys.empty_barrier(slot))
+
+
+def scores(ctx: Context, progress: Progress, key_slot: KeySlot) -> None:
+    """The part of the next tile's scores whose keys lie in one ring slot, which has arrived."""
+    ring, slot = ctx.pipe(key_slot.edge), slot_count(ctx, progress, key_slot)
+    with cute.arch.elect_one():
+        issue_scores(ctx, progress.scores, slot, key_slot)
         if key_slot.edge != ctx.plan.value_edge:
             path_of(ctx.plan).commit(ring.empty_barrier(slot))
 
@@ -168,25 +205,30 @@ def scores(ctx: Context, count: Any, key_slot: KeySlot) -> None:
 def output(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
     """The next half of the output, O (+)= P V over the K steps that the tile has. Returns the progress behind it."""
     plan, tile = ctx.plan, progress.outputs // ctx.plan.output_halves
+    begun = progress.begun
+    if (progress.outputs % plan.output_halves == 0) & (progress.pending & STARTS != 0):
+        begun = begun + 1
     operands.fence_after_sync()
     for half in cutlass.range_constexpr(plan.output_halves):
         if progress.outputs % plan.output_halves == half:
-            multiply_half(ctx, tile, half, progress.pending)
+            multiply_half(ctx, tile, begun, half, progress.pending)
     is_last = (progress.outputs + 1) % plan.output_halves == 0
     with cute.arch.elect_one():
         path_of(plan).commit(ctx.pipe("output").full_barrier(progress.outputs))
         if is_last:
             path_of(plan).commit(ctx.pipe("probs").empty_barrier(tile))
     pending = progress.pending >> cutlass.select_(is_last, Int32(ENTRY_BITS), Int32(0))
-    return progress._replace(outputs=progress.outputs + 1, pending=pending)
+    return progress._replace(outputs=progress.outputs + 1, pending=pending, begun=begun)
 
 
 @cute.jit
-def multiply_half(ctx: cutlass.Constexpr, tile: Int32, half: cutlass.Constexpr, entry: Int32):
-    """P*V of one half of O, slot by slot of the values. entry: the tile's of Progress.pending, or more."""
+def multiply_half(ctx: cutlass.Constexpr, tile: Int32, items: Int32, half: cutlass.Constexpr, entry: Int32):
+    """P*V of one half of O, slot by slot of the values. items: work items up to the tile's. entry: its own of
+    Progress.pending in the lowest bits.
+    """
     plan, ring = ctx.plan, ctx.pipe(ctx.plan.value_edge)
     steps, accumulate = entry & (STARTS - 1), entry & STARTS == 0
-    first = tile * plan.rings[plan.value_edge].tile_slots
+    first = plan.rings[plan.value_edge].count(items, tile)
     for part in [part for part in plan.value_parts if part.half == half]:
         if cutlass.const_expr(not plan.keys_are_values):
             for number in part.slots:
@@ -221,7 +263,7 @@ def query_operand(ctx: Context, number: int, step: int) -> Any:
     plan = ctx.plan
     if number < plan.query_tmem_spans:
         return operands.tmem_pointer(ctx.tmem + (plan.query_column + number * plan.span_columns + step // 4))
-    offset = plan.query_offset + number * plan.query_chunk_bytes
+    offset = plan.query_offset + plan.query_chunks_kept.index(number) * plan.query_chunk_bytes
     return operands.advance(operands.smem_descriptor(ctx.smem + offset), step)
 
 
