@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cutlass.cute as cute
-from cutlass import Int32
+from cutlass import Int32, Uint32
 from cutlass._mlir.dialects import nvvm
 
 BARRIER_BYTES = 8
@@ -77,7 +77,11 @@ class Pipeline:
     is_paired: bool = False
 
     def stage(self, count: Any) -> Any:
-        return count % self.edge.stages
+        return Int32(unsigned(count) % self.edge.stages)
+
+    def parity(self, count: Any) -> Any:
+        """Of the phase in which buffer `count` is produced; it is freed in the same."""
+        return Int32(unsigned(count) // self.edge.stages & 1)
 
     def full_barrier(self, count: Any) -> Any:
         return self.base + self.stage(count)
@@ -88,25 +92,23 @@ class Pipeline:
 
     def wait_full(self, count: Any) -> None:
         """Consumer: until buffer `count` has been produced."""
-        cute.arch.mbarrier_wait(self.full_barrier(count), (count // self.edge.stages) & 1)
+        cute.arch.mbarrier_wait(self.full_barrier(count), self.parity(count))
 
     def test_full(self, count: Any) -> Any:
-        """Consumer: whether buffer `count` has been produced, the same answer for all lanes of the warp."""
-        parity = (count // self.edge.stages) & 1
-        return cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.full_barrier(count), parity))
+        """Consumer, one thread: whether buffer `count` has been produced."""
+        return cute.arch.mbarrier_test_wait(self.full_barrier(count), self.parity(count))
 
     def test_empty(self, count: Any) -> Any:
-        """Producer: whether buffer `count` may be written, the same answer for all lanes of the warp."""
-        parity = ((count // self.edge.stages) & 1) ^ 1
-        return cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.empty_barrier(count), parity))
+        """Producer, one thread: whether buffer `count` may be written."""
+        return cute.arch.mbarrier_test_wait(self.empty_barrier(count), self.parity(count) ^ 1)
 
     def wait_empty(self, count: Any) -> None:
         """Producer: until buffer `count` may be written. Passes at once for the first `stages` counts."""
-        cute.arch.mbarrier_wait(self.empty_barrier(count), ((count // self.edge.stages) & 1) ^ 1)
+        cute.arch.mbarrier_wait(self.empty_barrier(count), (self.parity(count)) ^ 1)
 
     def wait_drained(self, count: Any) -> None:
         """Anyone: until the consumer has released buffer `count`."""
-        cute.arch.mbarrier_wait(self.empty_barrier(count), (count // self.edge.stages) & 1)
+        cute.arch.mbarrier_wait(self.empty_barrier(count), self.parity(count))
 
     def arrive_full(self, count: Any) -> None:
         arrive(self.full_barrier(count), self.is_paired and self.edge.full_at_leader)
@@ -135,6 +137,11 @@ class Pipeline:
             )
         else:
             cute.arch.mbarrier_arrive_and_expect_tx(barrier, transaction_bytes)
+
+
+def unsigned(count: Any) -> Any:
+    """A count, which is never negative, as an operand of divisions that need not look at its sign."""
+    return count if isinstance(count, int) else Uint32(count)
 
 
 def arrive(barrier: Any, at_leader: bool) -> None:

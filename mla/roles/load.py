@@ -19,6 +19,7 @@ from mla.context import Boxes, Column, Context, Slot, WorkItem, has_work, latent
 from mla.memory_plan import CHUNK_BYTES, Ring
 from mla.page_ring import PageSpan
 from mla.paths import path_of
+from mla.pipelines import unsigned
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,29 @@ class Part:
 
     def stage(self, tile: Any) -> Any:
         return self.stages + self.span.stage(tile)
+
+
+@dataclass(frozen=True)
+class TilePages:
+    """Where the pages of a key tile are.
+
+    visible: the tile's keys that the row tile reads. first_id: place of the first page's id in shared memory.
+    first_box: the tile's first box within that page, which is not its first where a page holds several tiles.
+    """
+
+    visible: Any
+    first_id: Any
+    first_box: Any
+
+    @classmethod
+    def of(cls, ctx: Context, part: Part, tile: Any) -> TilePages:
+        plan, page_size = ctx.plan, ctx.config.page_size
+        visible = minimum(part.phases.keys - tile * plan.tile_tokens, plan.tile_tokens)
+        stage = ctx.pipe("pages").stage(part.stage(tile))
+        first_id = stage * plan.page_ids_per_stage + part.span.position(tile)
+        tiles = plan.tiles_per_page
+        first_box = 0 if tiles == 1 else Int32(unsigned(tile) % tiles) * (page_size // plan.box_tokens // tiles)
+        return cls(visible, first_id, first_box)
 
 
 @cute.jit
@@ -80,7 +104,8 @@ def load_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32,
         if tile + ahead < phases.end:
             ctx.pipe("pages").wait_full(part.stage(tile + ahead))
         if tile >= phases.begin:
-            ragged = load_values(ctx, part, tile, ragged)
+            pages = TilePages.of(ctx, part, tile)
+            ragged = load_values(ctx, pages, part.count(ctx.plan.rings[ctx.plan.value_edge], tile), ragged)
         if tile + ahead < phases.end:
             load_keys(ctx, part, tile + ahead)
             if tile + ahead == phases.begin:
@@ -160,43 +185,40 @@ def query_boxes(ctx: Context, work: WorkItem) -> Boxes:
 @cute.jit
 def load_keys(ctx: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32):
     """This CTA's keys of tile `tile`; where they are values too, only those that are not."""
-    plan = ctx.plan
+    plan, pages = ctx.plan, TilePages.of(ctx, part, tile)
     if cutlass.const_expr(not plan.keys_are_values):
         first = part.count(plan.rings["keys"], tile)
         for number in cutlass.range(plan.rings["keys"].tile_slots, unroll=1):
-            fill(ctx, part, latent_slot(ctx, number), first + number, tile)
+            fill(ctx, pages, latent_slot(ctx, number), first + number)
     elements = ctx.config.qk_rope_head_dim
     column = Column(ctx.args.kv_rope, ctx.config.kv_lora_rank // elements, elements, 0)
     rope = Slot("rope", [column], ctx.cta_rank * plan.key_rows, plan.key_rows)
-    fill(ctx, part, rope, part.count(plan.rings["rope"], tile), tile)
+    fill(ctx, pages, rope, part.count(plan.rings["rope"], tile))
 
 
 @cute.jit
-def load_values(ctx: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32, ragged: Int32):
-    """This CTA's values of tile `tile`, on the narrow path its latent keys. Returns the number of ragged tiles so far.
+def load_values(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: Int32, ragged: Int32):
+    """This CTA's values of a tile to ring slots `first` .., on the narrow path its latent keys. Returns the number of
+    ragged tiles so far.
 
     The last K step of P*V multiplies whole groups of mma_k tokens, and 0 * NaN is NaN: rows of that group past the
     last key are cleared after the load and before the tensor core is told.
     """
     plan = ctx.plan
     slots = plan.rings[plan.value_edge].tile_slots
-    first = part.count(plan.rings[plan.value_edge], tile)
-    visible = minimum(part.phases.keys - tile * plan.tile_tokens, plan.tile_tokens)
-    if visible % plan.mma_k != 0:
-        load_ragged_values(ctx, part, tile, first, visible, ragged)
+    if pages.visible % plan.mma_k != 0:
+        load_ragged_values(ctx, pages, first, ragged)
         ragged = ragged + 1
     else:
         for number in cutlass.range(slots, unroll=1):
-            fill(ctx, part, path_of(plan).value_slot(ctx, number), first + number, tile)
+            fill(ctx, pages, path_of(plan).value_slot(ctx, number), first + number)
     return ragged
 
 
 @cute.jit
-def load_ragged_values(
-    ctx: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32, first: Int32, visible: Int32, ragged: Int32
-):
-    """Ring slots `first` .. of a tile of `visible` tokens: this warp waits for TMA, clears the rows behind them, and
-    tells the tensor core.
+def load_ragged_values(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: Int32, ragged: Int32):
+    """Ring slots `first` ..: this warp waits for TMA, clears the rows behind the visible ones, and tells the tensor
+    core.
     """
     plan, tail = ctx.plan, ctx.pipe("tail")
     ring = ctx.pipe(plan.value_edge)
@@ -204,21 +226,21 @@ def load_ragged_values(
     for number in cutlass.range(slots, unroll=1):
         slot = tail_slot(ctx, path_of(plan).value_slot(ctx, number))
         ring.wait_empty(first + number)
-        load_boxes(ctx, part, slot, first + number, tile, tail, 0)
+        load_boxes(ctx, pages, slot, first + number, tail, 0)
     tail.wait_full(ragged)
     for number in cutlass.range(slots, unroll=1):
-        clear_rows(ctx, path_of(plan).value_slot(ctx, number), first + number, visible)
+        clear_rows(ctx, path_of(plan).value_slot(ctx, number), first + number, pages.visible)
     cute.arch.fence_proxy("async.shared", space="cta")
     for number in cutlass.range(slots, unroll=1):
         ring.warp_arrive_full(first + number)
 
 
 @cute.jit
-def fill(ctx: cutlass.Constexpr, part: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, tile: Int32):
+def fill(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32):
     """Slot `count` of its ring; TMA itself tells the tensor core."""
     ring = ctx.pipe(slot.edge)
     ring.wait_empty(count)
-    load_boxes(ctx, part, slot, count, tile, ring, count)
+    load_boxes(ctx, pages, slot, count, ring, count)
 
 
 def tail_slot(ctx: Context, slot: Slot) -> Slot:
@@ -231,10 +253,9 @@ def tail_slot(ctx: Context, slot: Slot) -> Slot:
 @cute.jit
 def load_boxes(
     ctx: cutlass.Constexpr,
-    part: cutlass.Constexpr,
+    pages: cutlass.Constexpr,
     slot: cutlass.Constexpr,
     count: Int32,
-    tile: Int32,
     told: cutlass.Constexpr,
     told_count: Int32,
 ):
@@ -242,26 +263,22 @@ def load_boxes(
     `told_count` of edge `told` counts their bytes.
     """
     plan, page_size = ctx.plan, ctx.config.page_size
-    tokens = minimum(part.phases.keys - tile * plan.tile_tokens - slot.first_token, slot.tokens)
-    num_boxes = (maximum(tokens, 0) + (plan.box_tokens - 1)) // plan.box_tokens
+    num_boxes = (maximum(pages.visible - slot.first_token, 0) + (plan.box_tokens - 1)) // plan.box_tokens
+    num_boxes = minimum(num_boxes, slot.tokens // plan.box_tokens)
     row_bytes = sum(column.elements for column in slot.columns) * ctx.config.element_bytes
     with cute.arch.elect_one():
         told.expect_bytes(told_count, num_boxes * (plan.box_tokens * row_bytes))
     page_ids = ctx.smem_ints(plan.page_ids_offset, plan.page_stages * plan.page_ids_per_stage)
-    stage = ctx.pipe("pages").stage(part.stage(tile))
-    first_id = stage * plan.page_ids_per_stage + part.span.position(tile)
-    offset = ctx.slot_offset(slot.edge, count)
-    for box in cutlass.range(num_boxes, unroll=1):
-        token = slot.first_token + box * plan.box_tokens
-        page_id = page_ids[first_id + token // page_size]
-        page_box = (tile * plan.tile_tokens + token) % page_size // plan.box_tokens
-        for index in cutlass.range_constexpr(len(slot.columns)):
-            column = slot.columns[index]
-            place = offset + column.offset + box * (plan.box_tokens * column.elements * ctx.config.element_bytes)
-            operands.load_box(
-                ctx, column.boxes, plan.box_tokens, column.elements, (page_box, column.coordinate, page_id), place,
-                told.full_barrier(told_count),
-            )  # fmt: skip
+    offset, barrier = ctx.slot_offset(slot.edge, count), told.full_barrier(told_count)
+    for box in cutlass.range_constexpr(slot.tokens // plan.box_tokens):
+        if box < num_boxes:
+            token = unsigned(slot.first_token + box * plan.box_tokens)
+            page_id = page_ids[pages.first_id + Int32(token // page_size)]
+            page_box = pages.first_box + Int32(token % page_size // plan.box_tokens)
+            for column in slot.columns:
+                place = offset + column.offset + box * (plan.box_tokens * column.elements * ctx.config.element_bytes)
+                coordinate = (page_box, column.coordinate, page_id)
+                operands.load_box(ctx, column.boxes, plan.box_tokens, column.elements, coordinate, place, barrier)
 
 
 @cute.jit

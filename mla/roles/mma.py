@@ -18,7 +18,7 @@ from cutlass import Boolean, Int32
 
 from mla import operands
 from mla.causal_mask import minimum
-from mla.context import Context, has_work, read_work, release_work
+from mla.context import Context, has_work, read_work
 from mla.memory_plan import CHUNK_BYTES, OUTPUT_N, KeySlot, mma_steps
 from mla.paths import accumulator, path_of
 
@@ -54,37 +54,52 @@ class Progress(NamedTuple):
 
 @cute.jit
 def run(ctx: cutlass.Constexpr):
-    """Whatever is ready next, scores before output; nothing here waits for one while the other could go on, or the load
-    role, which needs the slots that output frees, and this one would wait for each other.
+    """Whatever is ready next. Nothing here waits for one thing while another could go on: the load role needs the slots
+    that outputs free, so that the two would wait for each other. One thread decides, so that no warp has to agree.
     """
-    progress = Progress(Int32(WORK), *(Int32(0) for _ in Progress._fields[1:]))
-    while (progress.step != CLOSED) | (progress.outputs < progress.scores * ctx.plan.output_halves):
-        if step_is_ready(ctx, progress):
-            progress = take_step(ctx, progress)
-        elif output_is_ready(ctx, progress):
-            progress = output(ctx, progress)
+    with cute.arch.elect_one():
+        progress = Progress(Int32(WORK), *(Int32(0) for _ in Progress._fields[1:]))
+        while (progress.step != CLOSED) | (progress.outputs < progress.scores * ctx.plan.output_halves):
+            progress = advance(ctx, progress)
+            if output_is_ready(ctx, progress):
+                progress = output(ctx, progress)
 
 
 @cute.jit
-def step_is_ready(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
-    """Whether what comes next has arrived, and scores have a buffer. Warp-uniform."""
-    plan, step, count = ctx.plan, progress.step, progress.scores
-    is_ready = Boolean(False)
-    if step == WORK:
-        is_ready = ctx.pipe("work").test_full(progress.item)
-    elif step == QUERY:
-        is_ready = query_is_ready(ctx, progress)
-    elif count - progress.outputs // plan.output_halves <= AHEAD:
+def advance(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
+    """What comes next, as far as it has arrived, up to the end of a key tile. Returns the progress behind it."""
+    plan, count = ctx.plan, progress.scores
+    if progress.step == WORK:
+        if ctx.pipe("work").test_full(progress.item):
+            progress = begin_work(ctx, progress)
+    if progress.step == QUERY:
+        if query_is_ready(ctx, progress):
+            copy_query(ctx, progress)
+            progress = progress._replace(step=Int32(0))
+    if (progress.step >= 0) & (count - progress.outputs // plan.output_halves <= AHEAD):
+        step = progress.step
         if step == 0:
             # At most AHEAD tiles are pending: softmax frees the buffer before the first of them is ready.
             ctx.pipe("score").wait_empty(count)
             operands.fence_after_sync()
         for number, key_slot in enumerate(plan.key_slots):
             if step == number:
-                is_ready = ctx.pipe(key_slot.edge).test_full(slot_count(ctx, progress, key_slot))
-                if cutlass.const_expr(key_slot.spans[-1][0] >= plan.query_tmem_spans):
-                    if is_ready:
-                        is_ready = ctx.pipe("query").test_full(progress.queries)
+                if keys_are_ready(ctx, progress, key_slot):
+                    scores(ctx, progress, key_slot)
+                    step = step + 1
+        progress = progress._replace(step=step)
+        if step == len(plan.key_slots):
+            progress = end_scores(ctx, progress)
+    return progress
+
+
+@cute.jit
+def keys_are_ready(ctx: cutlass.Constexpr, progress: cutlass.Constexpr, key_slot: cutlass.Constexpr):
+    """Whether a slot of the next tile's keys has arrived, and the query that it is multiplied with."""
+    is_ready = ctx.pipe(key_slot.edge).test_full(slot_count(ctx, progress, key_slot))
+    if cutlass.const_expr(key_slot.spans[-1][0] >= ctx.plan.query_tmem_spans):
+        if is_ready:
+            is_ready = ctx.pipe("query").test_full(progress.queries)
     return is_ready
 
 
@@ -103,7 +118,7 @@ def query_is_ready(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
 
 @cute.jit
 def output_is_ready(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
-    """Whether half of an output is pending, its probabilities are there, and O's half is given back. Warp-uniform."""
+    """Whether half of an output is pending, its probabilities are there, and O's half is given back."""
     halves = ctx.plan.output_halves
     is_ready = Boolean(False)
     if progress.outputs < progress.scores * halves:
@@ -114,31 +129,11 @@ def output_is_ready(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
 
 
 @cute.jit
-def take_step(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
-    """Do what comes next. Returns the progress behind it."""
-    plan = ctx.plan
-    step = progress.step
-    if step == WORK:
-        progress = begin_work(ctx, progress)
-    elif step == QUERY:
-        copy_query(ctx, progress)
-        progress = progress._replace(step=Int32(0))
-    else:
-        for number, key_slot in enumerate(plan.key_slots):
-            if step == number:
-                scores(ctx, progress, key_slot)
-        progress = progress._replace(step=step + 1)
-        if step + 1 == len(plan.key_slots):
-            progress = end_scores(ctx, progress)
-    return progress
-
-
-@cute.jit
 def begin_work(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
     """The next work item, of which the other CTA of a pair does nothing here."""
     if has_work(ctx, progress.item):
         phases = read_work(ctx, progress.item).phases
-        release_work(ctx, progress.item)
+        ctx.pipe("work").arrive_empty(progress.item)
         step = cutlass.select_(ctx.is_leader & (phases.num_tiles > 0), Int32(QUERY), Int32(WORK))
         progress = progress._replace(
             step=step, item=progress.item + 1, begin=phases.begin, tile=phases.begin, end=phases.end, keys=phases.keys
@@ -153,10 +148,9 @@ def end_scores(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
     """All scores of a key tile are issued, of the work item's last tile all that read its query."""
     plan, count, tile = ctx.plan, progress.scores, progress.tile
     is_last = tile + 1 == progress.end
-    with cute.arch.elect_one():
-        path_of(plan).commit(ctx.pipe("score").full_barrier(count))
-        if is_last:
-            path_of(plan).commit(ctx.pipe("query").empty_barrier(progress.queries))
+    path_of(plan).commit(ctx.pipe("score").full_barrier(count))
+    if is_last:
+        path_of(plan).commit(ctx.pipe("query").empty_barrier(progress.queries))
     visible = minimum(progress.keys - tile * plan.tile_tokens, plan.tile_tokens)
     entry = (visible + (plan.mma_k - 1)) // plan.mma_k
     entry = entry + cutlass.select_(tile == progress.begin, Int32(STARTS), Int32(0))
@@ -180,25 +174,23 @@ def copy_query(ctx: Context, progress: Progress) -> None:
     """
     plan, keys, ring = ctx.plan, ctx.pipe("keys"), ctx.plan.rings["keys"]
     operands.fence_after_sync()
-    with cute.arch.elect_one():
-        for number in range(plan.query_tmem_spans):
-            slot = ring.count(progress.queries, progress.scores, number // plan.query_slot_chunks)
-            place = ctx.slot_offset("keys", slot) + number % plan.query_slot_chunks * plan.query_chunk_bytes
-            source = operands.smem_descriptor(ctx.smem + place)
-            target = ctx.tmem + (plan.query_column + number * plan.span_columns)
-            for unit in range(CHUNK_BYTES // COPY_BYTES):
-                path_of(plan).copy_to_tmem(target + unit * COPY_COLUMNS, operands.advance(source, unit * COPY_BYTES))
-            if (number + 1) % plan.query_slot_chunks == 0:
-                path_of(plan).commit(keys.empty_barrier(slot))
+    for number in range(plan.query_tmem_spans):
+        slot = ring.count(progress.queries, progress.scores, number // plan.query_slot_chunks)
+        place = ctx.slot_offset("keys", slot) + number % plan.query_slot_chunks * plan.query_chunk_bytes
+        source = operands.smem_descriptor(ctx.smem + place)
+        target = ctx.tmem + (plan.query_column + number * plan.span_columns)
+        for unit in range(CHUNK_BYTES // COPY_BYTES):
+            path_of(plan).copy_to_tmem(target + unit * COPY_COLUMNS, operands.advance(source, unit * COPY_BYTES))
+        if (number + 1) % plan.query_slot_chunks == 0:
+            path_of(plan).commit(keys.empty_barrier(slot))
 
 
 def scores(ctx: Context, progress: Progress, key_slot: KeySlot) -> None:
     """The part of the next tile's scores whose keys lie in one ring slot, which has arrived."""
     ring, slot = ctx.pipe(key_slot.edge), slot_count(ctx, progress, key_slot)
-    with cute.arch.elect_one():
-        issue_scores(ctx, progress.scores, slot, key_slot)
-        if key_slot.edge != ctx.plan.value_edge:
-            path_of(ctx.plan).commit(ring.empty_barrier(slot))
+    issue_scores(ctx, progress.scores, slot, key_slot)
+    if key_slot.edge != ctx.plan.value_edge:
+        path_of(ctx.plan).commit(ring.empty_barrier(slot))
 
 
 @cute.jit
@@ -213,10 +205,9 @@ def output(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
         if progress.outputs % plan.output_halves == half:
             multiply_half(ctx, tile, begun, half, progress.pending)
     is_last = (progress.outputs + 1) % plan.output_halves == 0
-    with cute.arch.elect_one():
-        path_of(plan).commit(ctx.pipe("output").full_barrier(progress.outputs))
-        if is_last:
-            path_of(plan).commit(ctx.pipe("probs").empty_barrier(tile))
+    path_of(plan).commit(ctx.pipe("output").full_barrier(progress.outputs))
+    if is_last:
+        path_of(plan).commit(ctx.pipe("probs").empty_barrier(tile))
     pending = progress.pending >> cutlass.select_(is_last, Int32(ENTRY_BITS), Int32(0))
     return progress._replace(outputs=progress.outputs + 1, pending=pending, begun=begun)
 
@@ -233,10 +224,9 @@ def multiply_half(ctx: cutlass.Constexpr, tile: Int32, items: Int32, half: cutla
         if cutlass.const_expr(not plan.keys_are_values):
             for number in part.slots:
                 ring.wait_full(first + number)
-        with cute.arch.elect_one():
-            issue_output(ctx, part, first + part.slots[0], steps, accumulate)
-            for number in part.slots:
-                path_of(plan).commit(ring.empty_barrier(first + number))
+        issue_output(ctx, part, first + part.slots[0], steps, accumulate)
+        for number in part.slots:
+            path_of(plan).commit(ring.empty_barrier(first + number))
 
 
 def issue_scores(ctx: Context, count: Any, slot: Any, key_slot: KeySlot) -> None:
