@@ -25,11 +25,18 @@ def make_plan(**changes) -> NarrowPlan | WidePlan:
 def test_narrow_plan_bytes():
     plan = make_plan()
     assert plan.query_bytes == 64 * 576 * 2
-    assert plan.rings["keys"] == Ring(offset=73728, slot_bytes=64 * 128 * 2, tile_slots=4)
-    assert plan.rings["rope"] == Ring(offset=73728 + 8 * 16384, slot_bytes=64 * 64 * 2, tile_slots=1)
-    assert plan.probs_offset == 73728 + 8 * 16384 + 2 * 8192
+    assert list(plan.query_chunks_kept) == [4, 5, 6, 7, 8]
+    assert plan.rings["keys"] == Ring(5 * 8192, slot_bytes=64 * 128 * 2, stages=10, tile_slots=4, item_slots=2)
+    assert plan.rings["rope"] == Ring(5 * 8192 + 10 * 16384, slot_bytes=64 * 64 * 2, stages=2, tile_slots=1)
+    assert plan.probs_offset == 5 * 8192 + 10 * 16384 + 2 * 8192
     assert plan.smem_bytes <= SMEM_BYTES_PER_CTA
-    assert plan.tmem_columns_used == 256 + 2 * 32
+    assert plan.tmem_columns_used == 256 + 2 * 32 + 4 * 32
+
+
+def test_ring_counts():
+    """Slots of three work items and five key tiles, then number 3 of the next tile."""
+    assert Ring(0, 16384, 12, tile_slots=4, item_slots=2).count(3, 5, 3) == 3 * 2 + 5 * 4 + 3
+    assert Ring(0, 16384, 12, tile_slots=4).count(3, 5) == 5 * 4
 
 
 @pytest.mark.parametrize(
@@ -42,10 +49,10 @@ def test_page_geometry(page_size, box, per_tile, per_page):
 
 def test_a_plan_that_does_not_fit_is_refused_with_the_numbers():
     with pytest.raises(AssertionError, match=r"shared memory: \d+ > 232448"):
-        NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), key_stages=10, rope_stages=2)
+        NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), key_stages=12, rope_stages=2)
     with pytest.raises(AssertionError, match=r"TMEM: \d+ > 512"):
-        NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), 4, rope_stages=2, score_stages=16)
-    with pytest.raises(AssertionError, match="2 slots side by side in a ring of 5"):
+        NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), 4, rope_stages=2, score_stages=8)
+    with pytest.raises(AssertionError, match="2 slots side by side, 5 slots"):
         NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), key_stages=5, rope_stages=2)
 
 
@@ -57,25 +64,27 @@ def test_narrow_slots(dtype, slots):
     plan = make_plan(dtype=dtype)
     latent = [slot for slot in plan.key_slots if slot.edge == "keys"]
     assert [[span for span, _ in slot.spans] for slot in latent] == slots
-    assert all(plan.key_slot_load_bytes(slot) == 16384 for slot in latent)
+    assert plan.slot_spans * plan.key_rows * 128 == plan.rings["keys"].slot_bytes
     assert plan.key_slots[-1] == KeySlot("rope", 0, ((len(plan.spans) - 1, 0),))
     assert [part.slots for part in plan.value_parts] == [range(0, 2), range(2, 4)]
     assert [part.half for part in plan.value_parts] == [0, 1]
 
 
+@pytest.mark.parametrize("path", ["narrow", "wide"])
 @pytest.mark.parametrize("dtype", ["bf16", "fp8"])
-def test_the_narrow_ring_has_as_many_slots_as_fit(dtype):
-    plan = make_plan(dtype=dtype)
-    with pytest.raises(AssertionError, match="shared memory"):
-        replace(plan, key_stages=plan.key_stages + 2)
+def test_rings_have_as_many_slots_as_fit(dtype, path):
+    plan = make_plan(dtype=dtype, path=path)
+    for ring in ("key_stages",) if path == "narrow" else ("key_stages", "value_stages"):
+        more = 2 if path == "narrow" else 1
+        with pytest.raises(AssertionError, match="shared memory"):
+            replace(plan, **{ring: getattr(plan, ring) + more})
 
 
 def test_buffers_do_not_overlap():
     plan = make_plan()
     starts = [
         plan.query_offset,
-        plan.key_offset,
-        plan.second_offset,
+        *(ring.offset for ring in plan.rings.values()),
         plan.probs_offset,
         plan.row_exchange_offset,
         plan.scale_offset,
@@ -133,7 +142,8 @@ def test_fp8_plan():
     plan = make_plan(dtype="fp8")
     assert (plan.tile_tokens, plan.mma_k, plan.spans[-1]) == (128, 32, Span(512, 64))
     assert plan.score_columns == 64
-    assert (plan.key_slot_bytes, plan.rings["rope"].slot_bytes) == (128 * 128, 128 * 64)
+    assert (plan.rings["keys"].slot_bytes, plan.rings["rope"].slot_bytes) == (128 * 128, 128 * 64)
+    assert list(plan.query_chunks_kept) == [4]
     assert plan.smem_bytes <= SMEM_BYTES_PER_CTA
 
 
@@ -159,9 +169,8 @@ def test_wide_plans():
         assert (plan.tile_rows, plan.cta_rows, plan.tile_tokens, plan.key_rows) == (128, 64, 128, 64)
         assert plan.smem_bytes <= SMEM_BYTES_PER_CTA and plan.tmem_columns_used == 512
         assert plan.query_tmem_spans == 4
-        keys = sum(plan.key_slot_load_bytes(slot) for slot in plan.key_slots)
-        values = len(plan.value_parts) * plan.value_slot_bytes
-        assert keys + values == plan.tile_load_bytes == (64 * 576 + 128 * 256) * plan.config.element_bytes
+        tile_bytes = sum(ring.tile_slots * ring.slot_bytes for ring in plan.rings.values())
+        assert tile_bytes == plan.tile_load_bytes == (64 * 576 + 128 * 256) * plan.config.element_bytes
     places = [(half, first_token) for half in (0, 1) for first_token in (0, 64)]
     assert bf16.value_parts == tuple(ValuePart(*place, 64, range(n, n + 1)) for n, place in enumerate(places))
     assert fp8.value_parts == tuple(ValuePart(half, 0, 128, range(half, half + 1)) for half in (0, 1))
@@ -169,12 +178,12 @@ def test_wide_plans():
 
 def test_both_ctas_of_a_pair_arrive_where_the_tensor_core_waits():
     edges = {edge.name: edge for edge in make_plan(path="wide").barriers.edges}
-    for name in ("query", "keys", "values"):
+    for name in ("query", "keys", "rope", "values"):
         assert (edges[name].producer_arrivals, edges[name].consumer_arrivals) == (2, 1)
     assert edges["probs"].producer_arrivals == 8
     assert edges["score"].consumer_arrivals == edges["output"].consumer_arrivals == 8
     at_leader = {name for name, edge in edges.items() if edge.full_at_leader}
-    assert at_leader == {"query", "keys", "values", "probs"}
+    assert at_leader == {"query", "keys", "rope", "values", "probs"}
     assert {name for name, edge in edges.items() if edge.empty_at_leader} == {"score", "output"}
 
 
