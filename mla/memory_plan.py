@@ -85,6 +85,7 @@ class MemoryPlan(ABC):
     rope_stages: int = 0
     cta_rows: int = 64
     score_stages: int = 2
+    probs_stages: int = 1
     scale_stages: int = 2
     page_stages: int = 2
     work_stages: int = 2
@@ -262,13 +263,18 @@ class MemoryPlan(ABC):
         return self.tile_tokens * self.config.element_bytes
 
     @property
+    def probs_bytes(self) -> int:
+        """Bytes of one buffer of P."""
+        return self.cta_rows * self.probs_row_bytes
+
+    @property
     def probs_chunk_bytes(self) -> int:
         return self.cta_rows * CHUNK_BYTES
 
     @property
     def row_exchange_offset(self) -> int:
         """Two buffers of [half][row] floats, through which the two threads of a row share maxima and sums."""
-        return self.probs_offset + self.cta_rows * self.probs_row_bytes
+        return self.probs_offset + self.probs_stages * self.probs_bytes
 
     @property
     def scale_offset(self) -> int:
@@ -382,7 +388,7 @@ class MemoryPlan(ABC):
             Edge("tail", 1, self.rings[self.value_edge].tile_slots, 0),
             Edge("pages", self.page_stages, WARP_SIZE, 1),
             Edge("score", self.score_stages, 1, pair * len(self.warps.softmax), empty_at_leader=True),
-            Edge("probs", 1, pair * len(self.warps.softmax), 1, full_at_leader=True),
+            Edge("probs", self.probs_stages, pair * len(self.warps.softmax), 1, full_at_leader=True),
             Edge("scale", self.scale_stages, softmax, correction),
             Edge("output", self.output_halves, 1, pair * len(self.warps.correction), empty_at_leader=True),
         ]

@@ -11,7 +11,8 @@ from mla.memory_plan import CHUNK_BYTES, OUTPUT_N, KeySlot, MemoryPlan, ValuePar
 from mla.warp_schedule import WarpSchedule
 
 NARROW_STAGES = {1: (10, 2), 2: (8, 2)}  # element bytes: ring slots of keys and of rope spans, as many as fit
-WIDE_STAGES = {1: (2, 6), 2: (3, 4)}  # element bytes: ring slots of keys and of values, as many as fit
+# element bytes: ring slots of keys and of values, buffers of P, as many as fit
+WIDE_STAGES = {1: (2, 6, 2), 2: (3, 4, 1)}
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class WidePlan(MemoryPlan):
 def plan_of(config: MlaDecodeConfig) -> NarrowPlan | WidePlan:
     """The plan of a config's path."""
     if config.is_wide:
-        keys, values = WIDE_STAGES[config.element_bytes]
-        return WidePlan(config, WarpSchedule(), key_stages=keys, value_stages=values)
+        keys, values, probs = WIDE_STAGES[config.element_bytes]
+        return WidePlan(config, WarpSchedule(), key_stages=keys, value_stages=values, probs_stages=probs)
     keys, ropes = NARROW_STAGES[config.element_bytes]
     return NarrowPlan(config, WarpSchedule(), key_stages=keys, rope_stages=ropes)

@@ -145,7 +145,7 @@ def store_probabilities(ctx: cutlass.Constexpr, count: Int32, lane: Int32, probs
     words = operands.converted_words(probs, ctx.config.dtype)
     unit_words = 4
     half_bytes = len(probs) * ctx.config.element_bytes
-    start = plan.probs_offset + half * half_bytes // CHUNK_BYTES * plan.probs_chunk_bytes + row * CHUNK_BYTES
+    start = ctx.probs_offset(count) + half * half_bytes // CHUNK_BYTES * plan.probs_chunk_bytes + row * CHUNK_BYTES
     first_unit = half * half_bytes % CHUNK_BYTES // 16
     edge.wait_empty(count)
     for unit in cutlass.range_constexpr(half_bytes // 16):
