@@ -45,14 +45,14 @@ class KeySlot:
 
 @dataclass(frozen=True)
 class ValuePart:
-    """What P*V multiplies with one another: tokens [first_token, first_token + tokens) of the tile, and this CTA's part
-    of latent dimensions [256 * half, 256 * half + 256).
+    """What P*V multiplies with one another: this CTA's part of latent dimensions [256 * half, 256 * half + 256), of
+    tokens [first_token, first_token + tokens) of the tile.
 
     slots: the ring slots that hold it, counted from the tile's first: neighbours in shared memory too.
     """
 
-    first_token: int
     half: int
+    first_token: int
     tokens: int
     slots: range
 

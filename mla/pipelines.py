@@ -95,14 +95,14 @@ class Pipeline:
         parity = (count // self.edge.stages) & 1
         return cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.full_barrier(count), parity))
 
-    def wait_empty(self, count: Any) -> None:
-        """Producer: until buffer `count` may be written. Passes at once for the first `stages` counts."""
-        cute.arch.mbarrier_wait(self.empty_barrier(count), ((count // self.edge.stages) & 1) ^ 1)
-
     def test_empty(self, count: Any) -> Any:
         """Producer: whether buffer `count` may be written, the same answer for all lanes of the warp."""
         parity = ((count // self.edge.stages) & 1) ^ 1
         return cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.empty_barrier(count), parity))
+
+    def wait_empty(self, count: Any) -> None:
+        """Producer: until buffer `count` may be written. Passes at once for the first `stages` counts."""
+        cute.arch.mbarrier_wait(self.empty_barrier(count), ((count // self.edge.stages) & 1) ^ 1)
 
     def wait_drained(self, count: Any) -> None:
         """Anyone: until the consumer has released buffer `count`."""

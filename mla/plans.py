@@ -52,7 +52,7 @@ class NarrowPlan(MemoryPlan):
     def value_parts(self) -> tuple[ValuePart, ...]:
         slots = OUTPUT_N // (self.slot_spans * self.chunk_elements)
         return tuple(
-            ValuePart(0, half, self.tile_tokens, range(half * slots, (half + 1) * slots))
+            ValuePart(half, 0, self.tile_tokens, range(half * slots, (half + 1) * slots))
             for half in range(self.output_halves)
         )
 
@@ -97,17 +97,12 @@ class WidePlan(MemoryPlan):
     def value_slot_bytes(self) -> int:
         return self.value_tokens * self.value_dims * self.config.element_bytes
 
-    @property
-    def half_slots(self) -> int:
-        """Value slots of a half of the latent dimension."""
-        return self.tile_tokens // self.value_tokens
-
     @cached_property
     def value_parts(self) -> tuple[ValuePart, ...]:
-        """One slot each, half by half."""
+        """One slot each."""
         firsts = range(0, self.tile_tokens, self.value_tokens)
-        parts = [(first_token, half) for half in range(self.output_halves) for first_token in firsts]
-        return tuple(ValuePart(*part, self.value_tokens, range(n, n + 1)) for n, part in enumerate(parts))
+        places = [(half, first_token) for half in range(self.output_halves) for first_token in firsts]
+        return tuple(ValuePart(*place, self.value_tokens, range(n, n + 1)) for n, place in enumerate(places))
 
     @property
     def query_tmem_spans(self) -> int:

@@ -47,7 +47,8 @@ def begin_item(ctx: Context) -> None:
 def value_slot(ctx: Context, number: Any) -> Slot:
     """What this CTA loads for a tile's value slot `number`: 128 latent dimensions, in chunks of 128 bytes."""
     plan = ctx.plan
-    half, first_token = number // plan.half_slots, number % plan.half_slots * plan.value_tokens
+    half_slots = plan.tile_tokens // plan.value_tokens
+    half, first_token = number // half_slots, number % half_slots * plan.value_tokens
     chunks = plan.value_dims * ctx.config.element_bytes // CHUNK_BYTES
     first = half * (OUTPUT_N // plan.chunk_elements) + ctx.cta_rank * chunks
     columns = [

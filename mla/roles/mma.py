@@ -30,12 +30,11 @@ ENTRY_BITS, STARTS = 8, 16  # of Progress.pending
 class Progress(NamedTuple):
     """What of the tensor core's work is issued.
 
-    step: what comes next: WORK, the next work item; QUERY, its query; from 0 on, the scores of that key slot of the next
-    tile; CLOSED where there is no more work. item, queries: work items so far, and those with keys.
+    step: what comes next: WORK, the next work item; QUERY, its query; from 0 on, the scores of that key slot of the
+    next tile; CLOSED where there is no more work. item, queries: work items so far, and those with keys.
     begin, tile, end: the item's first key tile, its next, and the one behind its last. keys: TilePhases.keys.
-    scores, outputs: key tiles whose S, and whose P*V, is issued. half: halves of O whose part of the next P*V is issued,
-    so that the first is rescaled while the second is computed. pending: the tiles between, the next P*V in the lowest
-    ENTRY_BITS: its K steps, and STARTS where it starts O anew.
+    scores: key tiles whose S is issued. outputs: halves of P*V that are. pending: the tiles between, the next P*V in
+    the lowest ENTRY_BITS: its K steps, and STARTS where it starts O anew.
     """
 
     step: Any
@@ -47,7 +46,6 @@ class Progress(NamedTuple):
     keys: Any
     scores: Any
     outputs: Any
-    half: Any
     pending: Any
 
 
@@ -57,7 +55,7 @@ def run(ctx: cutlass.Constexpr):
     role, which needs the slots that output frees, and this one would wait for each other.
     """
     progress = Progress(Int32(WORK), *(Int32(0) for _ in Progress._fields[1:]))
-    while (progress.step != CLOSED) | (progress.outputs < progress.scores):
+    while (progress.step != CLOSED) | (progress.outputs < progress.scores * ctx.plan.output_halves):
         if step_is_ready(ctx, progress):
             progress = take_step(ctx, progress)
         elif output_is_ready(ctx, progress):
@@ -73,7 +71,7 @@ def step_is_ready(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
         is_ready = ctx.pipe("work").test_full(progress.item)
     elif step == QUERY:
         is_ready = ctx.pipe("query").test_full(progress.queries)
-    elif count - progress.outputs <= AHEAD:
+    elif count - progress.outputs // plan.output_halves <= AHEAD:
         if step == 0:
             # At most AHEAD tiles are pending: softmax frees the buffer before the first of them is ready.
             ctx.pipe("score").wait_empty(count)
@@ -86,14 +84,13 @@ def step_is_ready(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
 
 @cute.jit
 def output_is_ready(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
-    """Whether a tile is pending, its probabilities are there, and correction has given back the half of O that comes
-    next. Warp-uniform.
-    """
+    """Whether half of an output is pending, its probabilities are there, and O's half is given back. Warp-uniform."""
+    halves = ctx.plan.output_halves
     is_ready = Boolean(False)
-    if progress.outputs < progress.scores:
-        is_ready = ctx.pipe("probs").test_full(progress.outputs)
+    if progress.outputs < progress.scores * halves:
+        is_ready = ctx.pipe("probs").test_full(progress.outputs // halves)
         if is_ready:
-            is_ready = ctx.pipe("output").test_empty(progress.outputs * ctx.plan.output_halves + progress.half)
+            is_ready = ctx.pipe("output").test_empty(progress.outputs)
     return is_ready
 
 
@@ -142,13 +139,14 @@ def end_scores(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
         if is_last:
             path_of(plan).commit(ctx.pipe("query").empty_barrier(progress.queries))
     visible = minimum(progress.keys - tile * plan.tile_tokens, plan.tile_tokens)
-    entry = (visible + (plan.mma_k - 1)) // plan.mma_k + cutlass.select_(tile == progress.begin, Int32(STARTS), Int32(0))
+    entry = (visible + (plan.mma_k - 1)) // plan.mma_k
+    entry = entry + cutlass.select_(tile == progress.begin, Int32(STARTS), Int32(0))
     return progress._replace(
         step=cutlass.select_(is_last, Int32(WORK), Int32(0)),
         queries=progress.queries + Int32(is_last),
         tile=tile + 1,
         scores=count + 1,
-        pending=progress.pending | (entry << (ENTRY_BITS * (count - progress.outputs))),
+        pending=progress.pending | (entry << (ENTRY_BITS * (count - progress.outputs // plan.output_halves))),
     )
 
 
@@ -169,39 +167,34 @@ def scores(ctx: Context, count: Any, key_slot: KeySlot) -> None:
 @cute.jit
 def output(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
     """The next half of the output, O (+)= P V over the K steps that the tile has. Returns the progress behind it."""
-    plan, count = ctx.plan, progress.outputs
+    plan, tile = ctx.plan, progress.outputs // ctx.plan.output_halves
     operands.fence_after_sync()
     for half in cutlass.range_constexpr(plan.output_halves):
-        if progress.half == half:
-            output_half(ctx, count, half, progress.pending)
-    is_last = progress.half + 1 == plan.output_halves
-    if is_last:
-        with cute.arch.elect_one():
-            path_of(plan).commit(ctx.pipe("probs").empty_barrier(count))
-    return progress._replace(
-        outputs=count + Int32(is_last),
-        half=cutlass.select_(is_last, Int32(0), progress.half + 1),
-        pending=cutlass.select_(is_last, progress.pending >> ENTRY_BITS, progress.pending),
-    )
+        if progress.outputs % plan.output_halves == half:
+            multiply_half(ctx, tile, half, progress.pending)
+    is_last = (progress.outputs + 1) % plan.output_halves == 0
+    with cute.arch.elect_one():
+        path_of(plan).commit(ctx.pipe("output").full_barrier(progress.outputs))
+        if is_last:
+            path_of(plan).commit(ctx.pipe("probs").empty_barrier(tile))
+    pending = progress.pending >> cutlass.select_(is_last, Int32(ENTRY_BITS), Int32(0))
+    return progress._replace(outputs=progress.outputs + 1, pending=pending)
 
 
-def output_half(ctx: Context, count: Any, half: int, pending: Any) -> None:
-    """The parts of P(count) V(count) that go to one half of O. pending: see Progress."""
+@cute.jit
+def multiply_half(ctx: cutlass.Constexpr, tile: Int32, half: cutlass.Constexpr, entry: Int32):
+    """P*V of one half of O, slot by slot of the values. entry: the tile's of Progress.pending, or more."""
     plan, ring = ctx.plan, ctx.pipe(ctx.plan.value_edge)
-    steps, accumulate = pending & (STARTS - 1), pending & STARTS == 0
-    first = count * plan.rings[plan.value_edge].tile_slots
-    for part in plan.value_parts:
-        if part.half != half:
-            continue
-        if not plan.keys_are_values:
+    steps, accumulate = entry & (STARTS - 1), entry & STARTS == 0
+    first = tile * plan.rings[plan.value_edge].tile_slots
+    for part in [part for part in plan.value_parts if part.half == half]:
+        if cutlass.const_expr(not plan.keys_are_values):
             for number in part.slots:
                 ring.wait_full(first + number)
         with cute.arch.elect_one():
-            issue_output(ctx, part, count, first + part.slots[0], steps, accumulate)
+            issue_output(ctx, part, tile, first + part.slots[0], steps, accumulate)
             for number in part.slots:
                 path_of(plan).commit(ring.empty_barrier(first + number))
-    with cute.arch.elect_one():
-        path_of(plan).commit(ctx.pipe("output").full_barrier(count * plan.output_halves + half))
 
 
 def issue_scores(ctx: Context, count: Any, slot: Any, key_slot: KeySlot) -> None:
@@ -236,17 +229,17 @@ def query_operand(ctx: Context, number: int, step: int) -> Any:
 def issue_output(
     ctx: cutlass.Constexpr,
     part: cutlass.Constexpr,
-    count: Int32,
+    tile: Int32,
     slot: Int32,
     steps: Int32,
     accumulate: cutlass.Boolean,
 ):
-    """P(count) times one part of the values, which start in slot `slot` of their ring, if the tile has `steps` K steps.
+    """P(tile) times one part of the values, which start in slot `slot` of their ring, if the tile has `steps` K steps.
     One thread.
     """
     plan, config = ctx.plan, ctx.config
     values = operands.smem_descriptor(ctx.smem + ctx.slot_offset(plan.value_edge, slot), plan.value_chunk_bytes)
-    probs = operands.smem_descriptor(ctx.smem + ctx.probs_offset(count))
+    probs = operands.smem_descriptor(ctx.smem + ctx.probs_offset(tile))
     idesc = operands.instruction_descriptor(config.dtype, path_of(plan).MMA_M, OUTPUT_N, b_is_mn_major=True)
     for token in cutlass.range_constexpr(part.first_token, part.first_token + part.tokens, plan.mma_k):
         if steps > token // plan.mma_k:

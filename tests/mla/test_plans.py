@@ -162,9 +162,9 @@ def test_wide_plans():
         keys = sum(plan.key_slot_load_bytes(slot) for slot in plan.key_slots)
         values = len(plan.value_parts) * plan.value_slot_bytes
         assert keys + values == plan.tile_load_bytes == (64 * 576 + 128 * 256) * plan.config.element_bytes
-    firsts_halves = [(first, half) for half in (0, 1) for first in (0, 64)]
-    assert bf16.value_parts == tuple(ValuePart(*at, 64, range(n, n + 1)) for n, at in enumerate(firsts_halves))
-    assert fp8.value_parts == tuple(ValuePart(0, half, 128, range(half, half + 1)) for half in (0, 1))
+    places = [(half, first_token) for half in (0, 1) for first_token in (0, 64)]
+    assert bf16.value_parts == tuple(ValuePart(*place, 64, range(n, n + 1)) for n, place in enumerate(places))
+    assert fp8.value_parts == tuple(ValuePart(half, 0, 128, range(half, half + 1)) for half in (0, 1))
 
 
 def test_both_ctas_of_a_pair_arrive_where_the_tensor_core_waits():
