@@ -86,7 +86,7 @@ class MemoryPlan(ABC):
     cta_rows: int = 64
     score_stages: int = 2
     probs_stages: int = 1
-    scale_stages: int = 2
+    scale_stages: int = 3
     page_stages: int = 2
     work_stages: int = 2
     page_ids_per_stage: int = WARP_SIZE
@@ -379,7 +379,6 @@ class MemoryPlan(ABC):
         score: mma (commit) -> softmax.  probs: softmax -> mma (commit frees).  scale: softmax -> correction.
         output: mma (commit, half by half) -> correction, which gives a half of O back rescaled or written.
         """
-        softmax, correction = self.warps.softmax_threads, self.warps.correction_threads
         pair = self.cluster_size
         edges = [
             Edge("work", self.work_stages, 1, self.warps.num_workers),
@@ -389,7 +388,7 @@ class MemoryPlan(ABC):
             Edge("pages", self.page_stages, WARP_SIZE, 1),
             Edge("score", self.score_stages, 1, pair * len(self.warps.softmax), empty_at_leader=True),
             Edge("probs", self.probs_stages, pair * len(self.warps.softmax), 1, full_at_leader=True),
-            Edge("scale", self.scale_stages, softmax, correction),
+            Edge("scale", self.scale_stages, len(self.warps.softmax) // 2, len(self.warps.correction)),
             Edge("output", self.output_halves, 1, pair * len(self.warps.correction), empty_at_leader=True),
         ]
         second, stages = ("rope", self.rope_stages) if self.keys_are_values else ("values", self.value_stages)
