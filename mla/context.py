@@ -110,6 +110,10 @@ class Context:
         ring = self.plan.rings[edge]
         return ring.offset + self.pipe(edge).stage(count) * ring.slot_bytes
 
+    def probs_offset(self, count: Any) -> Any:
+        """Byte offset, in dynamic shared memory, of P(count)."""
+        return self.plan.probs_offset + self.pipe("probs").stage(count) * self.plan.probs_bytes
+
     def smem_pointer(self, dtype: Any, offset: Any, align: int) -> Any:
         """Pointer into dynamic shared memory, `offset` bytes from its start."""
         return cute.make_ptr(dtype, self.smem + offset, AddressSpace.smem, assumed_align=align)

@@ -94,9 +94,10 @@ class MemoryPlan(ABC):
     key_stages: int
     rope_stages: int
     value_stages: int = 0
+    probs_stages: int = 1
     cta_rows: int = 64
     score_stages: int = 2
-    scale_stages: int = 2
+    scale_stages: int = 3
     page_stages: int = 2
     work_stages: int = 2
     page_ids_per_stage: int = WARP_SIZE
@@ -267,13 +268,18 @@ class MemoryPlan(ABC):
         return self.tile_tokens * self.config.element_bytes
 
     @property
+    def probs_bytes(self) -> int:
+        """Bytes of one buffer of P."""
+        return self.cta_rows * self.probs_row_bytes
+
+    @property
     def probs_chunk_bytes(self) -> int:
         return self.cta_rows * CHUNK_BYTES
 
     @property
     def row_exchange_offset(self) -> int:
         """Two buffers of [half][row] floats, through which the two threads of a row share maxima and sums."""
-        return self.probs_offset + self.cta_rows * self.probs_row_bytes
+        return self.probs_offset + self.probs_stages * self.probs_bytes
 
     @property
     def scale_offset(self) -> int:
@@ -386,7 +392,6 @@ class MemoryPlan(ABC):
         score: mma (commit) -> softmax.  probs: softmax -> mma (commit frees).  scale: softmax -> correction.
         output: mma (commit, half by half) -> correction, which gives a half of O back rescaled or written.
         """
-        softmax, correction = self.warps.softmax_threads, self.warps.correction_threads
         pair = self.cluster_size
         edges = [
             Edge("work", self.work_stages, 1, self.warps.num_workers),
@@ -395,8 +400,8 @@ class MemoryPlan(ABC):
             Edge("tail", 1, self.rings[self.value_edge].tile_slots, 0),
             Edge("pages", self.page_stages, WARP_SIZE, 1),
             Edge("score", self.score_stages, 1, pair * len(self.warps.softmax), empty_at_leader=True),
-            Edge("probs", 1, pair * len(self.warps.softmax), 1, full_at_leader=True),
-            Edge("scale", self.scale_stages, softmax, correction),
+            Edge("probs", self.probs_stages, pair * len(self.warps.softmax), 1, full_at_leader=True),
+            Edge("scale", self.scale_stages, len(self.warps.softmax) // 2, len(self.warps.correction)),
             Edge("output", self.output_halves, 1, pair * len(self.warps.correction), empty_at_leader=True),
         ]
         return BarrierPlan(tuple(edges))

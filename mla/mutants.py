@@ -219,7 +219,7 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
 
 
 # What only a pair of CTAs has; on the narrow path these are the kernel itself.
-WIDE_MUTANTS = ("no-multicast", "no-query-copy", "same-rows")
+WIDE_MUTANTS = ("no-multicast", "same-rows")
 
 
 @functools.cache

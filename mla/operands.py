@@ -31,6 +31,7 @@ MMA_KIND = {
 OPERAND_FORMAT = {"fp16": 0, "bf16": 1, "fp8": 0}  # e4m3 is format 0 of kind::f8f6f4
 ELEMENT_TYPE = {"fp16": cutlass.Float16, "bf16": cutlass.BFloat16, "fp8": cutlass.Float8E4M3FN}
 TMEM_ADDRESS_SPACE = 6
+SECTOR_BYTES = 32  # of L2
 
 
 def instruction_descriptor(dtype: str, m: int, n: int, b_is_mn_major: bool) -> int:
@@ -150,7 +151,7 @@ def converted_words(values: list[Any], dtype: str) -> Any:
 
 
 def store_words(pointer: Any, words: Any, first: int, count: int) -> None:
-    """Store words [first, first + count) of a register tensor contiguously. `pointer`: Int32, 16-byte aligned."""
+    """Store words [first, first + count) of a register tensor contiguously. `pointer`: Int32, aligned as it says."""
     layout = cute.make_layout(count)
     cute.autovec_copy(cute.make_tensor(words.iterator + first, layout), cute.make_tensor(pointer, layout))
 
@@ -166,12 +167,28 @@ def fence_after_sync() -> None:
 
 
 def store_row(row: Any, byte_offset: Any, words: Any) -> None:
-    """A register tensor of 32-bit words to `byte_offset` of a row in global memory, aligned to what is stored."""
-    count = cute.size(words)
-    pointer = cute.make_ptr(
-        Int32, row.iterator.toint() + byte_offset, cutlass.AddressSpace.gmem, assumed_align=min(16, 4 * count)
-    )
-    store_words(pointer, words, 0, count)
+    """A register tensor of 32-bit words to `byte_offset` of a row in global memory, aligned to what is stored, up to 16
+    bytes.
+    """
+    store_aligned(row.iterator.toint() + byte_offset, words, min(16, 4 * cute.size(words)))
+
+
+@cute.jit
+def store_sectors(row: cute.Tensor, byte_offset: Int32, words: cute.Tensor):
+    """As store_row, a whole sector of L2 (32 bytes) per thread and instruction where the row is so aligned; tensors of
+    the caller need not be.
+    """
+    address = row.iterator.toint() + byte_offset
+    if address % SECTOR_BYTES == 0:
+        store_aligned(address, words, SECTOR_BYTES)
+    else:
+        store_aligned(address, words, 16)
+
+
+def store_aligned(address: Any, words: Any, align: int) -> None:
+    """A register tensor of 32-bit words to a global address, a multiple of `align` bytes."""
+    pointer = cute.make_ptr(Int32, address, cutlass.AddressSpace.gmem, assumed_align=align)
+    store_words(pointer, words, 0, cute.size(words))
 
 
 def load_floats(row: Any, element: Any) -> Any:

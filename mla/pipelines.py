@@ -12,7 +12,6 @@ from typing import Any
 
 import cutlass.cute as cute
 from cutlass import Int32, Uint32
-from cutlass._mlir.dialects import nvvm
 
 BARRIER_BYTES = 8
 LEADER_RANK = 0  # in a pair of CTAs, the one whose thread issues tcgen05.mma
@@ -132,9 +131,7 @@ class Pipeline:
         """One arrival that announces what TMA will write for this CTA. One thread."""
         barrier = self.full_barrier(count)
         if self.is_paired and self.edge.full_at_leader:
-            cute.arch.mbarrier_arrive_and_expect_tx(
-                barrier, transaction_bytes, LEADER_RANK, scope=nvvm.MemScopeKind.CLUSTER
-            )
+            cute.arch.mbarrier_arrive_and_expect_tx(barrier, transaction_bytes, LEADER_RANK)
         else:
             cute.arch.mbarrier_arrive_and_expect_tx(barrier, transaction_bytes)
 
@@ -145,9 +142,13 @@ def unsigned(count: Any) -> Any:
 
 
 def arrive(barrier: Any, at_leader: bool) -> None:
-    """One arrival on a barrier of this CTA, or on the leading CTA's at the same place."""
+    """One arrival on a barrier of this CTA, or on the leading CTA's at the same place.
+
+    Of scope .cta there too, as in CUTLASS' pipelines: the leader's thread reads none of what is handed over itself, and
+    scope .cluster becomes a fence over the whole GPU (MEMBAR.ALL.GPU), hundreds of cycles twice a key tile.
+    """
     if at_leader:
-        cute.arch.mbarrier_arrive(barrier, LEADER_RANK, scope=nvvm.MemScopeKind.CLUSTER)
+        cute.arch.mbarrier_arrive(barrier, LEADER_RANK)
     else:
         cute.arch.mbarrier_arrive(barrier)
 

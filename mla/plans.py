@@ -9,9 +9,10 @@ from mla.config import MlaDecodeConfig
 from mla.memory_plan import CHUNK_BYTES, OUTPUT_N, MemoryPlan, ValuePart
 from mla.warp_schedule import WarpSchedule
 
-# Element bytes: ring slots of keys, of rope spans and, apart on the wide path, of values: as many as fit.
+# Element bytes: ring slots of keys, of rope spans and, apart on the wide path, of values, and there buffers of P: as
+# many as fit.
 NARROW_STAGES = {1: (12, 2), 2: (10, 2)}
-WIDE_STAGES = {1: (6, 3, 6), 2: (5, 2, 4)}
+WIDE_STAGES = {1: (6, 2, 6, 2), 2: (5, 2, 4, 1)}
 
 
 @dataclass(frozen=True)

@@ -45,13 +45,13 @@ def correct_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
         announced = tiles + item + index
         scale.wait_full(announced)
         factor = scales[scale.stage(announced) * plan.cta_rows + row]
-        scale.arrive_empty(announced)
+        scale.warp_arrive_empty(announced)
         if index > 0:
             rescale(ctx, tiles + (index - 1), lane, factor)
     announced = tiles + item + num_tiles
     scale.wait_full(announced)
     row_sum = scales[scale.stage(announced) * plan.cta_rows + row]
-    scale.arrive_empty(announced)
+    scale.warp_arrive_empty(announced)
     epilogue.run(ctx, work, lane, tiles + num_tiles, row_sum)
     return tiles + num_tiles
 

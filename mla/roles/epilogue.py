@@ -83,10 +83,10 @@ def store_output(
     ctx: cutlass.Constexpr, place: cutlass.Constexpr, lane: Int32, column: cutlass.Constexpr, words: cute.Tensor
 ):
     target = ctx.args.out[(*place, None)]
-    operands.store_row(target, accumulator.output_dim(lane, column) * ctx.config.output_bytes, words)
+    operands.store_sectors(target, accumulator.output_dim(lane, column) * ctx.config.output_bytes, words)
 
 
 @cute.jit
 def store_partial(ctx: cutlass.Constexpr, slot: Int32, lane: Int32, column: cutlass.Constexpr, words: cute.Tensor):
     target = ctx.args.partial_out[slot, ctx.first_cta_row + accumulator.row_of_lane(lane), None]
-    operands.store_row(target, accumulator.output_dim(lane, column) * 4, words)
+    operands.store_sectors(target, accumulator.output_dim(lane, column) * 4, words)

@@ -224,7 +224,7 @@ def multiply_half(ctx: cutlass.Constexpr, tile: Int32, items: Int32, half: cutla
         if cutlass.const_expr(not plan.keys_are_values):
             for number in part.slots:
                 ring.wait_full(first + number)
-        issue_output(ctx, part, first + part.slots[0], steps, accumulate)
+        issue_output(ctx, part, tile, first + part.slots[0], steps, accumulate)
         for number in part.slots:
             path_of(plan).commit(ring.empty_barrier(first + number))
 
@@ -259,29 +259,33 @@ def query_operand(ctx: Context, number: int, step: int) -> Any:
 
 @cute.jit
 def issue_output(
-    ctx: cutlass.Constexpr, part: cutlass.Constexpr, slot: Int32, steps: Int32, accumulate: cutlass.Boolean
+    ctx: cutlass.Constexpr,
+    part: cutlass.Constexpr,
+    tile: Int32,
+    slot: Int32,
+    steps: Int32,
+    accumulate: cutlass.Boolean,
 ):
-    """P*V of one part of the values, which start in slot `slot` of their ring, if the tile has `steps` K steps. One
-    thread.
+    """P(tile) times one part of the values, which start in slot `slot` of their ring, if the tile has `steps` K steps.
+    One thread.
     """
     plan, config = ctx.plan, ctx.config
     values = operands.smem_descriptor(ctx.smem + ctx.slot_offset(plan.value_edge, slot), plan.value_chunk_bytes)
+    probs = operands.smem_descriptor(ctx.smem + ctx.probs_offset(tile))
     idesc = operands.instruction_descriptor(config.dtype, path_of(plan).MMA_M, OUTPUT_N, b_is_mn_major=True)
     for token in cutlass.range_constexpr(part.first_token, part.first_token + part.tokens, plan.mma_k):
         if steps > token // plan.mma_k:
             path_of(plan).multiply(
                 ctx,
                 accumulator.output_address(ctx, part.half),
-                probs_operand(ctx, token),
+                operands.advance(probs, probs_offset(ctx, token)),
                 operands.advance(values, (token - part.first_token) * CHUNK_BYTES),
                 idesc,
                 accumulate | (token > 0),
             )
 
 
-def probs_operand(ctx: Context, token: int) -> Any:
-    """A operand: P from token `token` of the tile on, rows of 128 bytes."""
-    plan = ctx.plan
+def probs_offset(ctx: Context, token: int) -> int:
+    """Byte offset, in a buffer of P, of the A operand from token `token` of the tile on: rows of 128 bytes."""
     position = token * ctx.config.element_bytes
-    chunk = position // CHUNK_BYTES * plan.probs_chunk_bytes
-    return operands.advance(operands.smem_descriptor(ctx.smem + (plan.probs_offset + chunk)), position % CHUNK_BYTES)
+    return position // CHUNK_BYTES * ctx.plan.probs_chunk_bytes + position % CHUNK_BYTES

@@ -43,8 +43,10 @@ def test_narrow_path_loads_a_key_once():
 
 
 def test_narrow_path_multiplies_weight_stationary_m64():
-    """36 K steps of scores, and 4 K steps x 2 halves of output."""
+    """36 K steps of scores, 16 of them with Q from Tensor Memory; 4 K steps x 2 halves of output."""
     ptx = compile_decode(replace(CONFIG, path="narrow")).ptx
+    assert count(r"tcgen05\.mma\.ws\.cta_group::1\.kind::f16\S* \[%r\d+\], \[", ptx) == 16
+    assert count(r"tcgen05\.cp\.cta_group::1", ptx) == 4 * 8
     assert count(r"tcgen05\.mma\.ws\.cta_group::1\.kind::f16", ptx) == 36 + 4 * 2
     assert count(r"tcgen05\.mma\.", ptx) == 36 + 4 * 2
 

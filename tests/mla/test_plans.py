@@ -109,7 +109,7 @@ def test_barrier_offsets():
 def test_arrival_counts_follow_from_the_warps():
     edges = {edge.name: (edge.producer_arrivals, edge.consumer_arrivals) for edge in make_plan().barriers.edges}
     assert edges["score"] == (1, 4) and edges["probs"] == (4, 1)
-    assert edges["scale"] == (128, 128) and edges["output"] == (1, 4)
+    assert edges["scale"] == (2, 4) and edges["output"] == (1, 4)
     assert edges["keys"] == (1, 1) and edges["pages"] == (32, 1)
     assert edges["work"] == (1, 11) and edges["query"] == (1, 1)
 
