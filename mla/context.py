@@ -11,7 +11,7 @@ from cutlass import AddressSpace, Float32, Int32, Int64
 from mla.causal_mask import CausalMask, TilePhases
 from mla.config import MlaDecodeConfig
 from mla.line import Request, RequestList
-from mla.memory_plan import WORK_RECORD_INTS, MemoryPlan
+from mla.memory_plan import CHUNK_BYTES, WORK_RECORD_INTS, MemoryPlan
 from mla.pipelines import BARRIER_BYTES, LEADER_RANK, Pipeline
 from mla.tile_scheduler import TileScheduler
 
@@ -32,6 +32,20 @@ class Column:
     coordinate: Any
     elements: int
     offset: int
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What goes into a ring slot.
+
+    edge: the ring. columns: what of each token. first_token: first token, counted from the tile's first. tokens: how
+    many, if the tile is whole.
+    """
+
+    edge: str
+    columns: list[Column]
+    first_token: Any
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -92,9 +106,13 @@ class Context:
         return Pipeline(plan.edge(name), self.smem_pointer(Int64, offset, BARRIER_BYTES), self.plan.is_paired)
 
     def slot_offset(self, edge: str, count: Any) -> Any:
-        """Byte offset, in dynamic shared memory, of slot `count` of the ring of keys or of values."""
-        first, size = self.plan.ring(edge)
-        return first + self.pipe(edge).stage(count) * size
+        """Byte offset, in dynamic shared memory, of slot `count` of one of the plan's rings."""
+        ring = self.plan.rings[edge]
+        return ring.offset + self.pipe(edge).stage(count) * ring.slot_bytes
+
+    def probs_offset(self, count: Any) -> Any:
+        """Byte offset, in dynamic shared memory, of P(count)."""
+        return self.plan.probs_offset + self.pipe("probs").stage(count) * self.plan.probs_bytes
 
     def smem_pointer(self, dtype: Any, offset: Any, align: int) -> Any:
         """Pointer into dynamic shared memory, `offset` bytes from its start."""
@@ -105,6 +123,15 @@ class Context:
 
     def smem_ints(self, offset: int, count: int) -> Any:
         return cute.make_tensor(self.smem_pointer(Int32, offset, 4), cute.make_layout(count))
+
+
+def latent_slot(ctx: Context, number: Any) -> Slot:
+    """Latent spans of this CTA's keys: number `number` of a tile's slots of the ring of keys."""
+    plan = ctx.plan
+    pitch = plan.key_rows * CHUNK_BYTES
+    spans = range(plan.slot_spans)
+    columns = [Column(ctx.args.kv, number * len(spans) + i, plan.chunk_elements, i * pitch) for i in spans]
+    return Slot("keys", columns, ctx.cta_rank * plan.key_rows, plan.key_rows)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from mla.arch import MMA_K_BYTES, SMEM_ALIGN, SMEM_BYTES_PER_CTA, SMEM_PORT_BYTES, TMEM_COLUMNS, WARP_SIZE
 from mla.config import MlaDecodeConfig
@@ -16,6 +17,7 @@ FLOAT_BYTES = 4
 INT_BYTES = 4
 TMEM_COLUMN_BYTES = 4
 WORK_RECORD_INTS = 8  # batch, row tile, begin, end, slot, seq_len_k; of a ragged query: query_begin, seq_len_q
+SLOT_BYTES = 16384  # of a slot of keys or values: P*V reads two side by side, or one; four TMA boxes at most
 OUTPUT_N = 256  # N of one P*V instruction, the largest
 
 
@@ -31,24 +33,58 @@ class Span:
 
 
 @dataclass(frozen=True)
-class ValueSlot:
-    """What one ring slot gives to P*V: tokens [first_token, first_token + tokens) of the tile.
+class KeySlot:
+    """What one ring slot gives to Q*K.
 
-    halves: (half of the latent dimension, byte offset in the slot where this CTA's part of it starts).
+    edge: its ring. number: which of the tile's slots of that ring. spans: (number of a span, its byte offset in the
+    slot).
     """
 
+    edge: str
+    number: int
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class ValuePart:
+    """What P*V multiplies with one another: this CTA's part of latent dimensions [256 * half, 256 * half + 256), of
+    tokens [first_token, first_token + tokens) of the tile.
+
+    slots: the ring slots that hold it, counted from the tile's first: neighbours in shared memory too.
+    """
+
+    half: int
     first_token: int
     tokens: int
-    halves: tuple[tuple[int, int], ...]
+    slots: range
+
+
+@dataclass(frozen=True)
+class Ring:
+    """`stages` slots of `slot_bytes` bytes from byte `offset` of shared memory on: `tile_slots` of them to a tile, and
+    ahead of its tiles `item_slots` to a work item.
+    """
+
+    offset: int
+    slot_bytes: int
+    stages: int
+    tile_slots: int
+    item_slots: int = 0
+
+    def count(self, items: Any, tiles: Any, number: Any = 0) -> Any:
+        """Where a slot comes: behind those of `items` work items and `tiles` key tiles and `number` of its own."""
+        return items * self.item_slots + tiles * self.tile_slots + number
 
 
 @dataclass(frozen=True)
 class MemoryPlan(ABC):
     """Capacity plan of one CTA, 64 query rows. What differs between the operand paths is filled in by plans.py.
 
-    Shared memory, bytes: Q, the ring of keys, the ring of values (wide only: the narrow path reads keys again as
-    values), P, then small buffers. K is cut in spans of 128 bytes of the head dimension (the rope span of fp8: 64); a
-    span is [rows][its bytes], swizzled. Q and P are cut in chunks of 128 bytes.
+    Shared memory, bytes: what of Q is multiplied from there; the rings; P; then small buffers. A ring's slots are freed
+    in the order in which they are filled, so that rope spans, which no P*V reads, have a ring of their own, and so have
+    the values where they are not the keys read again (wide). A work item's Q passes through the ring of keys on its way
+    to TMEM. K is cut in spans of 128 bytes of the head dimension (the rope span of fp8: 64); a span is [rows][its
+    bytes], swizzled. Q and P are cut in chunks of 128 bytes.
     TMEM, columns: O, the ring of S, Q where it is kept there. Accumulators fold N over the lane halves: 64 rows x N
     fp32 take 128 lanes x N / 2 columns.
     """
@@ -56,10 +92,12 @@ class MemoryPlan(ABC):
     config: MlaDecodeConfig
     warps: WarpSchedule
     key_stages: int
-    value_stages: int
+    rope_stages: int
+    value_stages: int = 0
+    probs_stages: int = 1
     cta_rows: int = 64
     score_stages: int = 2
-    scale_stages: int = 2
+    scale_stages: int = 3
     page_stages: int = 2
     work_stages: int = 2
     page_ids_per_stage: int = WARP_SIZE
@@ -68,9 +106,13 @@ class MemoryPlan(ABC):
         assert self.smem_bytes <= SMEM_BYTES_PER_CTA, f"shared memory: {self.smem_bytes} > {SMEM_BYTES_PER_CTA} bytes"
         assert self.tmem_columns_used <= TMEM_COLUMNS, f"TMEM: {self.tmem_columns_used} > {TMEM_COLUMNS} columns"
         assert self.page_ids_per_stage % self.pages_per_tile == 0, (self.page_ids_per_stage, self.pages_per_tile)
-        aligned = (self.query_offset, self.key_offset, self.value_offset, self.probs_offset)
-        for offset in (*aligned, self.key_slot_bytes, self.value_slot_bytes):
+        aligned = [self.query_offset, self.probs_offset, *(ring.slot_bytes for ring in self.rings.values())]
+        for offset in (*aligned, *(ring.offset for ring in self.rings.values())):
             assert offset % SMEM_ALIGN == 0, f"offset {offset}: a swizzle atom starts at a multiple of {SMEM_ALIGN}"
+        ring = self.rings[self.value_edge]
+        for part in self.value_parts:
+            for size in (ring.stages, ring.tile_slots, ring.item_slots):
+                assert size % len(part.slots) == 0, f"{len(part.slots)} slots side by side, {size} slots"
 
     # --- tiles: what a path decides ---
     @property
@@ -85,28 +127,13 @@ class MemoryPlan(ABC):
 
     @property
     @abstractmethod
-    def key_slots(self) -> int:
-        """Ring slots that a tile's keys take."""
-
-    @property
-    @abstractmethod
-    def value_slots(self) -> tuple[ValueSlot, ...]:
-        """Ring slots of a tile's values, in the order of P*V."""
-
-    @property
-    @abstractmethod
-    def value_slot_bytes(self) -> int:
-        """Bytes of a slot of the ring of values."""
+    def value_parts(self) -> tuple[ValuePart, ...]:
+        """A tile's P*V, in order."""
 
     @property
     @abstractmethod
     def value_chunk_bytes(self) -> int:
         """Distance, in a value slot, of neighbouring 128-byte chunks of the latent dimension."""
-
-    @property
-    @abstractmethod
-    def query_tmem_spans(self) -> int:
-        """Leading spans of Q that Q*K reads from TMEM instead of shared memory."""
 
     # --- tiles: what follows ---
     @property
@@ -163,6 +190,22 @@ class MemoryPlan(ABC):
     def tiles_per_page(self) -> int:
         return max(1, self.config.page_size // self.tile_tokens)
 
+    @property
+    def slot_spans(self) -> int:
+        """Spans of a slot of the ring of keys."""
+        return SLOT_BYTES // (self.key_rows * CHUNK_BYTES)
+
+    @cached_property
+    def key_slots(self) -> tuple[KeySlot, ...]:
+        """Ring slots of a tile's keys, in the order of Q*K: the latent part, the rope span."""
+        rope = len(self.spans) - 1
+        pitch = self.key_rows * CHUNK_BYTES
+        latent = [
+            KeySlot("keys", number, tuple((first + i, i * pitch) for i in range(self.slot_spans)))
+            for number, first in enumerate(range(0, rope, self.slot_spans))
+        ]
+        return (*latent, KeySlot("rope", 0, ((rope, 0),)))
+
     # --- shared memory, bytes ---
     @property
     def query_chunks(self) -> int:
@@ -177,60 +220,57 @@ class MemoryPlan(ABC):
 
     @property
     def query_bytes(self) -> int:
+        """Bytes that TMA writes to one CTA's shared memory per work item."""
         return self.query_chunks * self.query_chunk_bytes
+
+    @property
+    def query_slot_chunks(self) -> int:
+        """Chunks of Q to a slot of the ring of keys."""
+        return SLOT_BYTES // self.query_chunk_bytes
+
+    @property
+    def query_chunks_kept(self) -> range:
+        """Chunks of Q that stay in shared memory, from `query_offset` on: those that are not copied to TMEM."""
+        return range(self.query_tmem_spans, self.query_chunks)
 
     @property
     def query_offset(self) -> int:
         return 0
 
     @property
-    def key_offset(self) -> int:
-        return self.query_offset + self.query_bytes
-
-    @property
-    def spans_per_key_slot(self) -> int:
-        return -(-len(self.spans) // self.key_slots)
-
-    def key_slot_spans(self, slot: int) -> list[tuple[int, Span, int]]:
-        """(number, span, byte offset in the slot) of the spans that slot `slot` of a tile holds."""
-        first = slot * self.spans_per_key_slot
-        placed, offset = [], 0
-        for number, span in list(enumerate(self.spans))[first : first + self.spans_per_key_slot]:
-            placed.append((number, span, offset))
-            offset += self.key_rows * span.bytes
-        return placed
-
-    def key_slot_load_bytes(self, slot: int, rows: int) -> int:
-        return rows * sum(span.bytes for _, span, _ in self.key_slot_spans(slot))
-
-    @property
-    def key_slot_bytes(self) -> int:
-        return max(self.key_slot_load_bytes(slot, self.key_rows) for slot in range(self.key_slots))
-
-    @property
-    def value_offset(self) -> int:
-        return self.key_offset + self.key_stages * self.key_slot_bytes
-
-    @property
     def value_edge(self) -> str:
         """The ring that P*V reads."""
         return "keys" if self.keys_are_values else "values"
 
-    def ring(self, edge: str) -> tuple[int, int]:
-        """(byte offset of the first slot, bytes of a slot) of the ring of keys or of values."""
-        rings = {
-            "keys": (self.key_offset, self.key_slot_bytes),
-            "values": (self.value_offset, self.value_slot_bytes),
-        }
-        return rings[edge]
+    @cached_property
+    def rings(self) -> dict[str, Ring]:
+        """By the name of their edge, one behind the other."""
+        query_slots = self.query_tmem_spans // self.query_slot_chunks
+        sizes = [
+            ("keys", SLOT_BYTES, self.key_stages, len(self.key_slots) - 1, query_slots),
+            ("rope", self.key_rows * self.rope_bytes, self.rope_stages, 1, 0),
+        ]
+        if not self.keys_are_values:
+            sizes.append(("values", SLOT_BYTES, self.value_stages, len(self.value_parts), 0))
+        rings, offset = {}, self.query_offset + len(self.query_chunks_kept) * self.query_chunk_bytes
+        for name, slot_bytes, stages, *slots in sizes:
+            rings[name] = Ring(offset, slot_bytes, stages, *slots)
+            offset += slot_bytes * stages
+        return rings
 
     @property
     def probs_offset(self) -> int:
-        return self.value_offset + self.value_stages * self.value_slot_bytes
+        last = list(self.rings.values())[-1]
+        return last.offset + last.stages * last.slot_bytes
 
     @property
     def probs_row_bytes(self) -> int:
         return self.tile_tokens * self.config.element_bytes
+
+    @property
+    def probs_bytes(self) -> int:
+        """Bytes of one buffer of P."""
+        return self.cta_rows * self.probs_row_bytes
 
     @property
     def probs_chunk_bytes(self) -> int:
@@ -239,7 +279,7 @@ class MemoryPlan(ABC):
     @property
     def row_exchange_offset(self) -> int:
         """Two buffers of [half][row] floats, through which the two threads of a row share maxima and sums."""
-        return self.probs_offset + self.cta_rows * self.probs_row_bytes
+        return self.probs_offset + self.probs_stages * self.probs_bytes
 
     @property
     def scale_offset(self) -> int:
@@ -279,6 +319,16 @@ class MemoryPlan(ABC):
         return self.config.kv_lora_rank // 2
 
     @property
+    def output_halves(self) -> int:
+        """Parts of O, OUTPUT_N latent dimensions each, that P*V completes and correction gives back one by one."""
+        return self.config.kv_lora_rank // OUTPUT_N
+
+    @property
+    def half_columns(self) -> int:
+        """Columns of one of them."""
+        return OUTPUT_N // 2
+
+    @property
     def score_columns(self) -> int:
         """Columns of one S tile."""
         return self.tile_tokens // 2
@@ -290,6 +340,14 @@ class MemoryPlan(ABC):
     @property
     def query_column(self) -> int:
         return self.score_column + self.score_stages * self.score_columns
+
+    @property
+    def query_tmem_spans(self) -> int:
+        """Leading spans of Q that Q*K reads from TMEM instead of shared memory: as many as the TMEM of a pair has left,
+        all latent dimensions of fp8, half of those of bf16 and fp16. For narrow bf16 there are two more, which would
+        take a slot of the ring of keys at each work item and give none.
+        """
+        return 4
 
     @property
     def span_columns(self) -> int:
@@ -308,9 +366,8 @@ class MemoryPlan(ABC):
         steps = self.token_bytes // MMA_K_BYTES
         from_tmem = self.query_tmem_spans * CHUNK_BYTES // MMA_K_BYTES
         scores = steps * (a_row_bytes + key_bytes) - from_tmem * a_row_bytes
-        halves = self.config.kv_lora_rank // OUTPUT_N
         value_bytes = OUTPUT_N // self.cluster_size * MMA_K_BYTES
-        output = self.tile_tokens // self.mma_k * halves * (a_row_bytes + value_bytes)
+        output = self.tile_tokens // self.mma_k * self.output_halves * (a_row_bytes + value_bytes)
         return scores + output + self.tile_load_bytes + self.cta_rows * self.probs_row_bytes
 
     @property
@@ -330,25 +387,23 @@ class MemoryPlan(ABC):
     def barriers(self) -> BarrierPlan:
         """Edges: producer -> consumer. What the tensor core waits for lies in the leading CTA, see pipelines.Edge.
 
-        work: scheduler -> all roles, which release it warp by warp.  query, keys, values: load -> mma (commit frees).
-        tail: load's own wait on a ragged tile.  pages: page table -> load.  score: mma (commit) -> softmax.
-        probs: softmax -> mma (commit frees).  scale: softmax -> correction.  rescaled: correction -> mma.
+        work: scheduler -> all roles, which release it warp by warp.  query, keys, values, rope: load -> mma (commit
+        frees).  tail: load's own wait for all value slots of a ragged tile.  pages: page table -> load.
+        score: mma (commit) -> softmax.  probs: softmax -> mma (commit frees).  scale: softmax -> correction.
+        output: mma (commit, half by half) -> correction, which gives a half of O back rescaled or written.
         """
-        softmax, correction = self.warps.softmax_threads, self.warps.correction_threads
         pair = self.cluster_size
         edges = [
             Edge("work", self.work_stages, 1, self.warps.num_workers),
             Edge("query", 1, pair, 1, full_at_leader=True),
-            Edge("keys", self.key_stages, pair, 1, full_at_leader=True),
-            Edge("tail", 1, 1, 0),
+            *(Edge(name, ring.stages, pair, 1, full_at_leader=True) for name, ring in self.rings.items()),
+            Edge("tail", 1, self.rings[self.value_edge].tile_slots, 0),
             Edge("pages", self.page_stages, WARP_SIZE, 1),
             Edge("score", self.score_stages, 1, pair * len(self.warps.softmax), empty_at_leader=True),
-            Edge("probs", 1, pair * len(self.warps.softmax), 1, full_at_leader=True),
-            Edge("scale", self.scale_stages, softmax, correction),
-            Edge("rescaled", 1, pair * len(self.warps.correction), 0, full_at_leader=True),
+            Edge("probs", self.probs_stages, pair * len(self.warps.softmax), 1, full_at_leader=True),
+            Edge("scale", self.scale_stages, len(self.warps.softmax) // 2, len(self.warps.correction)),
+            Edge("output", self.output_halves, 1, pair * len(self.warps.correction), empty_at_leader=True),
         ]
-        if not self.keys_are_values:
-            edges.append(Edge("values", self.value_stages, pair, 1, full_at_leader=True))
         return BarrierPlan(tuple(edges))
 
 

@@ -31,6 +31,7 @@ MMA_KIND = {
 OPERAND_FORMAT = {"fp16": 0, "bf16": 1, "fp8": 0}  # e4m3 is format 0 of kind::f8f6f4
 ELEMENT_TYPE = {"fp16": cutlass.Float16, "bf16": cutlass.BFloat16, "fp8": cutlass.Float8E4M3FN}
 TMEM_ADDRESS_SPACE = 6
+SECTOR_BYTES = 32  # of L2
 
 
 def instruction_descriptor(dtype: str, m: int, n: int, b_is_mn_major: bool) -> int:
@@ -62,7 +63,7 @@ def tmem_pointer(address: Any) -> Any:
 
 
 def mma_ws(dtype: str, accumulator: Any, a: Any, b: Any, idesc: int, accumulate: Any) -> None:
-    """One tcgen05.mma.ws, A and B from shared memory. Issued by one thread."""
+    """One tcgen05.mma.ws. A: descriptor, or pointer to Tensor Memory. Issued by one thread."""
     prims.tcgen05_mma_ws(MMA_KIND[dtype], tmem_pointer(accumulator), a, b, Int32(idesc), cutlass.Boolean(accumulate))
 
 
@@ -83,11 +84,11 @@ def commit_pair(barrier: Any) -> None:
     prims.tcgen05_commit(barrier.to_llvm_ptr(), group="cta_2", multicast_mask=PAIR_MASK)
 
 
-def copy_rows_to_tmem(target: Any, source: Any) -> None:
-    """16 bytes of each of 64 rows (K-major descriptor), in both CTAs of the pair, to 4 columns: row r to lanes r and
-    r + 64, where a cta_group::2 M=128 instruction reads its A. Issued by one thread of the leader.
+def copy_rows_to_tmem(target: Any, source: Any, group: str) -> None:
+    """16 bytes of each of 64 rows (K-major descriptor) to 4 columns: row r to lanes r and r + 64, where an M=64 .ws
+    instruction and a cta_group::2 M=128 one read their A. One thread issues; group "cta_2": the leader's, in both CTAs.
     """
-    prims.tcgen05_cp("shape_64x128b", tmem_pointer(target), source, group="cta_2", multicast="warpx2_02_13")
+    prims.tcgen05_cp("shape_64x128b", tmem_pointer(target), source, group=group, multicast="warpx2_02_13")
 
 
 def make_boxes(tensor: cute.Tensor, box_rows: int, box_elements: int, is_paired: bool) -> Any:
@@ -150,7 +151,7 @@ def converted_words(values: list[Any], dtype: str) -> Any:
 
 
 def store_words(pointer: Any, words: Any, first: int, count: int) -> None:
-    """Store words [first, first + count) of a register tensor contiguously. `pointer`: Int32, 16-byte aligned."""
+    """Store words [first, first + count) of a register tensor contiguously. `pointer`: Int32, aligned as it says."""
     layout = cute.make_layout(count)
     cute.autovec_copy(cute.make_tensor(words.iterator + first, layout), cute.make_tensor(pointer, layout))
 
@@ -166,12 +167,28 @@ def fence_after_sync() -> None:
 
 
 def store_row(row: Any, byte_offset: Any, words: Any) -> None:
-    """A register tensor of 32-bit words to `byte_offset` of a row in global memory, aligned to what is stored."""
-    count = cute.size(words)
-    pointer = cute.make_ptr(
-        Int32, row.iterator.toint() + byte_offset, cutlass.AddressSpace.gmem, assumed_align=min(16, 4 * count)
-    )
-    store_words(pointer, words, 0, count)
+    """A register tensor of 32-bit words to `byte_offset` of a row in global memory, aligned to what is stored, up to 16
+    bytes.
+    """
+    store_aligned(row.iterator.toint() + byte_offset, words, min(16, 4 * cute.size(words)))
+
+
+@cute.jit
+def store_sectors(row: cute.Tensor, byte_offset: Int32, words: cute.Tensor):
+    """As store_row, a whole sector of L2 (32 bytes) per thread and instruction where the row is so aligned; tensors of
+    the caller need not be.
+    """
+    address = row.iterator.toint() + byte_offset
+    if address % SECTOR_BYTES == 0:
+        store_aligned(address, words, SECTOR_BYTES)
+    else:
+        store_aligned(address, words, 16)
+
+
+def store_aligned(address: Any, words: Any, align: int) -> None:
+    """A register tensor of 32-bit words to a global address, a multiple of `align` bytes."""
+    pointer = cute.make_ptr(Int32, address, cutlass.AddressSpace.gmem, assumed_align=align)
+    store_words(pointer, words, 0, cute.size(words))
 
 
 def load_floats(row: Any, element: Any) -> Any:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cutlass.cute as cute
-from cutlass import Int32
-from cutlass._mlir.dialects import nvvm
+from cutlass import Int32, Uint32
 
 BARRIER_BYTES = 8
 LEADER_RANK = 0  # in a pair of CTAs, the one whose thread issues tcgen05.mma
@@ -24,7 +23,7 @@ class Edge:
 
     producer_arrivals / consumer_arrivals: arrivals that complete a phase of the full / empty barrier: 1 for a
     tcgen05.commit, 1 per CTA for an arrive.expect_tx, else the number of arriving threads or warps. 0 consumers: the
-    buffer is never reused.
+    warp that waits for a phase is the one that starts the next, so that nobody has to tell it that it may.
     full_at_leader / empty_at_leader: the tensor core waits on this barrier, so that in a pair of CTAs both arrive on
     the leading CTA's. Every other barrier is a CTA's own; commits arrive in both CTAs.
     """
@@ -77,7 +76,11 @@ class Pipeline:
     is_paired: bool = False
 
     def stage(self, count: Any) -> Any:
-        return count % self.edge.stages
+        return Int32(unsigned(count) % self.edge.stages)
+
+    def parity(self, count: Any) -> Any:
+        """Of the phase in which buffer `count` is produced; it is freed in the same."""
+        return Int32(unsigned(count) // self.edge.stages & 1)
 
     def full_barrier(self, count: Any) -> Any:
         return self.base + self.stage(count)
@@ -88,15 +91,23 @@ class Pipeline:
 
     def wait_full(self, count: Any) -> None:
         """Consumer: until buffer `count` has been produced."""
-        cute.arch.mbarrier_wait(self.full_barrier(count), (count // self.edge.stages) & 1)
+        cute.arch.mbarrier_wait(self.full_barrier(count), self.parity(count))
+
+    def test_full(self, count: Any) -> Any:
+        """Consumer, one thread: whether buffer `count` has been produced."""
+        return cute.arch.mbarrier_test_wait(self.full_barrier(count), self.parity(count))
+
+    def test_empty(self, count: Any) -> Any:
+        """Producer, one thread: whether buffer `count` may be written."""
+        return cute.arch.mbarrier_test_wait(self.empty_barrier(count), self.parity(count) ^ 1)
 
     def wait_empty(self, count: Any) -> None:
         """Producer: until buffer `count` may be written. Passes at once for the first `stages` counts."""
-        cute.arch.mbarrier_wait(self.empty_barrier(count), ((count // self.edge.stages) & 1) ^ 1)
+        cute.arch.mbarrier_wait(self.empty_barrier(count), (self.parity(count)) ^ 1)
 
     def wait_drained(self, count: Any) -> None:
         """Anyone: until the consumer has released buffer `count`."""
-        cute.arch.mbarrier_wait(self.empty_barrier(count), (count // self.edge.stages) & 1)
+        cute.arch.mbarrier_wait(self.empty_barrier(count), self.parity(count))
 
     def arrive_full(self, count: Any) -> None:
         arrive(self.full_barrier(count), self.is_paired and self.edge.full_at_leader)
@@ -120,17 +131,24 @@ class Pipeline:
         """One arrival that announces what TMA will write for this CTA. One thread."""
         barrier = self.full_barrier(count)
         if self.is_paired and self.edge.full_at_leader:
-            cute.arch.mbarrier_arrive_and_expect_tx(
-                barrier, transaction_bytes, LEADER_RANK, scope=nvvm.MemScopeKind.CLUSTER
-            )
+            cute.arch.mbarrier_arrive_and_expect_tx(barrier, transaction_bytes, LEADER_RANK)
         else:
             cute.arch.mbarrier_arrive_and_expect_tx(barrier, transaction_bytes)
 
 
+def unsigned(count: Any) -> Any:
+    """A count, which is never negative, as an operand of divisions that need not look at its sign."""
+    return count if isinstance(count, int) else Uint32(count)
+
+
 def arrive(barrier: Any, at_leader: bool) -> None:
-    """One arrival on a barrier of this CTA, or on the leading CTA's at the same place."""
+    """One arrival on a barrier of this CTA, or on the leading CTA's at the same place.
+
+    Of scope .cta there too, as in CUTLASS' pipelines: the leader's thread reads none of what is handed over itself, and
+    scope .cluster becomes a fence over the whole GPU (MEMBAR.ALL.GPU), hundreds of cycles twice a key tile.
+    """
     if at_leader:
-        cute.arch.mbarrier_arrive(barrier, LEADER_RANK, scope=nvvm.MemScopeKind.CLUSTER)
+        cute.arch.mbarrier_arrive(barrier, LEADER_RANK)
     else:
         cute.arch.mbarrier_arrive(barrier)
 

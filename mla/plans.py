@@ -5,25 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from mla.arch import TMEM_COLUMNS
 from mla.config import MlaDecodeConfig
-from mla.memory_plan import CHUNK_BYTES, OUTPUT_N, MemoryPlan, ValueSlot
+from mla.memory_plan import CHUNK_BYTES, OUTPUT_N, MemoryPlan, ValuePart
 from mla.warp_schedule import WarpSchedule
 
-WIDE_STAGES = {1: (2, 6), 2: (3, 4)}  # element bytes: ring slots of keys and of values, as many as fit
+# Element bytes: ring slots of keys, of rope spans and, apart on the wide path, of values, and there buffers of P: as
+# many as fit.
+NARROW_STAGES = {1: (12, 2), 2: (10, 2)}
+WIDE_STAGES = {1: (6, 2, 6, 2), 2: (5, 2, 4, 1)}
 
 
 @dataclass(frozen=True)
 class NarrowPlan(MemoryPlan):
-    """One CTA, tiles of 64 keys (128 of fp8: a row of P is 128 bytes), two of them in flight, each read twice."""
+    """One CTA, tiles of 64 keys (128 of fp8: a row of P is 128 bytes), read twice: as keys and as values.
 
-    key_stages: int = 2
-    value_stages: int = 0
+    A slot is 16 KiB, a quarter of the latent part of a tile, so that scores start on the first quarter and P*V frees
+    half a tile at a time.
+    """
 
     cluster_size = 1
-    key_slots = 1
-    value_slot_bytes = 0
-    query_tmem_spans = 0
 
     @property
     def tile_tokens(self) -> int:
@@ -34,10 +34,12 @@ class NarrowPlan(MemoryPlan):
         return self.tile_tokens * CHUNK_BYTES
 
     @cached_property
-    def value_slots(self) -> tuple[ValueSlot, ...]:
-        half_bytes = OUTPUT_N // self.chunk_elements * self.value_chunk_bytes
-        halves = self.config.kv_lora_rank // OUTPUT_N
-        return (ValueSlot(0, self.tile_tokens, tuple((half, half * half_bytes) for half in range(halves))),)
+    def value_parts(self) -> tuple[ValuePart, ...]:
+        slots = OUTPUT_N // (self.slot_spans * self.chunk_elements)
+        return tuple(
+            ValuePart(half, 0, self.tile_tokens, range(half * slots, (half + 1) * slots))
+            for half in range(self.output_halves)
+        )
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,11 @@ class WidePlan(MemoryPlan):
     """Two CTAs, tiles of 128 keys. CTA c holds the keys of tokens [64 c, 64 c + 64), and of all 128 tokens the
     values of its half of every 256 latent dimensions: B operands are split over the pair by rows.
 
-    Half of the accumulator columns are O, a quarter is S; the last quarter keeps as much of Q as fits (all latent
-    dimensions of fp8, half of bf16 and fp16).
+    Half of the columns of TMEM are O, a quarter is S, the last quarter is Q.
     """
 
     cluster_size = 2
     tile_tokens = 128
-
-    @property
-    def key_slots(self) -> int:
-        return 3 if self.config.element_bytes == 2 else 1
 
     @property
     def value_tokens(self) -> int:
@@ -70,26 +67,16 @@ class WidePlan(MemoryPlan):
     def value_chunk_bytes(self) -> int:
         return self.value_tokens * CHUNK_BYTES
 
-    @property
-    def value_slot_bytes(self) -> int:
-        return self.value_tokens * self.value_dims * self.config.element_bytes
-
     @cached_property
-    def value_slots(self) -> tuple[ValueSlot, ...]:
-        return tuple(
-            ValueSlot(first_token, self.value_tokens, ((half, 0),))
-            for first_token in range(0, self.tile_tokens, self.value_tokens)
-            for half in range(self.config.kv_lora_rank // OUTPUT_N)
-        )
-
-    @property
-    def query_tmem_spans(self) -> int:
-        spare = (TMEM_COLUMNS - self.query_column) // self.span_columns
-        return min(spare, self.config.kv_lora_rank * self.config.element_bytes // CHUNK_BYTES)
+    def value_parts(self) -> tuple[ValuePart, ...]:
+        """One slot each."""
+        firsts = range(0, self.tile_tokens, self.value_tokens)
+        places = [(half, first_token) for half in range(self.output_halves) for first_token in firsts]
+        return tuple(ValuePart(*place, self.value_tokens, range(n, n + 1)) for n, place in enumerate(places))
 
 
 def plan_of(config: MlaDecodeConfig) -> NarrowPlan | WidePlan:
     """The plan of a config's path."""
     if config.is_wide:
         return WidePlan(config, WarpSchedule(), *WIDE_STAGES[config.element_bytes])
-    return NarrowPlan(config, WarpSchedule())
+    return NarrowPlan(config, WarpSchedule(), *NARROW_STAGES[config.element_bytes])

@@ -1,7 +1,7 @@
 """Register math of the online softmax, on Python lists of traced Float32 values (no register array, no spills).
 
-Scores are kept in the log2 domain: x = score * softmax_scale * log2(e). The scale is applied before masking, so a
-masked probability is exactly 0 whatever the scale.
+Scores are kept in the log2 domain: x = product * softmax_scale * log2(e). Where a mask applies, the scale is applied
+first, so a masked probability is exactly 0 whatever the scale.
 """
 
 from __future__ import annotations
@@ -50,12 +50,17 @@ def reference_maximum(row_max: Any) -> Any:
 
 def probabilities(values: list[Any], reference: Any) -> list[Any]:
     """exp2(values - reference)."""
-    out: list[Any] = []
-    negative = -reference
-    for i in range(0, len(values), 2):
-        pair = cute.arch.add_packed_f32x2((values[i], values[i + 1]), (negative, negative))
-        out.extend(cute.math.exp2(x, fastmath=True) for x in pair)
-    return out
+    negative = (-reference, -reference)
+    differences = [cute.arch.add_packed_f32x2(pair, negative) for pair in zip(values[0::2], values[1::2])]
+    return [cute.math.exp2(x, fastmath=True) for pair in differences for x in pair]
+
+
+def scaled_probabilities(values: list[Any], factor: Any, reference: Any) -> list[Any]:
+    """exp2(values * factor - reference), the product not rounded."""
+    factors, negative = (factor, factor), (-reference, -reference)
+    pairs = zip(values[0::2], values[1::2])
+    differences = [cute.arch.fma_packed_f32x2(pair, factors, negative) for pair in pairs]
+    return [cute.math.exp2(x, fastmath=True) for pair in differences for x in pair]
 
 
 def total(values: list[Any]) -> Any:

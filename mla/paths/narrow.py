@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from mla import operands
-from mla.context import Column, Context
+from mla.context import Context, Slot, latent_slot
 
 MMA_M = 64
 
@@ -22,10 +22,11 @@ def multiply(ctx: Context, accumulator: Any, a: Any, b: Any, idesc: int, accumul
     operands.mma_ws(ctx.config.dtype, accumulator, a, b, idesc, accumulate)
 
 
-def begin_item(ctx: Context) -> None:
-    """Q stays in shared memory."""
+def copy_to_tmem(target: Any, source: Any) -> None:
+    """16 bytes of each row of an operand A to 4 columns of Tensor Memory. One thread."""
+    operands.copy_rows_to_tmem(target, source, "cta_1")
 
 
-def value_columns(ctx: Context, slot: int, kv: Any) -> list[Column]:
-    """The keys' ring slot is the values'."""
-    return []
+def value_slot(ctx: Context, number: Any) -> Slot:
+    """The slots of the keys: they are read again as values."""
+    return latent_slot(ctx, number)

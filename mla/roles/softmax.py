@@ -13,12 +13,14 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64
 
 from mla import operands, softmax
+from mla.arch import WARP_SIZE
 from mla.causal_mask import DRAFT_BITS, WORD_BITS, draft_window, minimum
 from mla.context import Context, WorkItem, has_work, read_work, release_work
 from mla.memory_plan import CHUNK_BYTES
 from mla.paths import accumulator
+from mla.roles.load import drain
 
-EXCHANGE_BARRIER = 1  # named barrier of the softmax warps
+EXCHANGE_BARRIER = 1  # the first of the named barriers of softmax warps
 
 
 @cute.jit
@@ -29,6 +31,7 @@ def run(ctx: cutlass.Constexpr):
         tiles = soften_item(ctx, item, tiles)
         item = item + 1
         is_open = has_work(ctx, item)
+    drain(ctx, "probs", tiles)
 
 
 @cute.jit
@@ -42,13 +45,16 @@ def soften_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     row_max, row_sum = Float32(softmax.NEG_INF), Float32(0.0)
     shift = tiles - phases.begin
 
-    for tile in cutlass.range(phases.begin, phases.bulk_end, unroll=1):
+    # Where no mask code runs, the largest score is that of the largest product, which a negative scale turns round.
+    is_turned = ctx.args.scale_log2 < Float32(0.0)
+    bulk_end = cutlass.select_(is_turned, phases.begin, phases.bulk_end)
+    for tile in cutlass.range(phases.begin, bulk_end, unroll=1):
         row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, bound, row_max, row_sum, False)
-    for tile in cutlass.range(phases.bulk_end, phases.end - 1, unroll=1):
+    for tile in cutlass.range(bulk_end, phases.end - 1, unroll=1):
         row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, bound, row_max, row_sum, True)
     if phases.num_tiles > 0:
         tile = phases.end - 1
-        if phases.final_straddles:
+        if phases.final_straddles | is_turned:
             row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, bound, row_max, row_sum, True)
         else:
             row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, bound, row_max, row_sum, False)
@@ -71,38 +77,50 @@ def soften_tile(
 ):
     """Key tile `tile` in ring buffers `count`. Returns the row's new (maximum, this thread's part of the sum)."""
     plan = ctx.plan
-    score, scale = ctx.pipe("score"), ctx.pipe("scale")
+    score, scale = ctx.pipe("score"), ctx.args.scale_log2
     announced = count + item
     half_tokens = plan.score_columns
 
     score.wait_full(count)
     operands.fence_after_sync()
     lanes = lane // 32 * 32 << 16
-    scores = accumulator.load_columns(accumulator.score_address(ctx, count) + lanes, half_tokens)
+    products = accumulator.load_columns(accumulator.score_address(ctx, count) + lanes, half_tokens)
     operands.fence_before_sync()
     score.warp_arrive_empty(count)
 
-    values = softmax.scaled(scores, ctx.args.scale_log2)
     if cutlass.const_expr(is_masked):
+        scores = softmax.scaled(products, scale)
         first_token = tile * plan.tile_tokens + accumulator.half_of_lane(lane) * half_tokens
         if cutlass.const_expr(ctx.config.tree_mask):
-            values = softmax.masked_by_bits(values, draft_bits(ctx, work, lane, first_token, half_tokens))
+            scores = softmax.masked_by_bits(scores, draft_bits(ctx, work, lane, first_token, half_tokens))
         else:
-            values = softmax.masked(values, bound - first_token)
-    local_max = cute.arch.fmax(row_max, softmax.maximum(values))
+            scores = softmax.masked(scores, bound - first_token)
+        local_max = cute.arch.fmax(row_max, softmax.maximum(scores))
+    else:
+        local_max = cute.arch.fmax(row_max, softmax.maximum(products) * scale)
     new_max = cute.arch.fmax(local_max, exchange(ctx, announced, lane, local_max))
     reference = softmax.reference_maximum(new_max)
     rescale = cute.math.exp2(row_max - reference, fastmath=True)
+    announce(ctx, announced, lane, rescale)
 
-    scale.wait_empty(announced)
-    scales = ctx.smem_floats(plan.scale_offset, plan.scale_stages * plan.cta_rows)
-    if accumulator.half_of_lane(lane) == 0:
-        scales[scale.stage(announced) * plan.cta_rows + accumulator.row_of_lane(lane)] = rescale
-    scale.arrive_full(announced)
-
-    probs = softmax.probabilities(values, reference - ctx.config.probs_scale_log2)
+    reference = reference - ctx.config.probs_scale_log2
+    if cutlass.const_expr(is_masked):
+        probs = softmax.probabilities(scores, reference)
+    else:
+        probs = softmax.scaled_probabilities(products, scale, reference)
     store_probabilities(ctx, count, lane, probs)
     return new_max, row_sum * rescale + softmax.total(probs)
+
+
+@cute.jit
+def announce(ctx: cutlass.Constexpr, announced: Int32, lane: Int32, value: Float32):
+    """A value of every row to the correction warps, from the warps whose lanes hold the first half of each row."""
+    plan, scale = ctx.plan, ctx.pipe("scale")
+    if accumulator.half_of_lane(lane) == 0:
+        scales = ctx.smem_floats(plan.scale_offset, plan.scale_stages * plan.cta_rows)
+        scale.wait_empty(announced)
+        scales[scale.stage(announced) * plan.cta_rows + accumulator.row_of_lane(lane)] = value
+        scale.warp_arrive_full(announced)
 
 
 def draft_bits(ctx: Context, work: WorkItem, lane: Any, first_token: Any, count: int) -> list[Any]:
@@ -124,13 +142,15 @@ def draft_bits(ctx: Context, work: WorkItem, lane: Any, first_token: Any, count:
 def exchange(ctx: cutlass.Constexpr, announced: Int32, lane: Int32, value: Float32):
     """Give `value` to the thread that holds the row's other half, and return its value.
 
-    Two buffers alternate: a thread that has passed barrier i + 1 knows that all have read buffer i.
+    Two warps hold the same rows, and meet at a barrier of their own. Two buffers alternate: a thread that has passed
+    barrier i + 1 knows that both have read buffer i.
     """
     plan = ctx.plan
     cells = ctx.smem_floats(plan.row_exchange_offset, 2 * 2 * plan.cta_rows)
     buffer = announced % 2 * (2 * plan.cta_rows)
     cells[buffer + lane] = value
-    cute.arch.barrier(barrier_id=EXCHANGE_BARRIER, number_of_threads=plan.warps.softmax_threads)
+    rows = accumulator.row_of_lane(lane) // WARP_SIZE
+    cute.arch.barrier(barrier_id=EXCHANGE_BARRIER + rows, number_of_threads=2 * WARP_SIZE)
     return cells[buffer + (lane ^ plan.cta_rows)]
 
 
@@ -143,7 +163,7 @@ def store_probabilities(ctx: cutlass.Constexpr, count: Int32, lane: Int32, probs
     words = operands.converted_words(probs, ctx.config.dtype)
     unit_words = 4
     half_bytes = len(probs) * ctx.config.element_bytes
-    start = plan.probs_offset + half * half_bytes // CHUNK_BYTES * plan.probs_chunk_bytes + row * CHUNK_BYTES
+    start = ctx.probs_offset(count) + half * half_bytes // CHUNK_BYTES * plan.probs_chunk_bytes + row * CHUNK_BYTES
     first_unit = half * half_bytes % CHUNK_BYTES // 16
     edge.wait_empty(count)
     for unit in cutlass.range_constexpr(half_bytes // 16):
@@ -158,15 +178,9 @@ def finish(
     ctx: cutlass.Constexpr, work: cutlass.Constexpr, announced: Int32, lane: Int32, row_max: Float32, row_sum: Float32
 ):
     """Denominators to the epilogue; log-sum-exp to global memory."""
-    plan, config = ctx.plan, ctx.config
-    scale = ctx.pipe("scale")
-    row = accumulator.row_of_lane(lane)
+    config, row = ctx.config, accumulator.row_of_lane(lane)
     row_sum = row_sum + exchange(ctx, announced, lane, row_sum)
-    scales = ctx.smem_floats(plan.scale_offset, plan.scale_stages * plan.cta_rows)
-    scale.wait_empty(announced)
-    if accumulator.half_of_lane(lane) == 0:
-        scales[scale.stage(announced) * plan.cta_rows + row] = row_sum
-    scale.arrive_full(announced)
+    announce(ctx, announced, lane, row_sum)
 
     lse = row_max + cute.math.log2(row_sum, fastmath=True) - config.probs_scale_log2
     lse = cutlass.select_(row_sum == Float32(0.0), Float32(softmax.NEG_INF), lse)
