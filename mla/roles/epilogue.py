@@ -6,17 +6,30 @@ partial result where other CTAs have the rest of the row tile. Rows that saw no 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32
+from cutlass import Float32, Int32, Int64
 
 from mla import operands, softmax
 from mla.config import ELEMENT_BYTES
 from mla.paths import accumulator
 
 CHUNK_COLUMNS = 64
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the calling thread and its neighbour write the rows of their lanes.
+
+    is_partial: to the partial results, fp32. even_row, odd_row: byte addresses, see operands.store_pair.
+    """
+
+    is_partial: Any
+    even_row: Any
+    odd_row: Any
 
 
 @cute.jit
@@ -26,18 +39,35 @@ def run(ctx: cutlass.Constexpr, work: cutlass.Constexpr, lane: Int32, tiles: Int
     # The largest probability of a row that sees a key is 1, so its sum is 0 iff it sees none; NaN sums propagate.
     is_empty = row_sum == Float32(0.0)
     factor = cutlass.select_(work.slot < 0, ctx.args.output_scale, Float32(1.0)) / row_sum
+    own_row = row_address(ctx, work, accumulator.row_of_lane(lane))
+    other_row, is_odd = operands.other_lane_long(own_row), lane % 2 == 1
+    target = Target(
+        work.slot >= 0, cutlass.select_(is_odd, other_row, own_row), cutlass.select_(is_odd, own_row, other_row)
+    )
     if work.phases.num_tiles > 0:
         for half in cutlass.range_constexpr(plan.output_halves):
-            write_half(ctx, work, lane, half, (tiles - 1) * plan.output_halves + half, factor, is_empty)
+            write_half(ctx, target, lane, half, (tiles - 1) * plan.output_halves + half, factor, is_empty)
     else:
         for column in cutlass.range(0, plan.output_columns, CHUNK_COLUMNS, unroll=1):
-            store(ctx, work, lane, column, None)
+            store(ctx, target, lane, column, None)
+
+
+@cute.jit
+def row_address(ctx: cutlass.Constexpr, work: cutlass.Constexpr, row: Int32):
+    """Byte address of the result of a row of this CTA's: partial result or output; 0 past the request's last row."""
+    position = work.first_row + row
+    address = Int64(0)
+    if work.slot >= 0:
+        address = ctx.args.partial_out[work.slot, ctx.first_cta_row + row, None].iterator.toint()
+    elif position < work.mask.num_rows:
+        address = ctx.args.out[(*work.place(position), None)].iterator.toint()
+    return address
 
 
 @cute.jit
 def write_half(
     ctx: cutlass.Constexpr,
-    work: cutlass.Constexpr,
+    target: cutlass.Constexpr,
     lane: Int32,
     half: cutlass.Constexpr,
     held: Int32,
@@ -54,19 +84,21 @@ def write_half(
             operands.fence_before_sync()
             output.warp_arrive_empty(held)
         scaled = [cutlass.select_(is_empty, Float32(0.0), value) for value in softmax.scaled(values, factor)]
-        store(ctx, work, lane, half * columns + column, scaled)
+        store(ctx, target, lane, half * columns + column, scaled)
 
 
 @cute.jit
 def store(
-    ctx: cutlass.Constexpr, work: cutlass.Constexpr, lane: Int32, column: cutlass.Constexpr, values: cutlass.Constexpr
+    ctx: cutlass.Constexpr, target: cutlass.Constexpr, lane: Int32, column: cutlass.Constexpr, values: cutlass.Constexpr
 ):
     """CHUNK_COLUMNS values of O, from `column` on, to the output or to the partial result. None: zeros."""
-    position = work.first_row + accumulator.row_of_lane(lane)
-    if work.slot >= 0:
-        store_partial(ctx, work.slot, lane, column, words_of(values, None))
-    elif position < work.mask.num_rows:
-        store_output(ctx, work.place(position), lane, column, words_of(values, ctx.config.output_dtype))
+    dtype, dim = ctx.config.output_dtype, accumulator.output_dim(lane, column)
+    if target.is_partial:
+        operands.store_pair(target.even_row, target.odd_row, dim * 4, words_of(values, None))
+    else:
+        operands.store_pair(
+            target.even_row, target.odd_row, dim * ctx.config.output_bytes, words_of(values, dtype)
+        )
 
 
 def words_of(values: list[Any] | None, dtype: str | None) -> Any:
@@ -76,17 +108,3 @@ def words_of(values: list[Any] | None, dtype: str | None) -> Any:
         words.fill(0)
         return words
     return operands.register_words(values) if dtype is None else operands.converted_words(values, dtype)
-
-
-@cute.jit
-def store_output(
-    ctx: cutlass.Constexpr, place: cutlass.Constexpr, lane: Int32, column: cutlass.Constexpr, words: cute.Tensor
-):
-    target = ctx.args.out[(*place, None)]
-    operands.store_sectors(target, accumulator.output_dim(lane, column) * ctx.config.output_bytes, words)
-
-
-@cute.jit
-def store_partial(ctx: cutlass.Constexpr, slot: Int32, lane: Int32, column: cutlass.Constexpr, words: cute.Tensor):
-    target = ctx.args.partial_out[slot, ctx.first_cta_row + accumulator.row_of_lane(lane), None]
-    operands.store_sectors(target, accumulator.output_dim(lane, column) * 4, words)

@@ -89,15 +89,17 @@ def test_strided_views(backend, num_heads, seq_len_q, path):
     assert_matches(problem, *run(problem, backend, path))
 
 
-def test_strided_out(backend):
+@pytest.mark.parametrize("width", [576, 584])
+def test_strided_out(backend, width):
+    """Rows at multiples of 32 bytes, a sector, and, 1168 bytes apart, at multiples of 16 only."""
     problem = make_problem(2, 16, 2, (65, 3))
     device = "cuda" if backend == "cute" else "cpu"
-    wide = torch.full((2, 3, 20, 576), 7.0, dtype=torch.bfloat16, device=device)
-    out = wide[:, :2, 2:18, 64:]
+    wide = torch.full((2, 3, 20, width), 7.0, dtype=torch.bfloat16, device=device)
+    out = wide[:, :2, 2:18, 64:576]
     returned, lse = call_wrapper(problem, backend, out=out)
     assert returned is out
     assert_matches(problem, out, lse)
-    wide[:, :2, 2:18, 64:] = 7.0
+    wide[:, :2, 2:18, 64:576] = 7.0
     assert (wide == 7.0).all(), "memory beside out was written"
 
 
