@@ -103,7 +103,11 @@ class MlaDecode:
         merge.kernel(
             seq_lens, cu_seqlens_q, dcp_rank, out, lse, partial_out, partial_lse, num_units, output_scale
         ).launch(
-            grid=[merge.num_ctas(cute.size(seq_lens)), 1, 1], block=[merge.threads, 1, 1], stream=stream, use_pdl=True
+            grid=[merge.num_ctas(num_units), 1, 1],
+            block=[merge.threads, 1, 1],
+            smem=merge.smem_bytes,
+            stream=stream,
+            use_pdl=True,
         )
 
     @cute.jit

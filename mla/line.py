@@ -37,6 +37,11 @@ class Request:
         values = (self.query_begin, self.seq_len_q, self.seq_len_k)
         return Request(*(v if isinstance(v, int) else cute.arch.shuffle_sync(v, lane) for v in values))
 
+    @property
+    def traced(self) -> tuple[Any, ...]:
+        """What of it is not known while the kernel is compiled."""
+        return tuple(v for v in (self.query_begin, self.seq_len_q, self.seq_len_k) if not isinstance(v, int))
+
 
 @dataclass(frozen=True)
 class RequestList:
@@ -59,6 +64,122 @@ class RequestList:
         begin = self.cu_seqlens_q[index]
         return Request(begin, cutlass.max(self.cu_seqlens_q[index + 1] - begin, 0), seq_len_k)
 
+    def request_of(self, traced: tuple[Any, ...]) -> Request:
+        """The request whose `traced` values these are."""
+        return Request(0, self.scheduler.mask.seq_len_q, *traced) if self.cu_seqlens_q is None else Request(*traced)
+
+
+@cute.jit
+def request_or_none(requests: cutlass.Constexpr, index: Int32):
+    """(request `index`, its positions in the line); past the last request, one without tokens, keys and positions."""
+    query_begin, seq_len_q, seq_len_k, cost = Int32(0), Int32(0), Int32(0), Int32(0)
+    if index < requests.count:
+        request = requests.request(index)
+        query_begin, seq_len_q, seq_len_k = Int32(request.query_begin), Int32(request.seq_len_q), request.seq_len_k
+        cost = request_cost(requests, request)
+    if cutlass.const_expr(requests.cu_seqlens_q is None):
+        return requests.request_of((seq_len_k,)), cost
+    return requests.request_of((query_begin, seq_len_q, seq_len_k)), cost
+
+
+@cute.jit
+def request_cost(requests: cutlass.Constexpr, request: cutlass.Constexpr):
+    """Positions of all row tiles of a request."""
+    scheduler = requests.scheduler.of_request(request.seq_len_q)
+    if cutlass.const_expr(requests.cu_seqlens_q is None):
+        return scheduler.request_cost(request.seq_len_k)
+    total = Int32(0)
+    for row_tile in cutlass.range(scheduler.row_tiles, unroll=1):
+        total = total + scheduler.cost(row_tile, request.seq_len_k)
+    return total
+
+
+@dataclass(frozen=True)
+class Window:
+    """Neighbouring requests, one to a lane (`measure`: `per_lane` to a lane), and their places in the line of work.
+
+    first: the first lane's first request. traced: of the lane's first request, what is not known while the kernel is
+    compiled (a dynamic `if` or loop makes traced values of all that it carries). start, end: the lane's positions, none
+    past the last request.
+    """
+
+    first: Any
+    per_lane: Any
+    traced: tuple[Any, ...]
+    start: Any
+    end: Any
+
+    def lane_at(self, position: Any) -> Any:
+        """The lane that holds `position`: as many as end before it. WARP_SIZE where it lies behind the window."""
+        return cute.arch.popc(cute.arch.vote_ballot_sync(self.end <= position))
+
+    def lanes_before(self, position: Any) -> Any:
+        """How many lanes start before `position`."""
+        return cute.arch.popc(cute.arch.vote_ballot_sync(self.start < position))
+
+    @property
+    def total(self) -> Any:
+        """Position behind the last lane's."""
+        return cute.arch.shuffle_sync(self.end, WARP_SIZE - 1)
+
+
+@cute.jit
+def measure(requests: cutlass.Constexpr):
+    """The window of all requests; `total` is the length of the line. A warp-collective, like all that follows."""
+    per_lane = (requests.count + (WARP_SIZE - 1)) // WARP_SIZE
+    first = cute.arch.lane_idx() * per_lane
+    request, cost = request_or_none(requests, first)
+    for index in cutlass.range(first + 1, first + per_lane, unroll=4):
+        cost = cost + request_or_none(requests, index)[1]
+    end = running_sum(cost)
+    return Window(Int32(0), per_lane, request.traced, end - cost, end)
+
+
+@cute.jit
+def window_at(requests: cutlass.Constexpr, whole: cutlass.Constexpr, position: Int32):
+    """The window, one request to a lane, of which a lane holds `position`. whole: `measure`'s."""
+    window = whole
+    if whole.per_lane > 1:
+        lane = whole.lane_at(position)
+        window = window_of(requests, lane * whole.per_lane, cute.arch.shuffle_sync(whole.start, lane))
+        while (window.lane_at(position) == WARP_SIZE) & (window.first + WARP_SIZE < requests.count):
+            window = next_window(requests, window)
+    return window
+
+
+@cute.jit
+def next_window(requests: cutlass.Constexpr, window: cutlass.Constexpr):
+    """The requests behind those of a window of one request to a lane."""
+    return window_of(requests, window.first + WARP_SIZE, window.total)
+
+
+@cute.jit
+def window_of(requests: cutlass.Constexpr, first: Int32, position: Int32):
+    """Requests [first, first + 32), whose line starts at `position`."""
+    request, cost = request_or_none(requests, first + cute.arch.lane_idx())
+    end = position + running_sum(cost)
+    return Window(first, Int32(1), request.traced, end - cost, end)
+
+
+@cute.jit
+def row_tile_at(scheduler: cutlass.Constexpr, seq_len_k: Int32, start: Int32, position: Int32):
+    """(row tile, its first position, its positions) of a request, from `start` on in the line, that holds `position`."""
+    row_tile, first, cost = Int32(0), start, scheduler.cost(Int32(0), seq_len_k)
+    if cutlass.const_expr(not isinstance(scheduler.row_tiles, int) or scheduler.row_tiles > 1):
+        while first + cost <= position:
+            row_tile, first = row_tile + 1, first + cost
+            cost = scheduler.cost(row_tile, seq_len_k)
+    return row_tile, first, cost
+
+
+def running_sum(value: Any) -> Any:
+    """Sum over the lanes of a warp up to the calling one, itself included."""
+    lane = cute.arch.lane_idx()
+    for distance in (1, 2, 4, 8, 16):
+        earlier = cute.arch.shuffle_sync_up(value, distance)
+        value = value + cutlass.select_(lane >= distance, earlier, 0)
+    return value
+
 
 @cute.jit
 def lane_request(requests: cutlass.Constexpr, count: Int32, first: Int32):
@@ -72,18 +193,6 @@ def lane_request(requests: cutlass.Constexpr, count: Int32, first: Int32):
     if cutlass.const_expr(requests.cu_seqlens_q is None):
         return Request(0, requests.scheduler.mask.seq_len_q, seq_len_k), cost
     return Request(query_begin, seq_len_q, seq_len_k), cost
-
-
-@cute.jit
-def request_cost(requests: cutlass.Constexpr, request: cutlass.Constexpr):
-    """Positions of all row tiles of a request."""
-    scheduler = requests.scheduler.of_request(request.seq_len_q)
-    if cutlass.const_expr(requests.cu_seqlens_q is None):
-        return scheduler.request_cost(request.seq_len_k)
-    total = Int32(0)
-    for row_tile in cutlass.range(scheduler.row_tiles, unroll=1):
-        total = total + scheduler.cost(row_tile, request.seq_len_k)
-    return total
 
 
 @cute.jit

@@ -15,7 +15,7 @@ from unittest import mock
 import cutlass
 import cutlass.cute as cute
 
-from mla import causal_mask, decode, operands, softmax, split_kv
+from mla import causal_mask, decode, operands, reduction, softmax, split_kv
 from mla.causal_mask import CausalMask, KeyShard
 from mla.compile import CompiledDecode, compile_kernel
 from mla.config import MlaDecodeConfig
@@ -91,6 +91,15 @@ def _short_take(first: Any, cost: Any, share_begin: Any, share_end: Any) -> spli
     return _TAKE(first, cost, share_begin, share_end - 1)
 
 
+def _all_but_the_last(parts: Any, member: Any, log2_members: Any) -> tuple[Any, Any]:
+    begin, end = _PARTS_OF(parts, member, log2_members)
+    return begin, end - 1
+
+
+def _one_member(smem: Any, warp: Any, members: Any) -> Any:
+    return _COMBINE(smem, warp, cutlass.Int32(1))
+
+
 def _skip_probs_wait(pipeline: Pipeline, count: Any) -> None:
     if pipeline.edge.name != "probs":
         _WAIT_FULL(pipeline, count)
@@ -98,6 +107,8 @@ def _skip_probs_wait(pipeline: Pipeline, count: Any) -> None:
 
 _WAIT_FULL = Pipeline.wait_full
 _TAKE = split_kv.take
+_PARTS_OF = reduction.parts_of
+_COMBINE = reduction.combine
 _REQUEST = RequestList.request
 _PLACE = Request.place
 _K_BOUND = CausalMask.k_bound
@@ -139,7 +150,15 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     ),
     "no-merge": (
         "the parts of a split row tile are not merged",
-        lambda: mock.patch.object(MergePartials, "merge_row", _nothing),
+        lambda: mock.patch.object(MergePartials, "merge", _nothing),
+    ),
+    "merge-skips-part": (
+        "of the parts of a split row tile that a warp merges, the last one is left out",
+        lambda: mock.patch.object(reduction, "parts_of", _all_but_the_last),
+    ),
+    "merge-first-warp": (
+        "of the warps that share the parts of a row, the first one's sum is taken for all",
+        lambda: mock.patch.object(reduction, "combine", _one_member),
     ),
     "unscaled-probs": (
         "probabilities are rounded to e4m3 as they are, in [0, 1]; the same kernel for fp16 and bf16",
