@@ -67,10 +67,8 @@ class MlaDecode:
         """
         plan, config = self.plan, self.config
         num_units = num_ctas // plan.cluster_size
-        query_view, kv_view = (
-            self.query_view(query),
-            cute.make_tensor(kv_cache.iterator, cute.select(kv_cache.layout, mode=[1, 2, 0])),
-        )
+        query_view = self.query_view(query)
+        kv_view = cute.make_tensor(kv_cache.iterator, cute.select(kv_cache.layout, mode=[1, 2, 0]))
         rows, latent, rope = config.query_box_rows(plan.cta_rows), plan.chunk_elements, config.qk_rope_head_dim
         boxes = (
             *operands.make_boxes(query_view, rows, latent, plan.is_paired),

@@ -26,13 +26,12 @@ from .engine_common import (
     warp_table,
 )
 from .engine_memory import fail, shared_address
-from .engine_remote import ALL_FIRST, ROOM_FIRST, STORES_FIRST, has_room, note, suspend
+from .engine_remote import ALL_FIRST, DROP, ROOM_FIRST, STORES_FIRST, has_room, note, suspend
 from .engine_trace import trace_row
 
 # Flags of the mbarrier operations.
 CLUSTER_SPACE = 1  # the barrier may be another CTA's
 NO_COMPLETE = 2
-DROP = 4
 AUTO_COUNT = 8  # (BAR_*) the count operand is absent: all threads of the CTA
 
 TX_LIMIT = (1 << 20) - 1

@@ -14,11 +14,13 @@ _ENGINE = ("engine*.py", "microcode.py", "state.py")
 _NATIVE = ("native*.py", "numerics*.py", "tensormap.py")
 # Group -> (sources that count, sources whose compiled code is dropped).
 _GROUPS = {"engine": (_ENGINE, _ENGINE), "native": (_ENGINE + _NATIVE, _NATIVE)}
+_TIMED = (*_ENGINE, *_NATIVE, "timing/*.py")
 
 
-def drop_stale_code(folder: Path, groups: dict[str, tuple] = _GROUPS) -> None:
-    """Removes code in the folder's cache that was compiled from other sources. Does nothing if it is read-only."""
-    cache = folder / "__pycache__"
+def drop_stale_code(folder: Path, groups: dict[str, tuple] = _GROUPS, below: str = ".") -> None:
+    """Removes code that was compiled from other sources: in the cache of the folder, or of the one `below` it. Does
+    nothing if it is read-only."""
+    cache = folder / below / "__pycache__"
     try:
         for group, (sources, dropped) in groups.items():
             paths = [path for pattern in sources for path in sorted(folder.glob(pattern))]
@@ -33,6 +35,11 @@ def drop_stale_code(folder: Path, groups: dict[str, tuple] = _GROUPS) -> None:
             stamp.write_text(digest)
     except OSError:
         return
+
+
+def drop_stale_timing() -> None:
+    """As drop_stale_code, for the timed mode, which is compiled only where it is used."""
+    drop_stale_code(Path(__file__).parent, {"timing": (_TIMED, ("*.py",))}, "timing")
 
 
 drop_stale_code(Path(__file__).parent)

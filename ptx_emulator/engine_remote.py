@@ -23,7 +23,7 @@ R_SIZE = 10
 ROWS = 1 << 12
 
 STORE = -1
-DROP = 4  # engine_barrier.DROP
+DROP = 4  # in R_FLAGS: the arrival is a mbarrier.arrive_drop
 
 # What must be done first.
 ROOM_FIRST, STORES_FIRST, ALL_FIRST = range(3)

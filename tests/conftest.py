@@ -7,8 +7,6 @@ import os
 import pytest
 import torch
 
-from ptx_emulator.asyncs import ORDERS
-from tests.wrappers import emulation
 from wrappers.decode import KERNEL_ARCHS
 
 # A test of the compiler compiles; tests of the compile cache name a folder of their own.
@@ -17,13 +15,23 @@ torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--order", choices=ORDERS, help="emulate each kernel in this order too, with the same result")
+    parser.addoption(
+        "--order", help="emulate each kernel in this order too (ptx_emulator.asyncs), with the same result"
+    )
     parser.addoption("--seeds", type=int, default=1, help="how many schedules of --order")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--order"):
-        emulation.SCHEDULES = [(config.getoption("--order"), seed) for seed in range(config.getoption("--seeds"))]
+    order = config.getoption("--order")
+    if not order:
+        return
+    # Only here: other runs need not load the compiler and the emulator.
+    from ptx_emulator.asyncs import ORDERS
+    from tests.wrappers import emulation
+
+    if order not in ORDERS:
+        raise pytest.UsageError(f"--order {order}: must be one of {', '.join(ORDERS)}")
+    emulation.SCHEDULES = [(order, seed) for seed in range(config.getoption("--seeds"))]
 
 
 def no_device_reason() -> str | None:

@@ -62,6 +62,11 @@ def peer(cta, inst):
     return cta.cluster[rank]
 
 
+def members_of(cta, group: int, inst) -> tuple:
+    """The CTAs that .cta_group::`group` acts on, in the order of their ranks."""
+    return (cta,) if group == 1 else tuple(sorted((cta, peer(cta, inst)), key=lambda member: member.rank))
+
+
 def shared_address(cta, address: int, nbytes: int, inst, *, generic: bool, align: int, cluster: bool):
     """(CTA, offset) of a shared address that may be given generically."""
     if generic:

@@ -19,14 +19,12 @@ from ..tcgen05_layout import (
     TMEM_LANES,
     DataPath,
     data_path,
-    decode_shared_descriptor,
-    operand_map,
 )
 from ..tmem import split_address
 from ..warp import lane_list, require
 from .per_thread import lane_address, lane_long, lane_word
-from .tcgen05 import at, cta_group, peer
-from .tcgen05_mma import COLLECTOR_OPS, SharedOperand, check_shared, check_tmem, narrow_elements, runs_of, unit
+from .tcgen05 import at, cta_group, members_of
+from .tcgen05_mma import COLLECTOR_OPS, SharedOperand, check_shared, check_tmem, narrow_elements, shared_operand, unit
 
 _ID_BITS = 3 << 30  # of a scale factor address: CUTLASS keeps the factor's ID there
 
@@ -88,7 +86,7 @@ def _issue(warp, inst, lane: int) -> None:
     form, cta = inst.data, warp.cta
     grid = cta.grid
     plan = _plan(warp, inst, lane)
-    members = (cta,) if form.group == 1 else tuple(sorted((cta, peer(cta, inst)), key=lambda c: c.rank))
+    members = members_of(cta, form.group, inst)
     d_address = lane_address(warp, inst.operands[0], lane)
     for member in members:
         check_tmem(member, plan.path, d_address, plan.path.width, "D", inst)
@@ -121,10 +119,10 @@ def _plan(warp, inst, lane: int) -> ScaledPlan:
         shape = decode_scaled_descriptor(lane_word(warp, inst.operands[3], lane), form.kind, form.factors, form.group)
         if a_in_tmem and shape.a_mn_major:
             raise ValueError("matrix A in Tensor Memory cannot be transposed")
-        b = _shared_operand(lane_long(warp, inst.operands[2], lane), shape.n // form.group, shape.b_mn_major)
+        b = shared_operand(lane_long(warp, inst.operands[2], lane), shape.n // form.group, K_BYTES, 1, shape.b_mn_major)
         a = None
         if not a_in_tmem:
-            a = _shared_operand(lane_long(warp, a_operand, lane), shape.m // form.group, shape.a_mn_major)
+            a = shared_operand(lane_long(warp, a_operand, lane), shape.m // form.group, K_BYTES, 1, shape.a_mn_major)
     except ValueError as error:
         raise unsupported(inst, str(error)) from None
     columns = []
@@ -142,12 +140,6 @@ def _plan(warp, inst, lane: int) -> ScaledPlan:
     place = split_address(lane_address(warp, inst.operands[0], lane))
     a_place = split_address(lane_address(warp, a_operand, lane)) if a_in_tmem else (0, 0)
     return ScaledPlan(shape, path, a, b, place, a_place, *columns)
-
-
-def _shared_operand(bits: int, rows: int, mn_major: bool) -> SharedOperand:
-    descriptor = decode_shared_descriptor(bits)
-    index, extent = operand_map(descriptor, rows, K_BYTES, 1, mn_major)
-    return SharedOperand(index, descriptor.start, extent, runs_of(index.tobytes(), 1))
 
 
 def _execute(plan: ScaledPlan, members, keep: bool) -> None:

@@ -30,7 +30,7 @@ from ..tcgen05_layout import (
 from ..tmem import SHIFT_COLUMNS, split_address
 from ..warp import lane_list, require
 from .per_thread import lane_address, lane_long, lane_word
-from .tcgen05 import at, cta_group, peer, shared_address
+from .tcgen05 import at, cta_group, members_of, shared_address
 
 _KINDS = ("kind::f16", "kind::tf32", "kind::f8f6f4", "kind::i8")
 COLLECTOR_OPS = ("fill", "use", "lastuse", "discard")
@@ -117,7 +117,7 @@ def _mma(warp, inst, lane: int) -> None:
         raise unsupported(inst, str(error)) from None
     if form.shift_a and len(plan.segments) != TMEM_LANES:
         raise unsupported(inst, ".ashift is for M = 128 with one CTA and M = 256 with a pair")
-    members = (cta,) if form.group == 1 else tuple(sorted((cta, peer(cta, inst)), key=lambda c: c.rank))
+    members = members_of(cta, form.group, inst)
     place = lane_address(warp, d_operand, lane)
     for member in members:
         check_tmem(member, plan.path, place, plan.path.width, "D", inst)
@@ -184,8 +184,9 @@ def _plan(form: Mma, a_in_tmem: bool, bits: int, a_bits: int, b_bits: int) -> Pl
     shape = decode_instruction_descriptor(bits, form.kind, form.ws, form.group)
     if a_in_tmem and shape.a_mn_major:
         raise ValueError("matrix A in Tensor Memory cannot be transposed")
-    b = _shared_operand(b_bits, shape.n // form.group, shape, shape.b_mn_major, True)
-    a = None if a_in_tmem else _shared_operand(a_bits, shape.m // form.group, shape, shape.a_mn_major, False)
+    step = shape.k, shape.element_bytes
+    b = shared_operand(b_bits, shape.n // form.group, *step, shape.b_mn_major, transposed=True)
+    a = None if a_in_tmem else shared_operand(a_bits, shape.m // form.group, *step, shape.a_mn_major)
     path = data_path(shape.m, shape.n, form.ws, form.group)
     segments = np.array(path.segments)
     if a_in_tmem:
@@ -215,14 +216,17 @@ def unit(cta, group: int) -> tuple:
 
 
 @lru_cache(maxsize=8192)
-def _shared_operand(bits: int, rows: int, shape, mn_major: bool, transposed: bool) -> SharedOperand:
+def shared_operand(
+    bits: int, rows: int, columns: int, element_bytes: int, mn_major: bool = False, transposed: bool = False
+) -> SharedOperand:
+    """What a shared memory descriptor says of a matrix. Raises ValueError."""
     descriptor = decode_shared_descriptor(bits)
-    index, extent = operand_map(descriptor, rows, shape.k, shape.element_bytes, mn_major, transposed=transposed)
-    return SharedOperand(index, descriptor.start, extent, runs_of(index.tobytes(), shape.element_bytes))
+    index, extent = operand_map(descriptor, rows, columns, element_bytes, mn_major, transposed=transposed)
+    return SharedOperand(index, descriptor.start, extent, _runs(index.tobytes(), element_bytes))
 
 
 @lru_cache(maxsize=256)
-def runs_of(index: bytes, size: int) -> tuple[np.ndarray, int]:
+def _runs(index: bytes, size: int) -> tuple[np.ndarray, int]:
     """The `runs` of a SharedOperand, from the bytes of its index; elements of `size` bytes."""
     return equal_runs(np.frombuffer(index, np.int32), size)
 
@@ -326,10 +330,10 @@ def copy(warp, inst, mask: int):
     for lane in lane_list(mask):
         address = lane_address(warp, inst.operands[0], lane)
         try:
-            source = _copy_operand(lane_long(warp, inst.operands[1], lane), form.rows, form.row_bytes)
+            source = shared_operand(lane_long(warp, inst.operands[1], lane), form.rows, form.row_bytes // 4, 4)
         except ValueError as error:
             raise unsupported(inst, str(error)) from None
-        members = (cta,) if form.group == 1 else (cta, peer(cta, inst))
+        members = members_of(cta, form.group, inst)
         first_lane, column = split_address(address)
         height = form.rows // len(form.blocks)
         if first_lane + height > 32:
@@ -366,13 +370,6 @@ def _copied(shared: np.ndarray, source: SharedOperand, bits: int) -> np.ndarray:
     return np.ascontiguousarray(elements.astype(np.uint8)).view(np.uint32)
 
 
-@lru_cache(maxsize=1024)
-def _copy_operand(bits: int, rows: int, row_bytes: int) -> SharedOperand:
-    descriptor = decode_shared_descriptor(bits)
-    index, extent = operand_map(descriptor, rows, row_bytes // 4, 4, False)
-    return SharedOperand(index, descriptor.start, extent, runs_of(index.tobytes(), 4))
-
-
 def _prepare_shift(inst) -> int:
     rest = [m for m in inst.mods if not m.startswith("cta_group::")]
     require(inst, rest == ["down"], f"{inst.opcode} is not implemented")
@@ -387,7 +384,7 @@ def shift(warp, inst, mask: int):
         first, column = split_address(lane_address(warp, inst.operands[0], lane))
         if first % 32:
             raise TmemError(f"tcgen05.shift at lane {first}: must be a multiple of 32", **at(inst))
-        members = (cta,) if group == 1 else (cta, peer(cta, inst))
+        members = members_of(cta, group, inst)
         for member in members:
             member.tmem.check_columns(column, SHIFT_COLUMNS, at(inst))
 

@@ -61,13 +61,7 @@ def test_a_world_of_one_is_none_bit_for_bit():
     """The very same kernel: the compile key does not see the world."""
     problem = make_problem(2, 16, 4, (70, 200))
     alone = replace(problem, dcp_world=1, dcp_rank=0, dcp_interleave=7)
-    configs = {
-        kernel.decode_config(
-            p.decode_call(),
-            EMULATED_ARCH,
-        )
-        for p in (problem, alone)
-    }
+    configs = {kernel.decode_config(p.decode_call(), EMULATED_ARCH) for p in (problem, alone)}
     assert configs == {MlaDecodeConfig("bf16", 16, 4, True, 64, lse_base="e")}
     result = launch(problem)
     assert same(launch(alone), result)

@@ -9,13 +9,11 @@ from mmasim.nv_ptx import TCGen05MMA
 
 from ptx_emulator import numerics
 
+from .ops import mma_programs
+
 M, N = 64, 32
 TORCH = {
-    "f16": torch.float16,
-    "bf16": torch.bfloat16,
-    "tf32": torch.float32,
-    "e4m3": torch.float8_e4m3fn,
-    "e5m2": torch.float8_e5m2,
+    **mma_programs.TORCH,
     "e2m3": torch.uint8,
     "e3m2": torch.uint8,
     "e2m1": torch.uint8,

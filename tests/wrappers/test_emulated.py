@@ -15,6 +15,7 @@ import torch
 
 from mla.compile import compile_decode
 from tests.wrappers import emulation
+from tests.wrappers.emulation import same
 from wrappers import emulated, kernel
 from wrappers.decode import mla_decode, workspace_bytes
 from wrappers.testing import DEFAULT_SCALE, MlaProblem, assert_matches, baseline_output, compare, make_problem
@@ -181,11 +182,6 @@ def split(request):
     """A problem whose row tiles are split among the CTAs, and its result."""
     problem = make_problem(4, 16, 5, [1300, 0, 700, 3], page_size=32, dtype=request.param)
     return problem, *launch(problem)
-
-
-def same(result, expected) -> bool:
-    """Bitwise; the lse's -inf and the output's zeros included."""
-    return all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
 
 
 @pytest.mark.parametrize("num_ctas", [2, 3, 7, 148])

@@ -1,0 +1,67 @@
+"""The workloads that predictions are made for, as data: those with published or modelled figures of the peers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HEAD_DIM, LATENT_DIM = 576, 512
+ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp8": 1}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One call. kv_lens: keys of each request, the query tokens' own included."""
+
+    dtype: str
+    num_heads: int
+    seq_len_q: int
+    kv_lens: tuple[int, ...]
+    page_size: int = 64
+
+    @classmethod
+    def uniform(cls, dtype: str, num_heads: int, seq_len_q: int, kv_len: int, batch: int, page_size: int = 64):
+        return cls(dtype, num_heads, seq_len_q, (kv_len,) * batch, page_size)
+
+    @property
+    def batch(self) -> int:
+        return len(self.kv_lens)
+
+    @property
+    def rows(self) -> int:
+        """Rows (query token x head) of a request."""
+        return self.num_heads * self.seq_len_q
+
+    @property
+    def name(self) -> str:
+        lengths = sorted(set(self.kv_lens))
+        keys = "+".join(f"{self.kv_lens.count(n)}x{_short(n)}" for n in reversed(lengths))
+        keys = _short(lengths[0]) if len(lengths) == 1 else keys
+        return f"{self.dtype} h{self.num_heads} q{self.seq_len_q} {keys} b{self.batch}"
+
+    @property
+    def kv_bytes(self) -> int:
+        """The cache read once."""
+        return sum(self.kv_lens) * HEAD_DIM * ELEMENT_BYTES[self.dtype]
+
+    def flop(self, tile_rows: int) -> int:
+        """Multiplications and additions of Q K^T and P V, in whole row tiles of `tile_rows`."""
+        rows = -(-self.rows // tile_rows) * tile_rows
+        return 2 * rows * sum(self.kv_lens) * (HEAD_DIM + LATENT_DIM)
+
+
+def _short(keys: int) -> str:
+    return f"{keys // 1024}K" if keys % 1024 == 0 else str(keys)
+
+
+_LONG = 80 * 1024
+IMBALANCED = Workload("fp8", 16, 4, (_LONG,) + (2048,) * 15)
+# Those of ../shared/knowledge/performance.md, section 6, in its order.
+WORKLOADS = (
+    *(Workload.uniform("fp8", 16, 4, _LONG, batch) for batch in (1, 2, 4, 8, 16)),
+    *(Workload.uniform("fp8", 32, 4, _LONG, batch) for batch in (4, 8, 16)),
+    *(Workload.uniform("fp8", 128, 1, 8192, batch) for batch in (1, 32, 64)),
+    Workload.uniform("bf16", 128, 1, 8192, 32),
+    Workload.uniform("bf16", 16, 8, 2048, 10),
+    Workload.uniform("bf16", 16, 4, 16384, 8),
+    IMBALANCED,
+)

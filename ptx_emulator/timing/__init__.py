@@ -1,0 +1,15 @@
+"""The timed mode: what a kernel would cost on sm_100, modelled from its PTX while it is executed.
+
+Every warp has a clock, and asynchronous work carries the time of its completion into the mbarrier, Tensor Memory or
+register that somebody waits for. Nothing here was measured on a GPU: all numbers are modelled, from the constants of
+constants.py. Knows PTX; knows nothing of any kernel.
+"""
+
+from ..engine_cache import drop_stale_timing
+
+drop_stale_timing()  # before anything is compiled
+
+from .constants import CONSTANTS, Constants  # noqa: E402
+from .launch import CtaTiming, LaunchTiming, time_host_function, time_launch  # noqa: E402
+
+__all__ = ["CONSTANTS", "Constants", "CtaTiming", "LaunchTiming", "time_host_function", "time_launch"]

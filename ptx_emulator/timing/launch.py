@@ -1,0 +1,168 @@
+"""Timed launches: clusters of a grid that stand for all of them, executed with time, and their kernels' durations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .. import cute_abi
+from ..cute_abi.values import buffers_of, flatten_arguments
+from ..grid import Grid, prepare_launch
+from . import tables as tb
+from .cluster import TimedCluster
+from .constants import Constants
+
+SAMPLES = 6  # clusters executed where the caller names none
+
+
+@dataclass(frozen=True)
+class CtaTiming:
+    """One executed cluster.
+
+    cycles  from its start to its end
+    busy    cycles of each unit of its SMs, the most of any SM: name -> cycles
+    waits   (warp in the cluster, shared offset of the mbarrier, what completed it) -> cycles
+    blocked (warp, "named" or "cluster") -> cycles at barriers of threads
+    bytes   through TMA, of these from HBM, by ld/st of global memory, of all CTAs
+    ended   each warp's end
+    trace   float64 rows of tables.TRACE_COLUMNS
+    """
+
+    number: int
+    cycles: float
+    busy: dict[str, float]
+    waits: dict[tuple[int, int, str], float]
+    blocked: dict[tuple[int, str], float]
+    bytes: tuple[float, float, float]
+    ended: tuple[float, ...]
+    trace: np.ndarray = field(repr=False, default=None)
+
+
+@dataclass(frozen=True)
+class LaunchTiming:
+    """One kernel. cycles: of the whole launch, without what starting it costs. clusters: those executed."""
+
+    kernel: str
+    cycles: float
+    grid: tuple[int, int, int]
+    dependent: bool
+    clusters: tuple[CtaTiming, ...]
+    seconds: float
+
+
+def time_launch(
+    grid: Grid,
+    constants: Constants,
+    *,
+    clusters: Sequence[int] | None = None,
+    busy_sms: int | None = None,
+    resident: int | None = None,
+    cached: bool = False,
+    trace_rows: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> LaunchTiming:
+    """Times a prepared launch (`grid.prepare_launch`, order in_order).
+
+    clusters  numbers of the clusters to execute; SAMPLES of them, first and last included, unless given
+    busy_sms  SMs that share HBM; as many as have a CTA, unless given
+    cached    all of global memory is in the L2 cache, as what the kernel before has just written
+    resident  CTAs that an SM holds at a time; worked out from shared memory and threads, unless given
+    """
+    began = time.perf_counter()
+    total = int(np.prod(grid.dim)) // int(np.prod(grid.cluster_dim))
+    members = int(np.prod(grid.cluster_dim))
+    sms = int(constants["sms"])
+    if clusters is None:
+        clusters = sorted({round(i * (total - 1) / max(SAMPLES - 1, 1)) for i in range(SAMPLES)})
+    busy = busy_sms or min(total * members, sms)
+    timed = TimedCluster(grid, constants, busy, trace_rows)
+    nx, ny = grid.dim[0] // grid.cluster_dim[0], grid.dim[1] // grid.cluster_dim[1]
+    found = []
+    for number in clusters:
+        timed.start((number % nx, number // nx % ny, number // (nx * ny)))
+        if cached:
+            timed.tables.lines[:] = 0xF
+        timed.run()
+        found.append(_result(timed, number))
+        if progress is not None:
+            progress(f"{grid.kernel.name[:40]}: cluster {number} of {total}")
+    slots = max(1, (resident or _resident(grid)) * (sms // members))
+    cycles = _compose(total, slots, found)
+    return LaunchTiming(
+        grid.kernel.name, cycles, grid.dim, grid.dependent, tuple(found), time.perf_counter() - began
+    )
+
+
+def _resident(grid: Grid) -> int:
+    """CTAs per SM, by shared memory and threads (registers are not in the PTX)."""
+    shared = grid.shared_bytes + grid.kernel.static_shared
+    threads = int(np.prod(grid.block))
+    return max(1, min(233472 // max(shared + 1024, 1024), 2048 // max(threads, 1), 32))
+
+
+def _compose(total: int, slots: int, found: list[CtaTiming]) -> float:
+    """The launch's duration: its clusters, in order, each take the first free slot; one that was not executed takes
+    as long as its neighbours that were, interpolated."""
+    numbers = np.array([r.number for r in found], float)
+    durations = np.interp(np.arange(total), numbers, [r.cycles for r in found])
+    if total <= slots:
+        return float(max(durations.max(), max(r.cycles for r in found)))
+    free = np.zeros(slots)
+    for duration in durations:
+        first = int(free.argmin())
+        free[first] += duration
+    return float(free.max())
+
+
+def _result(timed: TimedCluster, number: int) -> CtaTiming:
+    tables = timed.tables
+    names = (*tb.UNIT_NAMES, "tensor core", "spare")
+    busy = {name: float(tables.busy[:, i].max()) for i, name in enumerate(names) if name != "spare"}
+    waits = {
+        (int(w), int(slot) * 8, tb.COMPLETERS[by]): float(tables.waits[w, slot, by])
+        for w, slot, by in zip(*np.nonzero(tables.waits), strict=True)
+    }
+    blocked = {
+        (int(w), ("named", "cluster")[k]): float(tables.blocked[w, k])
+        for w, k in zip(*np.nonzero(tables.blocked), strict=True)
+    }
+    trace = tables.trace[: tables.misc[tb.TRACED]].copy()
+    total = tuple(float(v) for v in tables.bytes.sum(axis=0))
+    return CtaTiming(number, timed.cycles, busy, waits, blocked, total, tuple(tables.warps[:, tb.ENDED]), trace)
+
+
+def time_host_function(
+    ir_text: str,
+    ptx_text: str,
+    host_args: Sequence[Any],
+    constants: Constants,
+    *,
+    buffers: Sequence[Any] = (),
+    options: Sequence[dict[str, Any]] = (),
+    launches: Sequence[int] | None = None,
+) -> list[LaunchTiming]:
+    """Times the launches of a CuTe DSL host function (`cute_abi.launch`); `options[i]` go to `time_launch` of the i-th,
+    `launches` picks some of them."""
+    memory = buffers_of([*flatten_arguments(host_args), *buffers])
+    timings = []
+    for number, item in enumerate(cute_abi.plan(ir_text, host_args)):
+        if launches is not None and number not in launches:
+            continue
+        grid = prepare_launch(
+            ptx_text,
+            item.spec.name,
+            grid=item.grid,
+            block=item.block,
+            cluster=item.cluster,
+            shared_bytes=item.shared_bytes,
+            params=cute_abi.pack(item.spec, item.values, ptx_text),
+            buffers=memory,
+            dependent=item.dependent,
+        )
+        extra = options[number] if number < len(options) else {}
+        timings.append(time_launch(grid, constants, **extra))
+    return timings

@@ -1,0 +1,139 @@
+"""The tables of a timed launch, shared by compiled code and Python. Times are cycles since the cluster's start."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import state as st
+from ..decode import Kernel
+from .constants import Constants
+from .costs import CostTable, cost_table
+
+# Columns of a warp's row.
+FRONT = 0  # when it can issue its next instruction
+STORED = 1  # when the last of its shared-memory stores is done
+LOADED, STORED_TMEM = 2, 3  # when its tcgen05.ld and .st are done
+PENDING = 4  # what it waits for outside mbarriers: 0 nothing, 1 named barrier, 2 cluster barrier
+PENDING_NUMBER, PENDING_PARITY = 5, 6
+ISSUED = 7  # instructions, for the window
+BULK = 8  # when its bulk stores are done
+LAST_TMA = 9  # when its thread may issue the next TMA instruction
+SINCE = 10  # when it began the wait of PENDING
+ENDED = 11
+WARP_COLUMNS = 12
+
+# Columns of a CTA's (an SM's) row.
+TENSOR_FREE, TENSOR_DONE = 0, 1  # when the tensor core is free; when the last product issued so far is complete
+HBM = 2  # virtual time of the SM's share of HBM
+CTA_COLUMNS = 4
+
+# Units of an SM that are reserved in buckets of time.
+ISSUE, ALU, FMA, MUFU, TMEM = 0, 4, 8, 12, 16  # one per sub-partition each
+PORT, LINK, BULK_STORE = 20, 21, 22
+UNITS = 23
+UNIT_NAMES = (
+    *(f"{name} {q}" for name in ("issue", "alu", "fma", "mufu", "tmem") for q in range(4)),
+    "port", "link", "bulk store",
+)  # fmt: skip
+BUCKET = 8.0  # cycles
+BUCKETS = 1 << 14  # of the ring: reservations must not be further apart in time than BUCKET * BUCKETS
+
+# An mbarrier's times; a named barrier's and the cluster barrier's are the same.
+NEXT = 0  # the latest arrival of the phase that is open
+NEXT_BY = 1
+DONE = 2  # of the last completed phases of parity 0 and 1
+DONE_BY = 4
+TIME_COLUMNS = 6
+BY_ARRIVAL, BY_TMA, BY_MMA, BY_NAMED = range(4)  # what completed a phase
+COMPLETERS = ("arrive", "tma", "mma", "barrier")
+
+# misc
+TOUCHED, APPROVED, TRACED, LAST_WARP = 0, 1, 2, 3
+MISC = 8
+TOUCH_CAPACITY = 64
+WINDOW = 128
+
+# What is traced: rows of (begin, end, CTA, track, kind, detail).
+TRACE_COLUMNS = 6
+TRACE_MMA, TRACE_TMA, TRACE_WAIT, TRACE_TMEM, TRACE_STORE = range(5)
+
+
+class Tables(NamedTuple):
+    """See the names above for columns. `lines`: for every 128 bytes of the buffers, which of its four sectors the
+    cluster has touched; `places`: (first address, end, first line) of each buffer. `waits`: cycles that a warp waited
+    at the mbarrier of each 8 bytes of shared memory, by what completed it; `blocked`: at named and cluster barriers."""
+
+    constants: np.ndarray
+    kind: np.ndarray
+    pipe: np.ndarray
+    cost: np.ndarray
+    source_starts: np.ndarray
+    sources: np.ndarray
+    target_starts: np.ndarray
+    targets: np.ndarray
+    operands: np.ndarray
+    warps: np.ndarray
+    ready: np.ndarray
+    window: np.ndarray
+    ctas: np.ndarray
+    used: np.ndarray
+    epochs: np.ndarray
+    busy: np.ndarray
+    barriers: np.ndarray
+    named: np.ndarray
+    touched: np.ndarray
+    misc: np.ndarray
+    lines: np.ndarray
+    places: np.ndarray
+    waits: np.ndarray
+    blocked: np.ndarray
+    bytes: np.ndarray
+    trace: np.ndarray
+
+
+def make_tables(
+    kernel: Kernel, constants: Constants, ctas: int, warps: int, shared_bytes: int, buffers: np.ndarray, trace_rows: int
+) -> Tables:
+    """`buffers`: int64 [n, 3] rows of (start, end, writable)."""
+    costs: CostTable = cost_table(kernel, constants.__getitem__)
+    lengths = (buffers[:, 1] - (buffers[:, 0] & ~127) + 127) // 128
+    places = np.stack([buffers[:, 0] & ~127, buffers[:, 1], np.cumsum(lengths) - lengths], axis=1)
+    slots = shared_bytes // 8
+    return Tables(
+        constants=constants.row(),
+        kind=costs.kind,
+        pipe=costs.pipe,
+        cost=costs.cost,
+        source_starts=costs.source_starts,
+        sources=costs.sources,
+        target_starts=costs.target_starts,
+        targets=costs.targets,
+        operands=costs.operands,
+        warps=np.zeros((warps, WARP_COLUMNS)),
+        ready=np.zeros((warps, kernel.rows32 + kernel.rows64)),
+        window=np.zeros((warps, WINDOW)),
+        ctas=np.zeros((ctas, CTA_COLUMNS)),
+        used=np.zeros((ctas * UNITS, BUCKETS)),
+        epochs=np.zeros((ctas * UNITS, BUCKETS), np.int64),
+        busy=np.zeros((ctas, UNITS + 2)),
+        barriers=np.zeros((ctas, slots, TIME_COLUMNS)),
+        named=np.zeros((ctas, st.NAMED_BARRIERS + 1, TIME_COLUMNS)),
+        touched=np.zeros((TOUCH_CAPACITY, 3), np.int64),
+        misc=np.zeros(MISC, np.int64),
+        lines=np.zeros(int(lengths.sum()) + 1, np.uint8),
+        places=np.ascontiguousarray(places, np.int64),
+        waits=np.zeros((warps, slots, len(COMPLETERS))),
+        blocked=np.zeros((warps, 2)),
+        bytes=np.zeros((ctas, 3)),
+        trace=np.zeros((trace_rows, TRACE_COLUMNS)),
+    )
+
+
+def reset(tables: Tables) -> None:
+    """For another cluster."""
+    for name in ("warps", "ready", "window", "ctas", "used", "epochs", "busy", "barriers", "named", "touched", "misc",
+                 "lines", "waits", "blocked", "bytes", "trace"):  # fmt: skip
+        getattr(tables, name)[:] = 0
+    tables.epochs[:] = -1

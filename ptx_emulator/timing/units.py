@@ -1,0 +1,163 @@
+"""Units that are shared in time, and what reserves them. Requests may come out of order in time, so a unit's time is
+kept in small buckets; a request takes what is free from its own time on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from . import constants as c
+from . import tables as tb
+
+OPTIONS = {"nogil": True, "error_model": "numpy", "cache": True}
+
+K_HBM, K_BURST, K_SMS = c.INDEX["hbm"], c.INDEX["hbm_burst"], c.INDEX["sms"]
+K_L2, K_PORT, K_PATIENCE = c.INDEX["l2_bytes"], c.INDEX["shared_port"], c.INDEX["shared_patience"]
+K_TMA = tuple(c.INDEX[name] for name in ("tma_512", "tma_4k", "tma_8k", "tma_16k", "tma_32k"))
+_TMA_BYTES = (512.0, 4096.0, 8192.0, 16384.0, 32768.0)
+K_WAKE, K_HBM_LATENCY, K_L2_LATENCY = c.INDEX["wake"], c.INDEX["hbm_latency"], c.INDEX["l2_latency"]
+
+
+@njit(**OPTIONS)
+def reserve(t, cta, unit, start, cycles):
+    """Takes `cycles` of a unit from `start` on; returns when they are over."""
+    t.busy[cta, unit] += cycles
+    row = cta * tb.UNITS + unit
+    used, epochs = t.used[row], t.epochs[row]
+    start = max(start, 0.0)
+    number = np.int64(start / tb.BUCKET)
+    begin = number * tb.BUCKET
+    left, end = cycles, start
+    while True:
+        place = number & (tb.BUCKETS - 1)
+        if epochs[place] != number:
+            epochs[place] = number
+            used[place] = 0.0
+        free = min(tb.BUCKET - used[place], begin + tb.BUCKET - start) if begin < start else tb.BUCKET - used[place]
+        if free > 0.0:
+            taken = min(free, left)
+            used[place] += taken
+            left -= taken
+            end = max(max(begin, start) + taken, begin + used[place])
+            if left <= 1e-9:
+                break
+        elif left <= 1e-9:
+            break
+        number += 1
+        begin += tb.BUCKET
+    return max(end, start + cycles)
+
+
+@njit(**OPTIONS)
+def note(t, begin, end, cta, track, kind, detail):
+    """A row of the trace, if there is room."""
+    n = t.misc[tb.TRACED]
+    if n < t.trace.shape[0]:
+        row = t.trace[n]
+        row[0], row[1], row[2], row[3], row[4], row[5] = begin, end, cta, track, kind, detail
+        t.misc[tb.TRACED] = n + 1
+
+
+@njit(**OPTIONS)
+def arrive(times, when, by):
+    """An arrival at a barrier whose row of times this is."""
+    if when >= times[tb.NEXT]:
+        times[tb.NEXT] = when
+        times[tb.NEXT_BY] = by
+
+
+@njit(**OPTIONS)
+def finish(times, parity):
+    """The phase of `parity` is complete."""
+    times[tb.DONE + parity] = times[tb.NEXT]
+    times[tb.DONE_BY + parity] = times[tb.NEXT_BY]
+    times[tb.NEXT] = 0.0
+
+
+@njit(**OPTIONS)
+def touch(t, address, nbytes):
+    """Marks global bytes [address, address + nbytes) as touched; returns how many bytes of new 32-byte sectors."""
+    for i in range(t.places.shape[0]):
+        if address >= t.places[i, 0] and address < t.places[i, 1]:
+            base, first = t.places[i, 0], t.places[i, 2]
+            new = 0
+            for sector in range((address - base) >> 5, ((address + nbytes - 1 - base) >> 5) + 1):
+                line, bit = first + (sector >> 2), np.uint8(1 << (sector & 3))
+                if t.lines[line] & bit == 0:
+                    t.lines[line] |= bit
+                    new += 32
+            return new
+    return 0
+
+
+@njit(**OPTIONS)
+def touch_box(t, address, counts, strides, low, dims, row_bytes):
+    """Touches the rows of a tensor map's box. counts, strides (bytes), low, dims of dimensions 1.. (4 each)."""
+    new = 0
+    for a in range(counts[3]):
+        if low[3] + a < 0 or low[3] + a >= dims[3]:
+            continue
+        for b in range(counts[2]):
+            if low[2] + b < 0 or low[2] + b >= dims[2]:
+                continue
+            for d in range(counts[1]):
+                if low[1] + d < 0 or low[1] + d >= dims[1]:
+                    continue
+                for e in range(counts[0]):
+                    if low[0] + e < 0 or low[0] + e >= dims[0]:
+                        continue
+                    place = address + e * strides[0] + d * strides[1] + b * strides[2] + a * strides[3]
+                    new += touch(t, place, row_bytes)
+    return new
+
+
+@njit(**OPTIONS)
+def from_hbm(t, cta, start, nbytes):
+    """When `nbytes` that no cache holds have come through this SM's share of HBM."""
+    row = t.ctas[cta]
+    rate = t.constants[K_HBM] / t.constants[K_SMS]
+    row[tb.HBM] = max(row[tb.HBM], start - t.constants[K_BURST]) + nbytes / rate
+    return row[tb.HBM]
+
+
+@njit(**OPTIONS)
+def tma_latency(t, nbytes):
+    """Cycles from the issue of a load from HBM until its mbarrier is complete, nothing else going on."""
+    last = len(K_TMA) - 1
+    if nbytes <= _TMA_BYTES[0]:
+        value = t.constants[K_TMA[0]]
+    elif nbytes >= _TMA_BYTES[last]:
+        value = t.constants[K_TMA[last]]
+    else:
+        value = 0.0
+        for i in range(last):
+            if _TMA_BYTES[i] <= nbytes <= _TMA_BYTES[i + 1]:
+                share = (nbytes - _TMA_BYTES[i]) / (_TMA_BYTES[i + 1] - _TMA_BYTES[i])
+                low, high = t.constants[K_TMA[i]], t.constants[K_TMA[i + 1]]
+                value = low + share * (high - low)
+    return value - t.constants[K_WAKE]
+
+
+@njit(**OPTIONS)
+def deliver(t, cta, start, nbytes, new):
+    """When a TMA load issued at `start` is in shared memory: latency, the SM's link, its share of HBM for the `new`
+    bytes, the shared-memory port."""
+    latency = tma_latency(t, nbytes)
+    if new < nbytes / 2:
+        latency -= t.constants[K_HBM_LATENCY] - t.constants[K_L2_LATENCY]
+    wire = nbytes / t.constants[K_L2]
+    end = reserve(t, cta, tb.LINK, start + latency - wire, wire)
+    if new > 0:
+        end = max(end, from_hbm(t, cta, start + latency, new))
+    port = nbytes / t.constants[K_PORT]
+    t.bytes[cta, 0] += nbytes
+    t.bytes[cta, 1] += new
+    return max(end, reserve(t, cta, tb.PORT, end - wire, port))
+
+
+@njit(**OPTIONS)
+def through_port(t, cta, start, cycles):
+    """When `cycles` of ld/st.shared are served: within a bounded wait, whatever the tensor core asks for."""
+    end = reserve(t, cta, tb.PORT, start, cycles)
+    return min(end, start + cycles + t.constants[K_PATIENCE])
