@@ -62,7 +62,7 @@ def test_the_grid_depends_on_the_cuts_alone(num_units, ctas):
 
 def test_a_launch_without_split_tiles_reads_no_partial_result():
     """The workspace is NaN, the merge ends at once: 148 CTAs, each of which has a request of its own."""
-    problem = make_problem(148, 16, 1, (70,))
+    problem = make_problem(148, 16, 1, 70)
     out, lse, reports = launch_with_reports(problem, path="narrow", num_ctas=148)
     assert_matches(problem, out, lse)
     per_warp = reports.merge.warp_instructions / (147 * 8 * reduction.WARPS)
