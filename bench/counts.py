@@ -92,8 +92,8 @@ def roles_of(warps: WarpSchedule) -> dict[str, list[int]]:
         "correction": list(warps.correction),
         "mma": [warps.mma],
         "load": [warps.load],
-        "page_table": [warps.page_table],
         "scheduler": [warps.scheduler],
+        "idle": [warps.idle],
     }
 
 
@@ -116,6 +116,24 @@ def work_items(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) 
                 items.append(WorkItem(unit, phases, below_end - below_begin))
             first += cost
     return items
+
+
+def cuts(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) -> list[split_kv.Cut]:
+    """What each unit tells the merge; requests have the config's query tokens each."""
+    kernel = MlaDecode(config)
+    scheduler = kernel.scheduler
+    shares = split_kv.Shares.of(sum(map(scheduler.request_cost, seq_lens)), num_ctas // kernel.plan.cluster_size)
+    found, first = [split_kv.Cut(0, 0, 0, 0, 0, 0)] * (num_ctas // kernel.plan.cluster_size), 0
+    for batch, keys in enumerate(seq_lens):
+        for row_tile in range(scheduler.row_tiles):
+            cost = scheduler.cost(row_tile, keys)
+            first_unit, parts = shares.units_of(first, cost)
+            rows = min(scheduler.mask.num_rows - row_tile * scheduler.tile_rows, scheduler.tile_rows)
+            for unit in range(first_unit + 1, first_unit + parts):
+                if shares.begin(unit) > first:
+                    found[unit] = split_kv.Cut(batch, row_tile, 0, rows, first_unit, parts)
+            first += cost
+    return found
 
 
 def count_tiles(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int = EMULATED_CTAS) -> TileCounts:

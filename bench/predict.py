@@ -14,13 +14,13 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from bench.counts import roles_of, work_items
+from bench.counts import cuts, roles_of, work_items
 from bench.workloads import HEAD_DIM, LATENT_DIM, WORKLOADS, Workload
 from mla import split_kv
 from mla.compile import compile_decode
@@ -67,7 +67,17 @@ def config_of(workload: Workload, path: str = "auto") -> MlaDecodeConfig:
     )
 
 
-def host_arguments(workload: Workload, seed: int = 0) -> tuple[object, ...]:
+def write_cuts(workspace: torch.Tensor, config: MlaDecodeConfig, kv_lens: Sequence[int]) -> None:
+    """What every unit tells the merge, of which only some are executed."""
+    plan = MlaDecode(config).plan
+    of_units = [astuple(cut) for cut in cuts(config, kv_lens, EMULATED_CTAS)]
+    begin = split_kv.num_slots(len(of_units)) * plan.tile_rows * (LATENT_DIM + 1)
+    table = workspace[begin : begin + len(of_units) * split_kv.CUT_INTS].view(torch.int32)
+    fields = torch.tensor(of_units, dtype=torch.int32)
+    table.view(-1, split_kv.CUT_INTS)[:, : fields.shape[1]] = fields
+
+
+def host_arguments(workload: Workload, config: MlaDecodeConfig, seed: int = 0) -> tuple[object, ...]:
     """Normal data; block tables walk through a pool of pages in a circle, so that no cluster reads a page twice."""
     generator = torch.Generator().manual_seed(seed)
     width = -(-max(workload.kv_lens) // workload.page_size)
@@ -79,6 +89,7 @@ def host_arguments(workload: Workload, seed: int = 0) -> tuple[object, ...]:
     tables = (torch.arange(workload.batch * width, dtype=torch.int32) % pages).reshape(workload.batch, width)
     out = torch.zeros(*shape, LATENT_DIM, dtype=OUTPUT_DTYPES[workload.dtype])
     workspace = torch.zeros(split_kv.workspace_bytes(EMULATED_CTAS, 64, LATENT_DIM) // 4)
+    write_cuts(workspace, config, workload.kv_lens)
     seq_lens = torch.tensor(workload.kv_lens, dtype=torch.int32)
     scale = HEAD_DIM**-0.5
     return query, cache, tables, seq_lens, out, None, workspace, EMULATED_CTAS, scale, 1.0, None, None, None
@@ -105,7 +116,7 @@ def predict(workload: Workload, constants: Constants, path: str = "auto", seed: 
     units, active = units_to_execute(config, workload.kv_lens)
     options = [{"clusters": units, "busy_sms": active * plan.cluster_size}, {"cached": True}]
     decode, merge = time_host_function(
-        kernel.ir, kernel.ptx, host_arguments(workload, seed), constants, options=options
+        kernel.ir, kernel.ptx, host_arguments(workload, config, seed), constants, options=options
     )
     us = constants.microseconds
     hand_over = constants["next_launch_pdl" if merge.dependent else "next_launch"] * 1e6

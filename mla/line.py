@@ -10,6 +10,7 @@ import cutlass.cute as cute
 from cutlass import Int32
 
 from mla.arch import WARP_SIZE
+from mla.causal_mask import quotient, quotient_up
 from mla.tile_scheduler import TileScheduler
 
 
@@ -30,7 +31,8 @@ class Request:
         one batch of all requests' tokens.
         """
         is_ragged = not isinstance(self.query_begin, int)
-        return 0 if is_ragged else batch, row // num_heads + self.query_begin, row % num_heads
+        token = quotient(row, num_heads)
+        return 0 if is_ragged else batch, token + self.query_begin, row - token * num_heads
 
     def of_lane(self, lane: Any) -> Request:
         """Lane `lane`'s request, in every lane."""
@@ -63,6 +65,11 @@ class RequestList:
             return Request(0, self.scheduler.mask.seq_len_q, seq_len_k)
         begin = self.cu_seqlens_q[index]
         return Request(begin, cutlass.max(self.cu_seqlens_q[index + 1] - begin, 0), seq_len_k)
+
+    @property
+    def no_request(self) -> Request:
+        """One without tokens and keys."""
+        return self.request_of((Int32(0),) * (1 if self.cu_seqlens_q is None else 3))
 
     def request_of(self, traced: tuple[Any, ...]) -> Request:
         """The request whose `traced` values these are."""
@@ -100,7 +107,7 @@ class Window:
 
     first: the first lane's first request. traced: of the lane's first request, what is not known while the kernel is
     compiled (a dynamic `if` or loop makes traced values of all that it carries). start, end: the lane's positions, none
-    past the last request.
+    past the last request. end_of_all: the last lane's end, known before `start` and `end` are.
     """
 
     first: Any
@@ -108,6 +115,7 @@ class Window:
     traced: tuple[Any, ...]
     start: Any
     end: Any
+    end_of_all: Any
 
     def lane_at(self, position: Any) -> Any:
         """The lane that holds `position`: as many as end before it. WARP_SIZE where it lies behind the window."""
@@ -117,22 +125,18 @@ class Window:
         """How many lanes start before `position`."""
         return cute.arch.popc(cute.arch.vote_ballot_sync(self.start < position))
 
-    @property
-    def total(self) -> Any:
-        """Position behind the last lane's."""
-        return cute.arch.shuffle_sync(self.end, WARP_SIZE - 1)
 
 
 @cute.jit
 def measure(requests: cutlass.Constexpr):
-    """The window of all requests; `total` is the length of the line. A warp-collective, like all that follows."""
-    per_lane = (requests.count + (WARP_SIZE - 1)) // WARP_SIZE
+    """The window of all requests; `end_of_all` is the length of the line. A warp-collective, like all that follows."""
+    per_lane = quotient_up(requests.count, WARP_SIZE)
     first = cute.arch.lane_idx() * per_lane
     request, cost = request_or_none(requests, first)
     for index in cutlass.range(first + 1, first + per_lane, unroll=4):
         cost = cost + request_or_none(requests, index)[1]
     end = running_sum(cost)
-    return Window(Int32(0), per_lane, request.traced, end - cost, end)
+    return Window(Int32(0), per_lane, request.traced, end - cost, end, cute.arch.warp_redux_sync(cost, "add"))
 
 
 @cute.jit
@@ -150,7 +154,7 @@ def window_at(requests: cutlass.Constexpr, whole: cutlass.Constexpr, position: I
 @cute.jit
 def next_window(requests: cutlass.Constexpr, window: cutlass.Constexpr):
     """The requests behind those of a window of one request to a lane."""
-    return window_of(requests, window.first + WARP_SIZE, window.total)
+    return window_of(requests, window.first + WARP_SIZE, window.end_of_all)
 
 
 @cute.jit
@@ -158,7 +162,8 @@ def window_of(requests: cutlass.Constexpr, first: Int32, position: Int32):
     """Requests [first, first + 32), whose line starts at `position`."""
     request, cost = request_or_none(requests, first + cute.arch.lane_idx())
     end = position + running_sum(cost)
-    return Window(first, Int32(1), request.traced, end - cost, end)
+    end_of_all = position + cute.arch.warp_redux_sync(cost, "add")
+    return Window(first, Int32(1), request.traced, end - cost, end, end_of_all)
 
 
 @cute.jit
@@ -178,34 +183,4 @@ def running_sum(value: Any) -> Any:
     for distance in (1, 2, 4, 8, 16):
         earlier = cute.arch.shuffle_sync_up(value, distance)
         value = value + cutlass.select_(lane >= distance, earlier, 0)
-    return value
-
-
-@cute.jit
-def lane_request(requests: cutlass.Constexpr, count: Int32, first: Int32):
-    """(request, positions) of the calling lane: request `first + lane`; a lane past `count` requests has none."""
-    index = first + cute.arch.lane_idx()
-    query_begin, seq_len_q, seq_len_k, cost = Int32(0), Int32(0), Int32(0), Int32(0)
-    if index < count:
-        request = requests.request(index)
-        query_begin, seq_len_q, seq_len_k = Int32(request.query_begin), Int32(request.seq_len_q), request.seq_len_k
-        cost = request_cost(requests, request)
-    if cutlass.const_expr(requests.cu_seqlens_q is None):
-        return Request(0, requests.scheduler.mask.seq_len_q, seq_len_k), cost
-    return Request(query_begin, seq_len_q, seq_len_k), cost
-
-
-@cute.jit
-def line_length(requests: cutlass.Constexpr, count: Int32):
-    """Positions of requests [0, count). A warp-collective; every lane gets the sum."""
-    total = Int32(0)
-    for first in cutlass.range(0, count, WARP_SIZE, unroll=1):
-        total = total + lane_request(requests, count, first)[1]
-    return warp_sum(total)
-
-
-def warp_sum(value: Any) -> Any:
-    """Sum over the lanes of a warp, in every lane."""
-    for distance in (16, 8, 4, 2, 1):
-        value = value + cute.arch.shuffle_sync_bfly(value, distance)
     return value

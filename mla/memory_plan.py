@@ -331,7 +331,7 @@ class MemoryPlan(ABC):
         """Edges: producer -> consumer. What the tensor core waits for lies in the leading CTA, see pipelines.Edge.
 
         work: scheduler -> all roles, which release it warp by warp.  query, keys, values: load -> mma (commit frees).
-        tail: load's own wait on a ragged tile.  pages: page table -> load.  score: mma (commit) -> softmax.
+        tail: load's own wait on a ragged tile.  pages: scheduler -> load.  score: mma (commit) -> softmax.
         probs: softmax -> mma (commit frees).  scale: softmax -> correction.  rescaled: correction -> mma.
         """
         softmax, correction = self.warps.softmax_threads, self.warps.correction_threads

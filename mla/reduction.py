@@ -11,6 +11,7 @@ with neighbouring parts, share a quarter of a row's dimensions.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,9 @@ from cutlass import AddressSpace, Float32, Int32
 
 from mla import operands, softmax, split_kv
 from mla.arch import WARP_SIZE
+from mla.causal_mask import quotient, quotient_up
 from mla.config import MlaDecodeConfig
-from mla.line import Request, RequestList, measure, row_tile_at, window_at
+from mla.line import Request
 from mla.tile_scheduler import TileScheduler
 
 WARPS = 8
@@ -37,30 +39,12 @@ def parts_of(parts: Any, member: Any, log2_members: Any) -> tuple[Any, Any]:
     return parts * member >> log2_members, parts * (member + 1) >> log2_members
 
 
-@dataclass(frozen=True)
-class SplitTile:
-    """A row tile that several units share.
-
-    batch, request, row_tile: whose. first_unit: the unit of its first part, `parts` neighbours in all.
-    """
-
-    batch: Any
-    request: Request
-    row_tile: Any
-    first_unit: Any
-    parts: Any
-
-    def slot(self, part: Any) -> Any:
-        """Partial result of a part: the first one is the tile that its unit started and did not finish."""
-        return split_kv.partial_slot(self.first_unit + part, part)
-
-    @property
-    def log2_members(self) -> Any:
-        """Warps that share a band's parts, as a power of two."""
-        shift = Int32(0)
-        for members in (1, 2, 4):
-            shift = shift + Int32(self.parts > members * PARTS_PER_WARP)
-        return shift
+def log2_members(parts: Any) -> Any:
+    """Warps that share the parts of a row's band, as a power of two."""
+    shift = Int32(0)
+    for members in (1, 2, 4):
+        shift = shift + Int32(parts > members * PARTS_PER_WARP)
+    return shift
 
 
 @dataclass(frozen=True)
@@ -118,101 +102,70 @@ class MergePartials:
     @cute.kernel
     def kernel(
         self,
-        seq_lens: cute.Tensor,
-        cu_seqlens_q: cute.Tensor | None,
-        dcp_rank: Int32 | None,
         out: cute.Tensor,
         lse: cute.Tensor | None,
         partial_out: cute.Tensor,
         partial_lse: cute.Tensor,
-        num_units: Int32,
+        cuts: cute.Tensor,
         output_scale: Float32 | cute.Tensor,
     ):
         block = cute.arch.block_idx()[0]
-        cut = block // self.ctas_per_cut + 1
-        requests = RequestList(seq_lens, cu_seqlens_q, self.scheduler.of_rank(dcp_rank))
-        whole = measure(requests)
-        shares = split_kv.Shares.of(whole.total, num_units)
-        if cut < shares.num:
-            tile, first_cut = self.tile_at(requests, whole, shares, shares.begin(cut))
-            number = (cut - first_cut) * self.ctas_per_cut + block % self.ctas_per_cut
-            rows = tile.request.seq_len_q * self.config.num_heads - tile.row_tile * self.scheduler.tile_rows
-            rows = cutlass.min(rows, self.scheduler.tile_rows)
-            # A cut between two row tiles has a negative number: it is not among those of the tile behind it.
-            if (number >= 0) & (number < ctas_of(tile, rows)):
-                cute.arch.griddepcontrol_wait()
-                result = Result(out, lse, operands.scalar(output_scale))
-                self.merge(Partials(partial_out, partial_lse), result, tile, number, rows)
-        # CTAs with nothing to merge end at once, but the grid must not end before the one that it depends on.
-        if block == 0:
-            cute.arch.griddepcontrol_wait()
-
-    @cute.jit
-    def tile_at(
-        self,
-        requests: cutlass.Constexpr,
-        whole: cutlass.Constexpr,
-        shares: cutlass.Constexpr,
-        position: Int32,
-    ):
-        """(the row tile that holds a position, the first cut at or behind its own first position)."""
-        window = window_at(requests, whole, position)
-        lane = window.lane_at(position)
-        request = requests.request_of(window.traced).of_lane(lane)
-        start = cute.arch.shuffle_sync(window.start, lane)
-        scheduler = requests.scheduler.of_request(request.seq_len_q)
-        row_tile, first, cost = row_tile_at(scheduler, request.seq_len_k, start, position)
-        first_unit, last_unit = shares.unit_of(first), shares.unit_of(first + cost - 1)
-        return SplitTile(window.first + lane, request, row_tile, first_unit, last_unit - first_unit + 1), first_unit + 1
+        unit = quotient(block, self.ctas_per_cut) + 1
+        result = Result(out, lse, operands.scalar(output_scale))
+        cute.arch.griddepcontrol_wait()
+        if unit < cute.size(cuts, mode=[0]):
+            cut = read_cut(cuts[unit, None])
+            number = block - cut.first_unit * self.ctas_per_cut
+            if number < ctas_of(cut):
+                self.merge(Partials(partial_out, partial_lse), result, cut, number)
 
     @cute.jit
     def merge(
         self,
         partials: cutlass.Constexpr,
         result: cutlass.Constexpr,
-        tile: cutlass.Constexpr,
+        cut: cutlass.Constexpr,
         number: Int32,
-        rows: Int32,
     ):
-        """What CTA `number` of a row tile does of its first `rows` rows."""
+        """What CTA `number` of a row tile does."""
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
-        if tile.parts <= FEW_PARTS:
+        if cut.parts <= FEW_PARTS:
             row = number * WARPS + warp
-            if row < rows:
+            if row < cut.rows:
                 groups = self.config.kv_lora_rank // (VECTOR * WARP_SIZE)
-                sums = gather(partials, tile, row, Int32(0), Int32(0), tile.parts, groups)
-                self.write(result, tile, row, Int32(0), sums, groups)
+                sums = gather(partials, cut, row, Int32(0), Int32(0), cut.parts, groups)
+                self.write(result, cut, row, Int32(0), sums, groups)
         else:
-            self.merge_band(partials, result, tile, number, rows, warp)
+            self.merge_band(partials, result, cut, number, warp)
 
     @cute.jit
     def merge_band(
         self,
         partials: cutlass.Constexpr,
         result: cutlass.Constexpr,
-        tile: cutlass.Constexpr,
+        cut: cutlass.Constexpr,
         number: Int32,
-        rows: Int32,
         warp: Int32,
     ):
-        """2^tile.log2_members neighbouring warps share a band of a row. All warps of the CTA must come here."""
-        shift = tile.log2_members
+        """2^log2_members neighbouring warps share a band of a row. All warps of the CTA must come here."""
+        shift = log2_members(cut.parts)
         member = warp & ((Int32(1) << shift) - 1)
         unit = number * WARPS + warp >> shift
-        row, first_dim = unit // BANDS, unit % BANDS * (self.config.kv_lora_rank // BANDS)
+        row = quotient(unit, BANDS)
+        first_dim = (unit - row * BANDS) * (self.config.kv_lora_rank // BANDS)
         smem = cute.arch.get_dyn_smem(Float32, 16)
-        if row < rows:
-            begin, end = parts_of(tile.parts, member, shift)
-            put(smem, warp, gather(partials, tile, row, first_dim, begin, end, 1))
+        if row < cut.rows:
+            begin, end = parts_of(cut.parts, member, shift)
+            put(smem, warp, gather(partials, cut, row, first_dim, begin, end, 1))
         cute.arch.sync_threads()
-        if (row < rows) & (member == 0):
-            self.write(result, tile, row, first_dim, combine(smem, warp, Int32(1) << shift), 1)
+        if (row < cut.rows) & (member == 0):
+            self.write(result, cut, row, first_dim, combine(smem, warp, Int32(1) << shift), 1)
 
     @cute.jit
     def write(
         self,
         result: cutlass.Constexpr,
-        tile: cutlass.Constexpr,
+        cut: cutlass.Constexpr,
         row: Int32,
         first_dim: Int32,
         sums: cutlass.Constexpr,
@@ -220,7 +173,8 @@ class MergePartials:
     ):
         """A row's dimensions from `first_dim` on, and, with the first ones, its log-sum-exp."""
         config, lane = self.config, cute.arch.lane_idx()
-        place = tile.request.place(tile.batch, tile.row_tile * self.scheduler.tile_rows + row, config.num_heads)
+        request = Request(cut.query_begin if config.ragged_query else 0, 0, 0)
+        place = request.place(cut.batch, cut.row_tile * self.scheduler.tile_rows + row, config.num_heads)
         is_empty = sums.total == Float32(0.0)
         factor = result.scale / sums.total
         target = result.out[(*place, None)]
@@ -237,17 +191,22 @@ class MergePartials:
                 result.lse[place] = softmax.in_base(merged, config.lse_base)
 
 
-def ctas_of(tile: SplitTile, rows: Any) -> Any:
-    """CTAs that merge the first `rows` rows of a tile; never more than `ctas_per_cut` for each of its cuts."""
-    of_few = (rows + (WARPS - 1)) // WARPS
-    of_many = ((rows * BANDS << tile.log2_members) + (WARPS - 1)) // WARPS
-    return cutlass.select_(tile.parts <= FEW_PARTS, of_few, of_many)
+def read_cut(fields: cute.Tensor) -> split_kv.Cut:
+    """What the unit has told, as `scheduler.write_cut` wrote it."""
+    return split_kv.Cut(*(fields[i] for i in range(len(dataclasses.fields(split_kv.Cut)))))
+
+
+def ctas_of(cut: split_kv.Cut) -> Any:
+    """CTAs that merge a row tile; never more than `ctas_per_cut` for each of its cuts."""
+    of_few = quotient_up(cut.rows, WARPS)
+    of_many = quotient_up(cut.rows * BANDS << log2_members(cut.parts), WARPS)
+    return cutlass.select_(cut.parts <= FEW_PARTS, of_few, of_many)
 
 
 @cute.jit
 def gather(
     partials: cutlass.Constexpr,
-    tile: cutlass.Constexpr,
+    cut: cutlass.Constexpr,
     row: Int32,
     first_dim: Int32,
     begin: Int32,
@@ -266,26 +225,26 @@ def gather(
         block_end = cutlass.min(block + WARP_SIZE, end)
         lse = Float32(softmax.NEG_INF)
         if block + lane < end:
-            lse = partials.lse[tile.slot(block + lane), row]
-        loaded = load_parts(partials, tile, row, first_dim, block, block_end, groups)
+            lse = partials.lse[cut.slot(block + lane), row]
+        loaded = load_parts(partials, cut, row, first_dim, block, block_end, groups)
         previous, highest = highest, cute.arch.fmax(highest, warp_maximum(lse))
         reference = softmax.reference_maximum(highest)
         weight, faded = exp2(lse - reference), exp2(previous - reference)
-        total = total * faded + warp_sum(weight)
-        values = [value * faded for value in values]
+        total, values = total * faded, [value * faded for value in values]
         for first in cutlass.range(block, block_end, step, unroll=1):
             for i in cutlass.range_constexpr(step):
                 of_part = cute.arch.shuffle_sync(weight, first - block + i)
+                total = total + of_part
                 for j in cutlass.range_constexpr(groups * VECTOR):
                     values[j] = values[j] + of_part * loaded[i * groups * VECTOR + j]
-            loaded = load_parts(partials, tile, row, first_dim, first + step, block_end, groups)
+            loaded = load_parts(partials, cut, row, first_dim, first + step, block_end, groups)
     return Sums(values, highest, total)
 
 
 @cute.jit
 def load_parts(
     partials: cutlass.Constexpr,
-    tile: cutlass.Constexpr,
+    cut: cutlass.Constexpr,
     row: Int32,
     first_dim: Int32,
     first: Int32,
@@ -299,7 +258,7 @@ def load_parts(
         fragment = cute.make_rmem_tensor(groups * VECTOR, Float32)
         fragment.fill(0.0)
         if first + i < end:
-            source = partials.out[tile.slot(first + i), row, None]
+            source = partials.out[cut.slot(first + i), row, None]
             for group in cutlass.range_constexpr(groups):
                 four = operands.load_floats(source, first_dim + (group * WARP_SIZE + lane) * VECTOR)
                 for j in cutlass.range_constexpr(VECTOR):
@@ -333,11 +292,12 @@ def combine(smem: cutlass.Constexpr, warp: Int32, members: Int32):
     of_lane = warp + cutlass.min(lane, members - 1)
     lane_highest = statistics[of_lane, 0]
     highest = warp_maximum(lane_highest)
-    weight = exp2(lane_highest - softmax.reference_maximum(highest))
-    total = warp_sum(cutlass.select_(lane < members, weight * statistics[of_lane, 1], Float32(0.0)))
-    values = [Float32(0.0) for _ in range(VECTOR)]
+    weight = cutlass.select_(lane < members, exp2(lane_highest - softmax.reference_maximum(highest)), Float32(0.0))
+    lane_total = weight * statistics[of_lane, 1]
+    total, values = Float32(0.0), [Float32(0.0) for _ in range(VECTOR)]
     for i in cutlass.range_constexpr(WARPS):
         of_warp = cute.arch.shuffle_sync(weight, i)
+        total = total + cute.arch.shuffle_sync(lane_total, i)
         other = warp + cutlass.min(Int32(i), members - 1)
         four = cute.make_tensor(smem + (other * WARP_SIZE + lane) * VECTOR, cute.make_layout(VECTOR))
         for j in cutlass.range_constexpr(VECTOR):
@@ -349,15 +309,6 @@ def exp2(value: Any) -> Any:
     return cute.math.exp2(value, fastmath=True)
 
 
-def warp_sum(value: Any) -> Any:
-    """Sum over the lanes of a warp, in every lane the same bits."""
-    for distance in (16, 8, 4, 2, 1):
-        value = value + cute.arch.shuffle_sync_bfly(value, distance)
-    return value
-
-
 def warp_maximum(value: Any) -> Any:
     """Largest value of the lanes of a warp, in every lane."""
-    for distance in (16, 8, 4, 2, 1):
-        value = cute.arch.fmax(value, cute.arch.shuffle_sync_bfly(value, distance))
-    return value
+    return cute.arch.warp_redux_sync(value, "fmax")

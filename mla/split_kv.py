@@ -13,10 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mla.causal_mask import maximum, minimum
+from mla.causal_mask import maximum, minimum, quotient
 
 MIN_SHARE_TILES = 4  # below this, a share's start-up and its partial result cost more than its tiles
 FLOAT_BYTES = 4
+CUT_INTS = 8  # fields of a Cut, and padding to 16 bytes
 
 
 def item_cost(num_tiles: Any) -> Any:
@@ -34,8 +35,8 @@ class Shares:
 
     @classmethod
     def of(cls, total: Any, num_units: Any) -> Shares:
-        num = maximum(minimum(total // MIN_SHARE_TILES, num_units), 1)
-        size = maximum(total // num, 1)
+        num = maximum(minimum(quotient(total, MIN_SHARE_TILES), num_units), 1)
+        size = maximum(quotient(total, num), 1)
         return cls(num, size, maximum(total - size * num, 0))
 
     def begin(self, unit: Any) -> Any:
@@ -46,7 +47,13 @@ class Shares:
         """The unit whose share holds a position: the first term counts among the longer shares, the second among the
         others, and each is too small where the other holds.
         """
-        return maximum(position // (self.size + 1), (position - self.longer) // self.size)
+        longer = quotient(position, self.size + 1)
+        return maximum(longer, quotient(maximum(position - self.longer, 0), self.size))
+
+    def units_of(self, first: Any, cost: Any) -> tuple[Any, Any]:
+        """(the first unit with a part of positions [first, first + cost), how many have one)."""
+        first_unit = self.unit_of(first)
+        return first_unit, self.unit_of(first + cost - 1) - first_unit + 1
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,26 @@ def take(first: Any, cost: Any, share_begin: Any, share_end: Any) -> Share:
     return Share(maximum(share_begin - first, 0), minimum(share_end - first, cost))
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Where a unit's share begins within a row tile, as the unit tells the merge. Elsewhere all are 0.
+
+    batch, row_tile: whose tile. query_begin: its request's first token in a ragged query. rows: of the tile, that exist.
+    first_unit: the unit of the tile's first part. parts: how many units, all neighbours, have one.
+    """
+
+    batch: Any
+    row_tile: Any
+    query_begin: Any
+    rows: Any
+    first_unit: Any
+    parts: Any
+
+    def slot(self, part: Any) -> Any:
+        """Partial result of a part: of the first one, of the tile that its unit starts and does not finish."""
+        return partial_slot(self.first_unit + part, part)
+
+
 def partial_slot(unit: Any, begin: Any) -> Any:
     """Partial result of a unit's part of a row tile. A contiguous share has at most two: the tile it enters in the
     middle (even slot) and the tile it starts but does not finish (odd slot).
@@ -74,5 +101,5 @@ def num_slots(num_units: Any) -> Any:
 
 
 def workspace_bytes(num_units: int, tile_rows: int, latent_dim: int) -> int:
-    """Partial outputs and log-sum-exps, fp32. Any content will do; it needs no zeroing."""
-    return num_slots(num_units) * tile_rows * (latent_dim + 1) * FLOAT_BYTES
+    """Partial outputs and log-sum-exps, fp32, and the cuts. Any content will do; it needs no zeroing."""
+    return (num_slots(num_units) * tile_rows * (latent_dim + 1) + num_units * CUT_INTS) * FLOAT_BYTES

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mla import split_kv
-from mla.causal_mask import CausalMask, KeyShard, TilePhases
+from mla.causal_mask import CausalMask, KeyShard, TilePhases, quotient_up
 from mla.config import MlaDecodeConfig
 
 
@@ -41,7 +41,7 @@ class TileScheduler:
     @property
     def row_tiles(self) -> Any:
         """Row tiles of a request."""
-        return (self.mask.num_rows + (self.tile_rows - 1)) // self.tile_rows
+        return quotient_up(self.mask.num_rows, self.tile_rows)
 
     def cost(self, row_tile: Any, seq_len_k: Any) -> Any:
         """Positions of a row tile in the line."""

@@ -88,7 +88,7 @@ def test_slots_are_unique_and_fit_the_workspace():
 
 
 def test_the_merge_finds_the_slots_that_were_written():
-    """The merge derives the CTAs of a row tile from its position alone."""
+    """The first unit and the number of units of a row tile, from its position alone."""
     scheduler = scheduler_of()
     for seq_lens in batches():
         line = line_of(scheduler, seq_lens)
@@ -98,8 +98,8 @@ def test_the_merge_finds_the_slots_that_were_written():
             for request, row_tile, _, _, slot in items:
                 written.setdefault((request, row_tile), []).append(slot)
         for request, row_tile, first, cost in line:
-            ctas = range(cut.unit_of(first), cut.unit_of(first + cost - 1) + 1)
-            slots = [split_kv.partial_slot(cta, max(cut.begin(cta) - first, 0)) for cta in ctas]
+            found = split_kv.Cut(request, row_tile, 0, 64, *cut.units_of(first, cost))
+            slots = [found.slot(part) for part in range(found.parts)]
             assert written[request, row_tile] == (slots if len(slots) > 1 else [-1])
 
 
@@ -185,4 +185,4 @@ def test_shares_by_counting(total, num_units):
 
 
 def test_workspace_bytes():
-    assert split_kv.workspace_bytes(148, 64, 512) == 148 * 2 * 64 * 513 * 4
+    assert split_kv.workspace_bytes(148, 64, 512) == 148 * (2 * 64 * 513 + 8) * 4
