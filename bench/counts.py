@@ -102,7 +102,7 @@ def work_items(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) 
     kernel = MlaDecode(config)
     scheduler = kernel.scheduler
     total = sum(scheduler.request_cost(keys) for keys in seq_lens)
-    shares = split_kv.Shares.of(total, num_ctas // kernel.plan.cluster_size)
+    shares = split_kv.Shares.of(total, num_ctas // kernel.plan.cluster_size, len(seq_lens) * scheduler.row_tiles)
     items, first = [], 0
     for keys in seq_lens:
         for row_tile in range(scheduler.row_tiles):
@@ -122,8 +122,9 @@ def cuts(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) -> lis
     """What each unit tells the merge; requests have the config's query tokens each."""
     kernel = MlaDecode(config)
     scheduler = kernel.scheduler
-    shares = split_kv.Shares.of(sum(map(scheduler.request_cost, seq_lens)), num_ctas // kernel.plan.cluster_size)
-    found, first = [split_kv.Cut(0, 0, 0, 0, 0, 0)] * (num_ctas // kernel.plan.cluster_size), 0
+    num_units, total = num_ctas // kernel.plan.cluster_size, sum(map(scheduler.request_cost, seq_lens))
+    shares = split_kv.Shares.of(total, num_units, len(seq_lens) * scheduler.row_tiles)
+    found, first = [split_kv.Cut(0, 0, 0, 0, 0, 0)] * num_units, 0
     for batch, keys in enumerate(seq_lens):
         for row_tile in range(scheduler.row_tiles):
             cost = scheduler.cost(row_tile, keys)

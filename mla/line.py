@@ -59,6 +59,11 @@ class RequestList:
     def count(self) -> Any:
         return cute.size(self.seq_lens)
 
+    @property
+    def num_row_tiles(self) -> Any:
+        """Row tiles of all requests; of a ragged query, as if each had one."""
+        return self.count if self.cu_seqlens_q is not None else self.count * self.scheduler.row_tiles
+
     def request(self, index: Any) -> Request:
         seq_len_k = cutlass.max(self.seq_lens[index], 0)
         if self.cu_seqlens_q is None:

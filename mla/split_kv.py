@@ -1,9 +1,10 @@
 """Split-KV: how the key tiles of a whole batch are cut into equal contiguous shares, one per unit (stream-K).
 
 All row tiles of all requests stand in one line, each as long as it has key tiles (an empty one counts as one, so that
-somebody writes its zeros). A unit is a CTA, or a pair of CTAs on the wide path. Shares differ by one position at most;
-where they would be smaller than MIN_SHARE_TILES there are fewer shares, and the last units stay idle. The cut depends
-on `seq_lens` as they are on the device, so one launch, one workspace and one captured CUDA graph serve any lengths.
+somebody writes its zeros). A unit is a CTA, or a pair of CTAs on the wide path. Shares differ by one position at most.
+Where there are fewer positions than units, or row tiles too short to be worth a cut, there are fewer shares, and the
+last units stay idle. The cut depends on `seq_lens` as they are on the device, so one launch, one workspace and one
+captured CUDA graph serve any lengths.
 
 Functions take Python integers (tests, host code) or traced Int32 values (kernels) alike.
 """
@@ -15,7 +16,11 @@ from typing import Any
 
 from mla.causal_mask import maximum, minimum, quotient
 
-MIN_SHARE_TILES = 4  # below this, a share's start-up and its partial result cost more than its tiles
+# Where row tiles have at most so many key tiles on average, there are no more shares than row tiles: a partial result
+# and its merge cost more than the one key tile that a cut saves. Longer ones are cut down to single key tiles. Modelled
+# us of shares of at least 1 / 2 / 4 tiles, narrow bf16 h16 q1 and wide fp8 h128 q1 (python -m bench.predict): of 2 tiles
+# a request 12.0 / 9.6 / 14.8 and 11.6 / 10.4 / 16.2; of 16 tiles 12.3 / 13.9 / 19.2; of 64 tiles 11.9 / 13.3 / 15.5.
+UNCUT_TILES = 2
 FLOAT_BYTES = 4
 CUT_INTS = 8  # fields of a Cut, and padding to 16 bytes
 
@@ -34,8 +39,11 @@ class Shares:
     longer: Any
 
     @classmethod
-    def of(cls, total: Any, num_units: Any) -> Shares:
-        num = maximum(minimum(quotient(total, MIN_SHARE_TILES), num_units), 1)
+    def of(cls, total: Any, num_units: Any, row_tiles: Any) -> Shares:
+        """The cut of a line of `row_tiles` row tiles."""
+        is_long = minimum(maximum(total - row_tiles * UNCUT_TILES, 0), 1)
+        most = row_tiles + (total - row_tiles) * is_long
+        num = maximum(minimum(most, num_units), 1)
         size = maximum(quotient(total, num), 1)
         return cls(num, size, maximum(total - size * num, 0))
 

@@ -46,7 +46,7 @@ def no_share(requests: RequestList) -> UnitShare:
 def find_share(requests: cutlass.Constexpr, unit: Int32, num_units: Int32):
     """The share of one unit; where it is idle, an empty one behind the last request."""
     whole = measure(requests)
-    shares = split_kv.Shares.of(whole.end_of_all, num_units)
+    shares = split_kv.Shares.of(whole.end_of_all, num_units, requests.num_row_tiles)
     begin, end = shares.begin(unit), shares.begin(unit + 1)
     return UnitShare(shares, window_at(requests, whole, begin), begin, end)
 

@@ -35,7 +35,7 @@ def test_tokens_worked_out_by_hand():
 
 
 def test_work_items_worked_out_by_hand():
-    """K = 512, dense in effect for one token: 8 tiles, at least 4 to a share; K = 0 occupies one position."""
+    """K = 512, dense in effect for one token: 8 tiles; K = 0 occupies one position."""
     config = MlaDecodeConfig("bf16", num_heads=16, seq_len_q=1, is_causal=True, page_size=64)
 
     def shares(num_ctas):
@@ -44,7 +44,8 @@ def test_work_items_worked_out_by_hand():
 
     assert shares(1) == [(0, 0, 8, 512), (0, 0, 0, 0), (0, 0, 1, 64)]
     assert shares(2) == [(0, 0, 5, 320), (1, 5, 8, 192), (1, 0, 0, 0), (1, 0, 1, 64)]
-    assert shares(148) == shares(2), "ten tiles make two shares of at least 4"
+    singles = [(unit, unit, unit + 1, 64) for unit in range(8)]
+    assert shares(148) == [*singles, (8, 0, 0, 0), (9, 0, 1, 64)], "ten positions make ten shares"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import torch
 from mla import reduction
 from mla.config import MlaDecodeConfig
 from mla.reduction import MergePartials, parts_of
-from mla.split_kv import MIN_SHARE_TILES
 from mla.tile_scheduler import TileScheduler
 from tests.wrappers.emulation import PATHS, is_caught, launch, launch_with_reports
 from wrappers.testing import MlaProblem, assert_matches, make_problem
@@ -18,8 +17,8 @@ TILE_TOKENS = {"narrow": 64, "wide": 128}  # of bf16
 
 
 def problem_of_parts(parts: int, path: str, num_heads: int = 16) -> MlaProblem:
-    """One row tile, as long as `parts` units take in shares of the smallest size, and a part of one more."""
-    tokens = parts * MIN_SHARE_TILES * TILE_TOKENS[path]
+    """One row tile of two key tiles and a bit for each of `parts` units."""
+    tokens = (2 * parts + 1) * TILE_TOKENS[path]
     return make_problem(1, num_heads, 1, (tokens - 3,), page_size=128)
 
 
@@ -61,12 +60,12 @@ def test_the_grid_depends_on_the_cuts_alone(num_units, ctas):
 
 
 def test_a_launch_without_split_tiles_reads_no_partial_result():
-    """The workspace is NaN, the merge ends at once: 148 CTAs, each of which has a request of its own."""
+    """The workspace is NaN, the merge ends at once: each of 148 CTAs has a request of two key tiles."""
     problem = make_problem(148, 16, 1, 70)
     out, lse, reports = launch_with_reports(problem, path="narrow", num_ctas=148)
     assert_matches(problem, out, lse)
     per_warp = reports.merge.warp_instructions / (147 * 8 * reduction.WARPS)
-    assert per_warp < 500, "walks the lengths and leaves"
+    assert per_warp < 100, "reads its cut and leaves"
 
 
 @pytest.mark.parametrize("name", ["merge-skips-part", "merge-first-warp"])

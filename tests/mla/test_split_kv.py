@@ -38,7 +38,7 @@ def shares_of(
     """Per CTA: (request, row tile, begin, end, slot or -1), as the scheduler warp announces them."""
     line = line_of(scheduler, seq_lens)
     total = line[-1][2] + line[-1][3]
-    cut = split_kv.Shares.of(total, num_ctas)
+    cut = split_kv.Shares.of(total, num_ctas, len(line))
     shares = []
     for cta in range(num_ctas):
         begin, end = cut.begin(cta), cut.begin(cta + 1)
@@ -92,7 +92,7 @@ def test_the_merge_finds_the_slots_that_were_written():
     scheduler = scheduler_of()
     for seq_lens in batches():
         line = line_of(scheduler, seq_lens)
-        cut = split_kv.Shares.of(line[-1][2] + line[-1][3], NUM_CTAS)
+        cut = split_kv.Shares.of(line[-1][2] + line[-1][3], NUM_CTAS, len(line))
         written: dict[tuple[int, int], list[int]] = {}
         for items in shares_of(scheduler, seq_lens, NUM_CTAS):
             for request, row_tile, _, _, slot in items:
@@ -166,22 +166,33 @@ def emulated_loads(seq_lens: list[int], path: str) -> list[int]:
     return [count // steps_of_a_tile for count in counts]
 
 
-def test_no_share_is_smaller_than_the_minimum():
-    shares = shares_of(scheduler_of(), [64 * 10], NUM_CTAS)
-    loads = [sum(end - begin for *_, begin, end, _ in items) for items in shares if items]
-    assert loads == [5, 5]
+@pytest.mark.parametrize(
+    "seq_lens, loads", [([64 * 10], [1] * 10), ([128] * 10, [2] * 10), ([64, 128] * 3, [2, 2, 2, 1, 1, 1])]
+)
+def test_short_row_tiles_are_not_cut_further(seq_lens, loads):
+    """Few long requests are cut down to single tiles; of short ones there are as many shares as row tiles."""
+    shares = shares_of(scheduler_of(), seq_lens, NUM_CTAS)
+    assert [sum(end - begin for *_, begin, end, _ in items) for items in shares if items] == loads
 
 
+@pytest.mark.parametrize("row_tiles", [1, 2, 5, 300])
 @pytest.mark.parametrize("num_units", [1, 2, 3, 74, 148])
-@pytest.mark.parametrize("total", [0, 1, 3, 4, 7, 8, 9, 591, 592, 593, 5000])
-def test_shares_by_counting(total, num_units):
-    cut = split_kv.Shares.of(total, num_units)
+@pytest.mark.parametrize("longer", [0, 1, 3, 4, 7, 8, 9, 591, 592, 593, 5000])
+def test_shares_by_counting(longer, num_units, row_tiles):
+    total = row_tiles + longer
+    cut = split_kv.Shares.of(total, num_units, row_tiles)
     sizes = [cut.begin(unit + 1) - cut.begin(unit) for unit in range(num_units)]
     used = [size for size in sizes if size]
-    assert cut.begin(0) == 0 and sum(sizes) == max(total, 1) and sizes[: len(used)] == used
-    assert max(used) - min(used) <= 1 and (len(used) == 1 or min(used) >= split_kv.MIN_SHARE_TILES)
+    assert cut.begin(0) == 0 and sum(sizes) == total and sizes[: len(used)] == used
+    assert max(used) - min(used) <= 1
+    assert len(used) == min(num_units, total if total > split_kv.UNCUT_TILES * row_tiles else row_tiles)
     owners = [unit for unit, size in enumerate(sizes) for _ in range(size)]
     assert [cut.unit_of(position) for position in range(total)] == owners[:total]
+
+
+def test_a_line_without_row_tiles():
+    cut = split_kv.Shares.of(0, 148, 0)
+    assert (cut.begin(0), cut.begin(1), cut.begin(148)) == (0, 1, 1), "one share, of a position that nothing takes"
 
 
 def test_workspace_bytes():
