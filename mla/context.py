@@ -35,6 +35,20 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Slot:
+    """What goes into a ring slot.
+
+    edge: the ring. columns: what of each token. first_token: first token, counted from the tile's first. tokens: how
+    many, if the tile is whole.
+    """
+
+    edge: str
+    columns: list[Column]
+    first_token: Any
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Arguments:
     """Kernel arguments. Tensors are traced; see decode.py for their shapes.
 
@@ -93,9 +107,13 @@ class Context:
         return Pipeline(plan.edge(name), self.smem_pointer(Int64, offset, BARRIER_BYTES), self.plan.is_paired)
 
     def slot_offset(self, edge: str, count: Any) -> Any:
-        """Byte offset, in dynamic shared memory, of slot `count` of the ring of keys or of values."""
-        first, size = self.plan.ring(edge)
-        return first + self.pipe(edge).stage(count) * size
+        """Byte offset, in dynamic shared memory, of slot `count` of one of the plan's rings."""
+        ring = self.plan.rings[edge]
+        return ring.offset + self.pipe(edge).stage(count) * ring.slot_bytes
+
+    def probs_offset(self, count: Any) -> Any:
+        """Byte offset, in dynamic shared memory, of P(count)."""
+        return self.plan.probs_offset + self.pipe("probs").stage(count) * self.plan.probs_bytes
 
     def smem_pointer(self, dtype: Any, offset: Any, align: int) -> Any:
         """Pointer into dynamic shared memory, `offset` bytes from its start."""

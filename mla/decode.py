@@ -98,6 +98,7 @@ class MlaDecode:
             cluster=[plan.cluster_size, 1, 1],
             smem=plan.smem_bytes,
             stream=stream,
+            min_blocks_per_mp=1,  # or ptxas does not know how many registers it starts with, and ignores setmaxnreg
         )
         merge = MergePartials(config, self.scheduler)
         merge.kernel(out, lse, partial_out, partial_lse, cuts, output_scale).launch(
@@ -190,16 +191,21 @@ class MlaDecode:
         )  # fmt: skip
         cta_rank = cute.arch.block_idx_in_cluster() if is_paired else Int32(0)
         ctx = Context(self.config, plan, args, smem, Int32(tmem_pointer.toint()), cta_rank, requests.scheduler)
-        if warp == warps.scheduler:
-            scheduler.run(ctx, share)
-        if warp == warps.load:
-            load.run(ctx)
-        if warp == warps.mma:
-            mma.run(ctx)
-        if warp < warps.correction[0]:
-            softmax.run(ctx)
-        if (warp >= warps.correction[0]) & (warp < warps.mma):
-            correction.run(ctx)
+        # Each warpgroup under one branch of its own: ptxas allots registers by what dominates a region.
+        if warp < warps.mma:
+            cute.arch.setmaxregister_increase(warps.compute_registers)
+            if warp < warps.correction[0]:
+                softmax.run(ctx)
+            else:
+                correction.run(ctx)
+        else:
+            cute.arch.setmaxregister_decrease(warps.issue_registers)
+            if warp == warps.scheduler:
+                scheduler.run(ctx, share)
+            if warp == warps.load:
+                load.run(ctx)
+            if warp == warps.mma:
+                mma.run(ctx)
 
         self.arrive()
         self.wait()

@@ -31,24 +31,49 @@ class Span:
 
 
 @dataclass(frozen=True)
-class ValueSlot:
-    """What one ring slot gives to P*V: tokens [first_token, first_token + tokens) of the tile.
+class KeySlot:
+    """What one ring slot gives to Q*K.
 
-    halves: (half of the latent dimension, byte offset in the slot where this CTA's part of it starts).
+    edge: its ring. number: which of the tile's slots of that ring. spans: (number of a span, its byte offset in the
+    slot).
     """
 
+    edge: str
+    number: int
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class ValuePart:
+    """What P*V multiplies with one another: this CTA's part of latent dimensions [256 * half, 256 * half + 256), of
+    tokens [first_token, first_token + tokens) of the tile.
+
+    slots: the ring slots that hold it, counted from the tile's first: neighbours in shared memory too.
+    """
+
+    half: int
     first_token: int
     tokens: int
-    halves: tuple[tuple[int, int], ...]
+    slots: range
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Slots of `slot_bytes` bytes from byte `offset` of shared memory on, `tile_slots` of them to a tile."""
+
+    offset: int
+    slot_bytes: int
+    tile_slots: int
 
 
 @dataclass(frozen=True)
 class MemoryPlan(ABC):
     """Capacity plan of one CTA, 64 query rows. What differs between the operand paths is filled in by plans.py.
 
-    Shared memory, bytes: Q, the ring of keys, the ring of values (wide only: the narrow path reads keys again as
-    values), P, then small buffers. K is cut in spans of 128 bytes of the head dimension (the rope span of fp8: 64); a
-    span is [rows][its bytes], swizzled. Q and P are cut in chunks of 128 bytes.
+    Shared memory, bytes: Q, the ring of keys, a second ring, P, then small buffers. The second ring is the values', or,
+    where keys are read again as values (narrow), that of the rope spans, which no P*V reads: a ring's slots are freed
+    in the order in which they are filled. K is cut in spans of 128 bytes of the head dimension (the rope span of fp8:
+    64); a span is [rows][its bytes], swizzled. Q and P are cut in chunks of 128 bytes.
     TMEM, columns: O, the ring of S, Q where it is kept there. Accumulators fold N over the lane halves: 64 rows x N
     fp32 take 128 lanes x N / 2 columns.
     """
@@ -56,9 +81,11 @@ class MemoryPlan(ABC):
     config: MlaDecodeConfig
     warps: WarpSchedule
     key_stages: int
-    value_stages: int
+    value_stages: int = 0
+    rope_stages: int = 0
     cta_rows: int = 64
     score_stages: int = 2
+    probs_stages: int = 1
     scale_stages: int = 2
     page_stages: int = 2
     work_stages: int = 2
@@ -68,9 +95,12 @@ class MemoryPlan(ABC):
         assert self.smem_bytes <= SMEM_BYTES_PER_CTA, f"shared memory: {self.smem_bytes} > {SMEM_BYTES_PER_CTA} bytes"
         assert self.tmem_columns_used <= TMEM_COLUMNS, f"TMEM: {self.tmem_columns_used} > {TMEM_COLUMNS} columns"
         assert self.page_ids_per_stage % self.pages_per_tile == 0, (self.page_ids_per_stage, self.pages_per_tile)
-        aligned = (self.query_offset, self.key_offset, self.value_offset, self.probs_offset)
-        for offset in (*aligned, self.key_slot_bytes, self.value_slot_bytes):
+        aligned = (self.query_offset, self.key_offset, self.second_offset, self.probs_offset)
+        for offset in (*aligned, *(ring.slot_bytes for ring in self.rings.values())):
             assert offset % SMEM_ALIGN == 0, f"offset {offset}: a swizzle atom starts at a multiple of {SMEM_ALIGN}"
+        for part in self.value_parts:
+            together, stages = len(part.slots), self.barriers.edge(self.value_edge).stages
+            assert stages % together == 0, f"{together} slots side by side in a ring of {stages}"
 
     # --- tiles: what a path decides ---
     @property
@@ -85,13 +115,13 @@ class MemoryPlan(ABC):
 
     @property
     @abstractmethod
-    def key_slots(self) -> int:
-        """Ring slots that a tile's keys take."""
+    def key_slots(self) -> tuple[KeySlot, ...]:
+        """Ring slots of a tile's keys, in the order of Q*K."""
 
     @property
     @abstractmethod
-    def value_slots(self) -> tuple[ValueSlot, ...]:
-        """Ring slots of a tile's values, in the order of P*V."""
+    def value_parts(self) -> tuple[ValuePart, ...]:
+        """A tile's P*V, in order."""
 
     @property
     @abstractmethod
@@ -187,28 +217,24 @@ class MemoryPlan(ABC):
     def key_offset(self) -> int:
         return self.query_offset + self.query_bytes
 
-    @property
-    def spans_per_key_slot(self) -> int:
-        return -(-len(self.spans) // self.key_slots)
-
-    def key_slot_spans(self, slot: int) -> list[tuple[int, Span, int]]:
-        """(number, span, byte offset in the slot) of the spans that slot `slot` of a tile holds."""
-        first = slot * self.spans_per_key_slot
+    def key_slot(self, edge: str, number: int, spans: range) -> KeySlot:
+        """The slot that holds the spans of these numbers, one behind the other."""
         placed, offset = [], 0
-        for number, span in list(enumerate(self.spans))[first : first + self.spans_per_key_slot]:
-            placed.append((number, span, offset))
-            offset += self.key_rows * span.bytes
-        return placed
+        for span in spans:
+            placed.append((span, offset))
+            offset += self.key_rows * self.spans[span].bytes
+        return KeySlot(edge, number, tuple(placed))
 
-    def key_slot_load_bytes(self, slot: int, rows: int) -> int:
-        return rows * sum(span.bytes for _, span, _ in self.key_slot_spans(slot))
+    def key_slot_load_bytes(self, slot: KeySlot) -> int:
+        """Bytes that TMA writes to a slot of a whole tile."""
+        return self.key_rows * sum(self.spans[span].bytes for span, _ in slot.spans)
 
     @property
     def key_slot_bytes(self) -> int:
-        return max(self.key_slot_load_bytes(slot, self.key_rows) for slot in range(self.key_slots))
+        return max(self.key_slot_load_bytes(slot) for slot in self.key_slots if slot.edge == "keys")
 
     @property
-    def value_offset(self) -> int:
+    def second_offset(self) -> int:
         return self.key_offset + self.key_stages * self.key_slot_bytes
 
     @property
@@ -216,21 +242,30 @@ class MemoryPlan(ABC):
         """The ring that P*V reads."""
         return "keys" if self.keys_are_values else "values"
 
-    def ring(self, edge: str) -> tuple[int, int]:
-        """(byte offset of the first slot, bytes of a slot) of the ring of keys or of values."""
-        rings = {
-            "keys": (self.key_offset, self.key_slot_bytes),
-            "values": (self.value_offset, self.value_slot_bytes),
-        }
-        return rings[edge]
+    @cached_property
+    def rings(self) -> dict[str, Ring]:
+        """Of keys, and of values or rope spans, by the name of their edge."""
+        key_slots = sum(slot.edge == "keys" for slot in self.key_slots)
+        rings = {"keys": Ring(self.key_offset, self.key_slot_bytes, key_slots)}
+        if self.keys_are_values:
+            rings["rope"] = Ring(self.second_offset, self.key_rows * self.rope_bytes, 1)
+        else:
+            rings["values"] = Ring(self.second_offset, self.value_slot_bytes, len(self.value_parts))
+        return rings
 
     @property
     def probs_offset(self) -> int:
-        return self.value_offset + self.value_stages * self.value_slot_bytes
+        stages, name = (self.rope_stages, "rope") if self.keys_are_values else (self.value_stages, "values")
+        return self.second_offset + stages * self.rings[name].slot_bytes
 
     @property
     def probs_row_bytes(self) -> int:
         return self.tile_tokens * self.config.element_bytes
+
+    @property
+    def probs_bytes(self) -> int:
+        """Bytes of one buffer of P."""
+        return self.cta_rows * self.probs_row_bytes
 
     @property
     def probs_chunk_bytes(self) -> int:
@@ -239,7 +274,7 @@ class MemoryPlan(ABC):
     @property
     def row_exchange_offset(self) -> int:
         """Two buffers of [half][row] floats, through which the two threads of a row share maxima and sums."""
-        return self.probs_offset + self.cta_rows * self.probs_row_bytes
+        return self.probs_offset + self.probs_stages * self.probs_bytes
 
     @property
     def scale_offset(self) -> int:
@@ -279,6 +314,16 @@ class MemoryPlan(ABC):
         return self.config.kv_lora_rank // 2
 
     @property
+    def output_halves(self) -> int:
+        """Parts of O, OUTPUT_N latent dimensions each, that P*V completes and correction gives back one by one."""
+        return self.config.kv_lora_rank // OUTPUT_N
+
+    @property
+    def half_columns(self) -> int:
+        """Columns of one of them."""
+        return OUTPUT_N // 2
+
+    @property
     def score_columns(self) -> int:
         """Columns of one S tile."""
         return self.tile_tokens // 2
@@ -308,9 +353,8 @@ class MemoryPlan(ABC):
         steps = self.token_bytes // MMA_K_BYTES
         from_tmem = self.query_tmem_spans * CHUNK_BYTES // MMA_K_BYTES
         scores = steps * (a_row_bytes + key_bytes) - from_tmem * a_row_bytes
-        halves = self.config.kv_lora_rank // OUTPUT_N
         value_bytes = OUTPUT_N // self.cluster_size * MMA_K_BYTES
-        output = self.tile_tokens // self.mma_k * halves * (a_row_bytes + value_bytes)
+        output = self.tile_tokens // self.mma_k * self.output_halves * (a_row_bytes + value_bytes)
         return scores + output + self.tile_load_bytes + self.cta_rows * self.probs_row_bytes
 
     @property
@@ -330,9 +374,10 @@ class MemoryPlan(ABC):
     def barriers(self) -> BarrierPlan:
         """Edges: producer -> consumer. What the tensor core waits for lies in the leading CTA, see pipelines.Edge.
 
-        work: scheduler -> all roles, which release it warp by warp.  query, keys, values: load -> mma (commit frees).
-        tail: load's own wait on a ragged tile.  pages: scheduler -> load.  score: mma (commit) -> softmax.
-        probs: softmax -> mma (commit frees).  scale: softmax -> correction.  rescaled: correction -> mma.
+        work: scheduler -> all roles, which release it warp by warp.  query, keys, values, rope: load -> mma (commit
+        frees).  tail: load's own wait for all value slots of a ragged tile.  pages: scheduler -> load.
+        score: mma (commit) -> softmax.  probs: softmax -> mma (commit frees).  scale: softmax -> correction.
+        output: mma (commit, half by half) -> correction, which gives a half of O back rescaled or written.
         """
         softmax, correction = self.warps.softmax_threads, self.warps.correction_threads
         pair = self.cluster_size
@@ -340,15 +385,15 @@ class MemoryPlan(ABC):
             Edge("work", self.work_stages, 1, self.warps.num_workers),
             Edge("query", 1, pair, 1, full_at_leader=True),
             Edge("keys", self.key_stages, pair, 1, full_at_leader=True),
-            Edge("tail", 1, 1, 0),
+            Edge("tail", 1, self.rings[self.value_edge].tile_slots, 0),
             Edge("pages", self.page_stages, WARP_SIZE, 1),
             Edge("score", self.score_stages, 1, pair * len(self.warps.softmax), empty_at_leader=True),
-            Edge("probs", 1, pair * len(self.warps.softmax), 1, full_at_leader=True),
+            Edge("probs", self.probs_stages, pair * len(self.warps.softmax), 1, full_at_leader=True),
             Edge("scale", self.scale_stages, softmax, correction),
-            Edge("rescaled", 1, pair * len(self.warps.correction), 0, full_at_leader=True),
+            Edge("output", self.output_halves, 1, pair * len(self.warps.correction), empty_at_leader=True),
         ]
-        if not self.keys_are_values:
-            edges.append(Edge("values", self.value_stages, pair, 1, full_at_leader=True))
+        second, stages = ("rope", self.rope_stages) if self.keys_are_values else ("values", self.value_stages)
+        edges.append(Edge(second, stages, pair, 1, full_at_leader=True))
         return BarrierPlan(tuple(edges))
 
 

@@ -100,12 +100,22 @@ def _one_member(smem: Any, warp: Any, members: Any) -> Any:
     return _COMBINE(smem, warp, cutlass.Int32(1))
 
 
-def _skip_probs_wait(pipeline: Pipeline, count: Any) -> None:
-    if pipeline.edge.name != "probs":
+def _skip_probs_test(pipeline: Pipeline, count: Any) -> Any:
+    return cutlass.Boolean(True) if pipeline.edge.name == "probs" else _TEST_FULL(pipeline, count)
+
+
+def _skip_product_wait(pipeline: Pipeline, count: Any) -> None:
+    if pipeline.edge.name != "output":
         _WAIT_FULL(pipeline, count)
 
 
+def _skip_correction_test(pipeline: Pipeline, count: Any) -> Any:
+    return cutlass.Boolean(True) if pipeline.edge.name == "output" else _TEST_EMPTY(pipeline, count)
+
+
 _WAIT_FULL = Pipeline.wait_full
+_TEST_FULL = Pipeline.test_full
+_TEST_EMPTY = Pipeline.test_empty
 _TAKE = split_kv.take
 _PARTS_OF = reduction.parts_of
 _COMBINE = reduction.combine
@@ -138,7 +148,7 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     ),
     "no-rescale": (
         "the accumulated output is not rescaled when a row's maximum grows",
-        lambda: mock.patch.object(correction, "rescale", _nothing),
+        lambda: mock.patch.object(correction, "multiply_columns", _nothing),
     ),
     "no-tail-clear": (
         "unused slots of the last page reach the tensor core",
@@ -214,7 +224,15 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     ),
     "no-probs-wait": (
         "the tensor core does not wait for the probabilities",
-        lambda: mock.patch.object(Pipeline, "wait_full", _skip_probs_wait),
+        lambda: mock.patch.object(Pipeline, "test_full", _skip_probs_test),
+    ),
+    "no-product-wait": (
+        "halves of the output are rescaled before P*V has completed them",
+        lambda: mock.patch.object(Pipeline, "wait_full", _skip_product_wait),
+    ),
+    "no-correction-wait": (
+        "the tensor core does not wait for the halves of the output to be given back",
+        lambda: mock.patch.object(Pipeline, "test_empty", _skip_correction_test),
     ),
 }
 

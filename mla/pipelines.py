@@ -24,7 +24,7 @@ class Edge:
 
     producer_arrivals / consumer_arrivals: arrivals that complete a phase of the full / empty barrier: 1 for a
     tcgen05.commit, 1 per CTA for an arrive.expect_tx, else the number of arriving threads or warps. 0 consumers: the
-    buffer is never reused.
+    warp that waits for a phase is the one that starts the next, so that nobody has to tell it that it may.
     full_at_leader / empty_at_leader: the tensor core waits on this barrier, so that in a pair of CTAs both arrive on
     the leading CTA's. Every other barrier is a CTA's own; commits arrive in both CTAs.
     """
@@ -89,6 +89,16 @@ class Pipeline:
     def wait_full(self, count: Any) -> None:
         """Consumer: until buffer `count` has been produced."""
         cute.arch.mbarrier_wait(self.full_barrier(count), (count // self.edge.stages) & 1)
+
+    def test_full(self, count: Any) -> Any:
+        """Consumer: whether buffer `count` has been produced, the same answer for all lanes of the warp."""
+        parity = (count // self.edge.stages) & 1
+        return cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.full_barrier(count), parity))
+
+    def test_empty(self, count: Any) -> Any:
+        """Producer: whether buffer `count` may be written, the same answer for all lanes of the warp."""
+        parity = ((count // self.edge.stages) & 1) ^ 1
+        return cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.empty_barrier(count), parity))
 
     def wait_empty(self, count: Any) -> None:
         """Producer: until buffer `count` may be written. Passes at once for the first `stages` counts."""

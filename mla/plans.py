@@ -7,21 +7,23 @@ from functools import cached_property
 
 from mla.arch import TMEM_COLUMNS
 from mla.config import MlaDecodeConfig
-from mla.memory_plan import CHUNK_BYTES, OUTPUT_N, MemoryPlan, ValueSlot
+from mla.memory_plan import CHUNK_BYTES, OUTPUT_N, KeySlot, MemoryPlan, ValuePart
 from mla.warp_schedule import WarpSchedule
 
-WIDE_STAGES = {1: (2, 6), 2: (3, 4)}  # element bytes: ring slots of keys and of values, as many as fit
+NARROW_STAGES = {1: (10, 2), 2: (8, 2)}  # element bytes: ring slots of keys and of rope spans, as many as fit
+# element bytes: ring slots of keys and of values, buffers of P, as many as fit
+WIDE_STAGES = {1: (2, 6, 2), 2: (3, 4, 1)}
 
 
 @dataclass(frozen=True)
 class NarrowPlan(MemoryPlan):
-    """One CTA, tiles of 64 keys (128 of fp8: a row of P is 128 bytes), two of them in flight, each read twice."""
+    """One CTA, tiles of 64 keys (128 of fp8: a row of P is 128 bytes), read twice: as keys and as values.
 
-    key_stages: int = 2
-    value_stages: int = 0
+    A slot is 16 KiB, a quarter of the latent part of a tile, so that scores start on the first quarter and P*V frees
+    half a tile at a time.
+    """
 
     cluster_size = 1
-    key_slots = 1
     value_slot_bytes = 0
     query_tmem_spans = 0
 
@@ -33,11 +35,26 @@ class NarrowPlan(MemoryPlan):
     def value_chunk_bytes(self) -> int:
         return self.tile_tokens * CHUNK_BYTES
 
+    @property
+    def slot_spans(self) -> int:
+        """Spans of a slot of the ring of keys."""
+        return self.config.element_bytes
+
     @cached_property
-    def value_slots(self) -> tuple[ValueSlot, ...]:
-        half_bytes = OUTPUT_N // self.chunk_elements * self.value_chunk_bytes
-        halves = self.config.kv_lora_rank // OUTPUT_N
-        return (ValueSlot(0, self.tile_tokens, tuple((half, half * half_bytes) for half in range(halves))),)
+    def key_slots(self) -> tuple[KeySlot, ...]:
+        """The latent part, then, in a ring of its own, the rope span."""
+        rope = len(self.spans) - 1
+        firsts = range(0, rope, self.slot_spans)
+        latent = (self.key_slot("keys", n, range(first, first + self.slot_spans)) for n, first in enumerate(firsts))
+        return (*latent, self.key_slot("rope", 0, range(rope, rope + 1)))
+
+    @cached_property
+    def value_parts(self) -> tuple[ValuePart, ...]:
+        slots = OUTPUT_N // (self.slot_spans * self.chunk_elements)
+        return tuple(
+            ValuePart(half, 0, self.tile_tokens, range(half * slots, (half + 1) * slots))
+            for half in range(self.output_halves)
+        )
 
 
 @dataclass(frozen=True)
@@ -52,9 +69,15 @@ class WidePlan(MemoryPlan):
     cluster_size = 2
     tile_tokens = 128
 
-    @property
-    def key_slots(self) -> int:
-        return 3 if self.config.element_bytes == 2 else 1
+    @cached_property
+    def key_slots(self) -> tuple[KeySlot, ...]:
+        """A slot of fp8, three of 16 bits."""
+        spans = range(len(self.spans))
+        together = len(spans) if self.config.element_bytes == 1 else 3
+        return tuple(
+            self.key_slot("keys", n, spans[first : first + together])
+            for n, first in enumerate(range(0, len(spans), together))
+        )
 
     @property
     def value_tokens(self) -> int:
@@ -75,12 +98,11 @@ class WidePlan(MemoryPlan):
         return self.value_tokens * self.value_dims * self.config.element_bytes
 
     @cached_property
-    def value_slots(self) -> tuple[ValueSlot, ...]:
-        return tuple(
-            ValueSlot(first_token, self.value_tokens, ((half, 0),))
-            for first_token in range(0, self.tile_tokens, self.value_tokens)
-            for half in range(self.config.kv_lora_rank // OUTPUT_N)
-        )
+    def value_parts(self) -> tuple[ValuePart, ...]:
+        """One slot each."""
+        firsts = range(0, self.tile_tokens, self.value_tokens)
+        places = [(half, first_token) for half in range(self.output_halves) for first_token in firsts]
+        return tuple(ValuePart(*place, self.value_tokens, range(n, n + 1)) for n, place in enumerate(places))
 
     @property
     def query_tmem_spans(self) -> int:
@@ -91,5 +113,7 @@ class WidePlan(MemoryPlan):
 def plan_of(config: MlaDecodeConfig) -> NarrowPlan | WidePlan:
     """The plan of a config's path."""
     if config.is_wide:
-        return WidePlan(config, WarpSchedule(), *WIDE_STAGES[config.element_bytes])
-    return NarrowPlan(config, WarpSchedule())
+        keys, values, probs = WIDE_STAGES[config.element_bytes]
+        return WidePlan(config, WarpSchedule(), key_stages=keys, value_stages=values, probs_stages=probs)
+    keys, ropes = NARROW_STAGES[config.element_bytes]
+    return NarrowPlan(config, WarpSchedule(), key_stages=keys, rope_stages=ropes)

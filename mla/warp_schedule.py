@@ -10,7 +10,10 @@ from mla.arch import REGISTERS_PER_SM, WARP_SIZE
 @dataclass(frozen=True)
 class WarpSchedule:
     """Warp ids by role. A TMEM warp reads lanes 32 * (warp % 4) .. + 31, so softmax and correction are each one
-    aligned group of four warps (PTX ISA 9.7.16.2.3.1). The last group is whole too, with an idle warp.
+    aligned group of four warps (PTX ISA 9.7.16.2.3.1). The last group is whole too, with an idle warp: setmaxnreg (PTX
+    ISA 9.7.20.5) hands registers out by groups of four warps.
+
+    compute_registers, issue_registers: per thread of the first two groups, and of the last, once the roles begin.
     """
 
     softmax: tuple[int, ...] = (0, 1, 2, 3)
@@ -19,11 +22,16 @@ class WarpSchedule:
     load: int = 9
     scheduler: int = 10
     idle: int = 11
+    compute_registers: int = 216
+    issue_registers: int = 72
 
     def __post_init__(self) -> None:
         for group in (self.softmax, self.correction):
             assert len(group) == 4 and group[0] % 4 == 0, f"{group}: a TMEM group is four warps from a multiple of 4"
         assert self.threads * self.registers_per_thread <= REGISTERS_PER_SM, (self.threads, self.registers_per_thread)
+        compute, issue = self.softmax_threads + self.correction_threads, self.num_warps - 8
+        allotted = compute * self.compute_registers + issue * WARP_SIZE * self.issue_registers
+        assert allotted <= self.threads * self.registers_per_thread, f"{allotted} registers: a warp would wait for ever"
 
     @property
     def num_warps(self) -> int:
@@ -40,7 +48,7 @@ class WarpSchedule:
 
     @property
     def registers_per_thread(self) -> int:
-        """The largest allocation (a multiple of 8) at which all warps of one CTA fit an SM."""
+        """What a launch gives each thread: the most (a multiple of 8) at which all warps of one CTA fit an SM."""
         return min(255, REGISTERS_PER_SM // self.threads // 8 * 8)
 
     @property

@@ -35,11 +35,14 @@ INSTRUCTION_BYTES = 16
 OPCODE_MASK = 0xFFF
 OPCODE_STL = 0x387
 OPCODE_LDL = 0x983
+OPCODE_USETMAXREG = 0x9C8
 
 
 @dataclass(frozen=True)
 class KernelReport:
-    """One kernel of a cubin: registers per thread, stack bytes per thread, STL/LDL and all instructions."""
+    """One kernel of a cubin: registers per thread at its launch, stack bytes per thread, STL/LDL and all instructions,
+    reallocations of registers (setmaxnreg).
+    """
 
     name: str
     registers: int
@@ -47,6 +50,7 @@ class KernelReport:
     local_stores: int
     local_loads: int
     instructions: int
+    register_moves: int
 
     @property
     def is_clean(self) -> bool:
@@ -87,6 +91,7 @@ def report_cubin(cubin: bytes) -> list[KernelReport]:
                 local_stores=opcodes.count(OPCODE_STL),
                 local_loads=opcodes.count(OPCODE_LDL),
                 instructions=len(opcodes),
+                register_moves=opcodes.count(OPCODE_USETMAXREG),
             )
         )
     return reports

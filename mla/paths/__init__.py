@@ -9,5 +9,5 @@ from mla.paths import narrow, wide
 
 
 def path_of(plan: MemoryPlan) -> ModuleType:
-    """The module of a plan's path. Both offer MMA_M, multiply, commit, begin_item and value_columns."""
+    """The module of a plan's path. Both offer MMA_M, multiply, commit, begin_item and value_slot."""
     return wide if plan.is_paired else narrow

@@ -7,6 +7,7 @@ ISA 9.7.16.10.5, layouts E and B): lane row + 64 * half holds columns [half * N/
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import cutlass
@@ -48,9 +49,26 @@ def score_address(ctx: Context, count: Any) -> Any:
 
 def load_columns(address: Any, count: int) -> list[Any]:
     """`count` fp32 columns of the calling thread's TMEM lane. A warp-collective load, waited for."""
-    raw = prims.tcgen05_ld("32x32b", operands.tmem_pointer(address), num=count)
-    prims.tcgen05_wait("load")
-    return [raw[i].bitcast(cutlass.Float32) for i in range(count)]
+    return next(iter(stream_columns(address, count, count)))[1]
+
+
+def stream_columns(address: Any, count: int, chunk: int) -> Iterator[tuple[int, list[Any]]]:
+    """(first column, its `chunk` fp32 values) of `count` columns of the calling thread's TMEM lane. Warp-collective.
+
+    A chunk is handed out once it is there, with the load of the next already issued.
+    """
+    raw = issue_load(address, chunk)
+    for column in range(0, count, chunk):
+        prims.tcgen05_wait("load")
+        values = [raw[i].bitcast(cutlass.Float32) for i in range(chunk)]
+        if column + chunk < count:
+            raw = issue_load(address + (column + chunk), chunk)
+        yield column, values
+
+
+def issue_load(address: Any, count: int) -> Any:
+    """Start of a load; nothing may touch its registers before the next tcgen05.wait::ld."""
+    return prims.tcgen05_ld("32x32b", operands.tmem_pointer(address), num=count)
 
 
 def store_columns(address: Any, values: list[Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from mla import operands
-from mla.context import Column, Context
+from mla.context import Column, Context, Slot
 
 MMA_M = 64
 
@@ -26,6 +26,12 @@ def begin_item(ctx: Context) -> None:
     """Q stays in shared memory."""
 
 
-def value_columns(ctx: Context, slot: int, kv: Any) -> list[Column]:
-    """The keys' ring slot is the values'."""
-    return []
+def value_slot(ctx: Context, number: Any) -> Slot:
+    """Spans of the latent dimension, number `number` of the tile's slots: keys and values at once."""
+    plan = ctx.plan
+    first = number * plan.slot_spans
+    columns = [
+        Column(ctx.args.kv, first + span, plan.chunk_elements, span * plan.value_chunk_bytes)
+        for span in range(plan.slot_spans)
+    ]
+    return Slot("keys", columns, 0, plan.tile_tokens)

@@ -16,7 +16,7 @@ from typing import Any
 import cutlass.cute as cute
 
 from mla import operands
-from mla.context import Boxes, Column, Context
+from mla.context import Column, Context, Slot
 from mla.memory_plan import CHUNK_BYTES, OUTPUT_N
 
 MMA_M = 128
@@ -44,10 +44,15 @@ def begin_item(ctx: Context) -> None:
                 operands.copy_rows_to_tmem(target + unit * COPY_COLUMNS, operands.advance(source, unit * COPY_BYTES))
 
 
-def value_columns(ctx: Context, slot: int, kv: Boxes) -> list[Column]:
-    """What this CTA loads for a tile's value slot `slot`: 128 latent dimensions, in chunks of 128 bytes."""
+def value_slot(ctx: Context, number: Any) -> Slot:
+    """What this CTA loads for a tile's value slot `number`: 128 latent dimensions, in chunks of 128 bytes."""
     plan = ctx.plan
-    half = plan.value_slots[slot].halves[0][0]
+    half_slots = plan.tile_tokens // plan.value_tokens
+    half, first_token = number // half_slots, number % half_slots * plan.value_tokens
     chunks = plan.value_dims * ctx.config.element_bytes // CHUNK_BYTES
     first = half * (OUTPUT_N // plan.chunk_elements) + ctx.cta_rank * chunks
-    return [Column(kv, first + chunk, plan.chunk_elements, chunk * plan.value_chunk_bytes) for chunk in range(chunks)]
+    columns = [
+        Column(ctx.args.kv, first + chunk, plan.chunk_elements, chunk * plan.value_chunk_bytes)
+        for chunk in range(chunks)
+    ]
+    return Slot("values", columns, first_token, plan.value_tokens)

@@ -1,10 +1,12 @@
 """Correction role: rescales O when a row's maximum has grown, then runs the epilogue.
 
-Consumes: edges `work`, `scale`, `probs` (drained: P*V is done). Produces: edge `rescaled`. Warps: four, one TMEM lane
-per thread. Registers: 32 columns of O at a time.
+Consumes: edges `work`, `scale`, `output`: each half of O, of every key tile, is given back to the tensor core here or in
+the epilogue. Warps: four, one TMEM lane per thread. Registers: two chunks of columns of O.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import cutlass
 import cutlass.cute as cute
@@ -16,7 +18,7 @@ from mla.context import has_work, read_work, release_work
 from mla.paths import accumulator
 from mla.roles import epilogue
 
-CHUNK_COLUMNS = 32
+CHUNK_COLUMNS = 64
 
 
 @cute.jit
@@ -45,9 +47,7 @@ def correct_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
         factor = scales[scale.stage(announced) * plan.cta_rows + row]
         scale.arrive_empty(announced)
         if index > 0:
-            rescale(ctx, tiles + index, lane, factor)
-        operands.fence_before_sync()
-        ctx.pipe("rescaled").warp_arrive_full(tiles + index)
+            rescale(ctx, tiles + (index - 1), lane, factor)
     announced = tiles + item + num_tiles
     scale.wait_full(announced)
     row_sum = scales[scale.stage(announced) * plan.cta_rows + row]
@@ -58,12 +58,21 @@ def correct_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
 
 @cute.jit
 def rescale(ctx: cutlass.Constexpr, count: Int32, lane: Int32, factor: Float32):
-    """O *= factor once P*V(count - 1) is complete; skipped where no row of the warp has a new maximum."""
-    ctx.pipe("probs").wait_drained(count - 1)
-    operands.fence_after_sync()
-    if not cute.arch.vote_all_sync(factor == Float32(1.0)):
-        address = ctx.tmem + ctx.plan.output_column + (lane // 32 * 32 << 16)
-        for column in cutlass.range_constexpr(0, ctx.plan.output_columns, CHUNK_COLUMNS):
-            values = accumulator.load_columns(address + column, CHUNK_COLUMNS)
-            accumulator.store_columns(address + column, softmax.scaled(values, factor))
-        prims.tcgen05_wait("store")
+    """O *= factor between P*V(count) and the next, half by half; skipped where no row of the warp has a new maximum."""
+    plan, output = ctx.plan, ctx.pipe("output")
+    is_current = cute.arch.vote_all_sync(factor == Float32(1.0))
+    for half in cutlass.range_constexpr(plan.output_halves):
+        held = count * plan.output_halves + half
+        output.wait_full(held)
+        operands.fence_after_sync()
+        if not is_current:
+            multiply_columns(accumulator.output_address(ctx, half) + (lane // 32 * 32 << 16), plan.half_columns, factor)
+        operands.fence_before_sync()
+        output.warp_arrive_empty(held)
+
+
+def multiply_columns(address: Any, count: int, factor: Any) -> None:
+    """`count` columns of the calling thread's TMEM lane, times `factor`."""
+    for column, values in accumulator.stream_columns(address, count, CHUNK_COLUMNS):
+        accumulator.store_columns(address + column, softmax.scaled(values, factor))
+    prims.tcgen05_wait("store")

@@ -1,41 +1,81 @@
 """Epilogue, run by the correction warps: O / row sum to global memory.
 
-Consumes: row sums, O (TMEM). Produces: out (times output_scale), or a fp32 partial result where other CTAs
-have the rest of the row tile. Rows that saw no key are written as zeros.
+Consumes: row sums, edge `output` (O of the work item's last key tile). Produces: out (times output_scale), or a fp32
+partial result where other CTAs have the rest of the row tile. Rows that saw no key are written as zeros.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32
 
 from mla import operands, softmax
+from mla.config import ELEMENT_BYTES
 from mla.paths import accumulator
 
-CHUNK_COLUMNS = 32
+CHUNK_COLUMNS = 64
 
 
 @cute.jit
 def run(ctx: cutlass.Constexpr, work: cutlass.Constexpr, lane: Int32, tiles: Int32, row_sum: Float32):
     """Write one work item's result; `tiles` key tiles lie behind its end."""
-    plan, config, slot = ctx.plan, ctx.config, work.slot
-    num_tiles = work.phases.num_tiles
-    position = work.first_row + accumulator.row_of_lane(lane)
+    plan = ctx.plan
     # The largest probability of a row that sees a key is 1, so its sum is 0 iff it sees none; NaN sums propagate.
     is_empty = row_sum == Float32(0.0)
-    factor = cutlass.select_(slot < 0, ctx.args.output_scale, Float32(1.0)) / row_sum
-    if num_tiles > 0:
-        ctx.pipe("probs").wait_drained(tiles - 1)
-        operands.fence_after_sync()
-    for column in cutlass.range_constexpr(0, plan.output_columns, CHUNK_COLUMNS):
-        address = ctx.tmem + (plan.output_column + column) + (lane // 32 * 32 << 16)
-        values = accumulator.load_columns(address, CHUNK_COLUMNS)
+    factor = cutlass.select_(work.slot < 0, ctx.args.output_scale, Float32(1.0)) / row_sum
+    if work.phases.num_tiles > 0:
+        for half in cutlass.range_constexpr(plan.output_halves):
+            write_half(ctx, work, lane, half, (tiles - 1) * plan.output_halves + half, factor, is_empty)
+    else:
+        for column in cutlass.range(0, plan.output_columns, CHUNK_COLUMNS, unroll=1):
+            store(ctx, work, lane, column, None)
+
+
+@cute.jit
+def write_half(
+    ctx: cutlass.Constexpr,
+    work: cutlass.Constexpr,
+    lane: Int32,
+    half: cutlass.Constexpr,
+    held: Int32,
+    factor: Float32,
+    is_empty: cutlass.Boolean,
+):
+    """One half of O, number `held` of edge `output`, given back as soon as all of it is in registers."""
+    output, columns = ctx.pipe("output"), ctx.plan.half_columns
+    output.wait_full(held)
+    operands.fence_after_sync()
+    address = accumulator.output_address(ctx, half) + (lane // 32 * 32 << 16)
+    for column, values in accumulator.stream_columns(address, columns, CHUNK_COLUMNS):
+        if cutlass.const_expr(column + CHUNK_COLUMNS == columns):
+            operands.fence_before_sync()
+            output.warp_arrive_empty(held)
         scaled = [cutlass.select_(is_empty, Float32(0.0), value) for value in softmax.scaled(values, factor)]
-        if slot >= 0:
-            store_partial(ctx, slot, lane, column, operands.register_words(scaled))
-        elif position < work.mask.num_rows:
-            store_output(ctx, work.place(position), lane, column, operands.converted_words(scaled, config.output_dtype))
+        store(ctx, work, lane, half * columns + column, scaled)
+
+
+@cute.jit
+def store(
+    ctx: cutlass.Constexpr, work: cutlass.Constexpr, lane: Int32, column: cutlass.Constexpr, values: cutlass.Constexpr
+):
+    """CHUNK_COLUMNS values of O, from `column` on, to the output or to the partial result. None: zeros."""
+    position = work.first_row + accumulator.row_of_lane(lane)
+    if work.slot >= 0:
+        store_partial(ctx, work.slot, lane, column, words_of(values, None))
+    elif position < work.mask.num_rows:
+        store_output(ctx, work.place(position), lane, column, words_of(values, ctx.config.output_dtype))
+
+
+def words_of(values: list[Any] | None, dtype: str | None) -> Any:
+    """CHUNK_COLUMNS fp32 values in `dtype`, or as they are, as a register tensor of 32-bit words; zeros for None."""
+    if values is None:
+        words = cute.make_rmem_tensor(CHUNK_COLUMNS * ELEMENT_BYTES.get(dtype, 4) // 4, Int32)
+        words.fill(0)
+        return words
+    return operands.register_words(values) if dtype is None else operands.converted_words(values, dtype)
 
 
 @cute.jit

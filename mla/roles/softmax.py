@@ -17,6 +17,7 @@ from mla.causal_mask import DRAFT_BITS, WORD_BITS, draft_window, minimum
 from mla.context import Context, WorkItem, has_work, read_work, release_work
 from mla.memory_plan import CHUNK_BYTES
 from mla.paths import accumulator
+from mla.roles.load import drain
 
 EXCHANGE_BARRIER = 1  # named barrier of the softmax warps
 
@@ -29,6 +30,7 @@ def run(ctx: cutlass.Constexpr):
         tiles = soften_item(ctx, item, tiles)
         item = item + 1
         is_open = has_work(ctx, item)
+    drain(ctx, "probs", tiles)
 
 
 @cute.jit
@@ -143,7 +145,7 @@ def store_probabilities(ctx: cutlass.Constexpr, count: Int32, lane: Int32, probs
     words = operands.converted_words(probs, ctx.config.dtype)
     unit_words = 4
     half_bytes = len(probs) * ctx.config.element_bytes
-    start = plan.probs_offset + half * half_bytes // CHUNK_BYTES * plan.probs_chunk_bytes + row * CHUNK_BYTES
+    start = ctx.probs_offset(count) + half * half_bytes // CHUNK_BYTES * plan.probs_chunk_bytes + row * CHUNK_BYTES
     first_unit = half * half_bytes % CHUNK_BYTES // 16
     edge.wait_empty(count)
     for unit in cutlass.range_constexpr(half_bytes // 16):

@@ -9,7 +9,7 @@ from ..engine_cache import drop_stale_timing
 
 drop_stale_timing()  # before anything is compiled
 
-from .constants import CONSTANTS, Constants  # noqa: E402
-from .launch import CtaTiming, LaunchTiming, time_host_function, time_launch  # noqa: E402
+from .constants import CONSTANTS, Constants
+from .launch import CtaTiming, LaunchTiming, time_host_function, time_launch
 
 __all__ = ["CONSTANTS", "Constants", "CtaTiming", "LaunchTiming", "time_host_function", "time_launch"]

@@ -21,14 +21,15 @@ from . import tables as tb
 from .units import OPTIONS, arrive, finish, from_hbm, note, reserve, through_port, touch
 
 (
-    K_ISSUE, K_BRANCH, K_WINDOW, K_SHARED, K_PORT, K_L2, K_L2_LATENCY, K_HBM_LATENCY, K_TMEM, K_MACS, K_WS, K_FLOOR,
+    K_ISSUE, K_BRANCH, K_WINDOW, K_SHARED, K_PORT, K_L2, K_L2_LATENCY, K_HBM_LATENCY, K_TMEM_LOAD, K_TMEM_STORE, K_MACS, K_WS,
+    K_WS_COLUMN, K_FLOOR,
     K_MMA_LATENCY, K_MMA_SHARED, K_MMA_PAIR, K_MMA_ISSUE, K_MMA_START, K_ARRIVE, K_WAKE, K_TEST, K_REMOTE, K_NAMED,
     K_CLUSTER,
 ) = (
     c.INDEX[name]
     for name in (
-        "issue", "branch", "window", "shared_latency", "shared_port", "l2_bytes", "l2_latency", "hbm_latency", "tmem",
-        "mma_macs", "ws_floor", "mma_floor", "mma_latency", "mma_latency_shared", "mma_latency_pair", "mma_issue",
+        "issue", "branch", "window", "shared_latency", "shared_port", "l2_bytes", "l2_latency", "hbm_latency",
+        "tmem_load", "tmem_store", "mma_macs", "ws_floor", "ws_column", "mma_floor", "mma_latency", "mma_latency_shared", "mma_latency_pair", "mma_issue",
         "mma_start", "arrive", "wake", "test", "remote", "named", "cluster_barrier",
     )
 )  # fmt: skip
@@ -206,6 +207,11 @@ def account_control(t, p_head, p_warp, cta, w, quarter, pc, lanes):
     kind = t.kind[pc]
     warp, cost = t.warps[w], t.cost[pc]
     operands = operands_ready(t, w, pc)
+    if kind == costs.CLOCK:
+        # A clock tells when what stands before it is done.
+        for row in range(t.ready.shape[1]):
+            warp[tb.FRONT] = max(warp[tb.FRONT], t.ready[w, row])
+        return
     if kind == costs.NOTHING or kind == costs.PYTHON:
         results_ready(t, w, pc, warp[tb.FRONT])
         if kind == costs.PYTHON:
@@ -218,7 +224,8 @@ def account_control(t, p_head, p_warp, cta, w, quarter, pc, lanes):
         results_ready(t, w, pc, warp[tb.FRONT])
     elif kind == costs.TMEM_LOAD or kind == costs.TMEM_STORE:
         start = max(warp[tb.FRONT], operands)
-        end = reserve(t, cta, tb.TMEM + quarter, start, 128.0 * cost[3] / t.constants[K_TMEM])
+        rate = t.constants[K_TMEM_LOAD if kind == costs.TMEM_LOAD else K_TMEM_STORE]
+        end = reserve(t, cta, tb.TMEM + quarter, start, 128.0 * cost[3] / rate)
         note(t, start, end, cta, w, tb.TRACE_TMEM, cost[3])
         done = end + cost[2]
         if kind == costs.TMEM_LOAD:
@@ -254,7 +261,7 @@ def multiply(t, p_head, p_warp, cta, w, pc, lanes):
     # The array works on 128 rows: fewer leave a part of it idle, but for a pair's 64 + 64.
     interval = max(m, 128 if not flags & costs.MMA_WS else m) * n * k / (per_cycle * members)
     if flags & costs.MMA_WS:
-        interval = max(m * n * k / per_cycle, t.constants[K_WS])
+        interval = max(max(m * n * k / per_cycle, t.constants[K_WS]), t.constants[K_WS_COLUMN] * n)
     elif not pair and m < 128:
         interval = max(interval, n / 2.0)
     interval = max(interval, t.constants[K_FLOOR])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .. import registry, state as st
+from .. import registry
+from .. import state as st
 from ..cluster import Cluster
 from ..diagnostics import deadlock, engine_error
 from ..ops.tma import _tensor_map
@@ -20,9 +21,7 @@ class TimedCluster(Cluster):
         super().__init__(grid)
         shared = self.ctas[0].shared.nbytes
         table = grid.buffers.table
-        self.tables = tb.make_tables(
-            self.kernel, constants, len(self.ctas), len(self.warps), shared, table, trace_rows
-        )
+        self.tables = tb.make_tables(self.kernel, constants, len(self.ctas), len(self.warps), shared, table, trace_rows)
         self.tables.constants[operations.c.INDEX["sms"]] = busy_sms
         self._maps: dict = {}
 

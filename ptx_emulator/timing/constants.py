@@ -36,10 +36,13 @@ CONSTANTS: dict[str, Constant] = {
     "sms": Constant(148, "SMs", "B200 (Chips and Cheese)"),
     "hbm": Constant(7.2e12, "bytes/s", "SA: 7.26-7.31 TB/s by TMA"),
     "hbm_burst": Constant(1000.0, "cycles", "I: how long an SM may run ahead of its share of HBM, about a latency"),
+    "hbm_queue": Constant(
+        500.0, "cycles", "I from SA: 32 KB in flight per SM give 5.9 TB/s, so at 0.8 of the rate a load takes 320 more"
+    ),
     "l2_bytes": Constant(64.0, "bytes/cycle/SM", "SM input link (performance.md section 5); L2 gives 72 (20.5 TB/s)"),
     "launch": Constant(2.2e-6, "s", "Q: event floor of one kernel"),
-    "next_launch": Constant(0.56e-6, "s", "Q: a graph's kernel behind another, amortised"),
-    "next_launch_pdl": Constant(0.30e-6, "s", "I from Q: PDL saves 0.5-1 us a pair where kernels are not in a graph"),
+    "next_launch": Constant(1.05e-6, "s", "from Q: PDL saves 0.5-1 us a pair, which is added to the line below"),
+    "next_launch_pdl": Constant(0.30e-6, "s", "I: the last CTA's end until a waiting grid goes on"),
     # Issue and arithmetic, per SM sub-partition (four a SM).
     "issue": Constant(1.0, "instructions/cycle/SMSP", "Q"),
     "alu": Constant(0.5, "instructions/cycle/SMSP", "Q: LOP3-class"),
@@ -67,22 +70,26 @@ CONSTANTS: dict[str, Constant] = {
     "bulk_store_latency": Constant(500.0, "cycles", "I from U: bulk store from shared memory"),
     "bulk_store_rate": Constant(32.0, "bytes/cycle/SM", "U: 62 GB/s at most from one CTA (32 B/clk)"),
     # Tensor Memory.
-    "tmem": Constant(
+    "tmem_load": Constant(
         128.0,
         "bytes/cycle/SMSP",
-        "64 assumed by others; U: store of N columns 12 + 0.59 N cycles (217), rescale of 64 columns 168 cycles, which "
-        "64 cannot do and 128 gives",
+        "no direct figure (57 to 1024 claimed); U's rescale of 64 columns, 151 a chunk less store and multiply, leaves "
+        "110 to 220; others assume 64",
         64.0,
         217.0,
+    ),  # fmt: skip
+    "tmem_store": Constant(
+        217.0, "bytes/cycle/SMSP", "U: N columns take 12 + 0.59 N cycles; others assume 64", 64.0, 217.0
     ),
-    "tmem_load_latency": Constant(20.0, "cycles", "I from U: 168 for ld, mul, st of 64 columns"),
-    "tmem_store_latency": Constant(12.0, "cycles", "U: 12 + 0.59 N"),
+    "tmem_load_latency": Constant(20.0, "cycles", "I from U: rescale of 64 columns in 168 cycles"),
+    "tmem_store_latency": Constant(6.0, "cycles", "U: 12 + 0.59 N, its wait included"),
     "tmem_wait": Constant(6.0, "cycles", "U: 12.8 the pair"),
     # Tensor core.
     "mma_macs": Constant(4096.0, "16-bit multiply-adds/cycle/SM", "SA: 8192 FLOP; twice that for 8 bits"),
     "ws_floor": Constant(54.0, "cycles", "U: .ws M64, 52.5-54.5 at N64 and N128; SA's plain M64 N64: 32", 32.0, 54.0),
+    "ws_column": Constant(0.297, "cycles/column", "FlashMLA-style bench, U: .ws M64 N256 TS 76"),
     "mma_floor": Constant(16.0, "cycles", "SA: TS at N32 = N/2", None, None),
-    "mma_latency": Constant(60.0, "cycles", "SA: TS N/2 + 104, of which `wake` 44"),
+    "mma_latency": Constant(49.0, "cycles", "SA: TS N/2 + 104, of which `wake` 44 and the issue of MMA and commit 11"),
     "mma_latency_shared": Constant(24.0, "cycles", "SA: SS M64 +120, M128 +136 against TS +104"),
     "mma_latency_pair": Constant(28.0, "cycles", "SA: 2-CTA +130/138 against +104"),
     "mma_issue": Constant(8.0, "cycles", "I: of the issuing thread, per instruction"),

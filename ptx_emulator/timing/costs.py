@@ -19,7 +19,7 @@ from ..ir import Address, Instruction, Not, Pair, Reg, Vector
 
 # Kinds: what account.py does for a micro-operation.
 NOTHING, PIPE, MEMORY, BRANCH, SKIP, BARRIER = range(6)
-TMEM_LOAD, TMEM_STORE, TMEM_WAIT_LOAD, TMEM_WAIT_STORE, MMA, PYTHON, STALL = range(6, 13)
+TMEM_LOAD, TMEM_STORE, TMEM_WAIT_LOAD, TMEM_WAIT_STORE, MMA, PYTHON, STALL, CLOCK = range(6, 14)
 
 # Pipes of a sub-partition.
 NO_PIPE, ALU, FMA, MUFU = range(4)
@@ -172,6 +172,9 @@ def cost_table(kernel: Kernel, constant) -> CostTable:
         if operation == mc.BRA or operation == mc.EXIT:
             kind[pc] = _branch_kind(kernel, pc)
             cost[pc, 0] = 1.0
+            continue
+        if operation in (mc.CLOCK, mc.CLOCK64):
+            kind[pc] = CLOCK
             continue
         if index < 0:
             continue

@@ -16,7 +16,6 @@ from ..engine_memory import run_memory
 from ..engine_registers import run_registers
 from ..engine_warp import run_warp_ops
 from . import account as ac
-from . import constants as c
 from . import costs
 from . import tables as tb
 from .units import OPTIONS, finish

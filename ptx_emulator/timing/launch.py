@@ -16,6 +16,7 @@ from . import tables as tb
 from .cluster import TimedCluster
 from .constants import Constants
 
+PORT_BUCKETS = 8
 SAMPLES = 6  # clusters executed where the caller names none
 
 
@@ -30,6 +31,7 @@ class CtaTiming:
     bytes   through TMA, of these from HBM, by ld/st of global memory, of all CTAs
     ended   each warp's end
     trace   float64 rows of tables.TRACE_COLUMNS
+    port    float64 rows (cycle, CTA, share of the shared-memory port), where there is a trace
     """
 
     number: int
@@ -40,6 +42,7 @@ class CtaTiming:
     bytes: tuple[float, float, float]
     ended: tuple[float, ...]
     trace: np.ndarray = field(repr=False, default=None)
+    port: np.ndarray = field(repr=False, default=None)
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,7 @@ def time_launch(
             progress(f"{grid.kernel.name[:40]}: cluster {number} of {total}")
     slots = max(1, (resident or _resident(grid)) * (sms // members))
     cycles = _compose(total, slots, found)
-    return LaunchTiming(
-        grid.kernel.name, cycles, grid.dim, grid.dependent, tuple(found), time.perf_counter() - began
-    )
+    return LaunchTiming(grid.kernel.name, cycles, grid.dim, grid.dependent, tuple(found), time.perf_counter() - began)
 
 
 def _resident(grid: Grid) -> int:
@@ -120,8 +121,8 @@ def _compose(total: int, slots: int, found: list[CtaTiming]) -> float:
 
 def _result(timed: TimedCluster, number: int) -> CtaTiming:
     tables = timed.tables
-    names = (*tb.UNIT_NAMES, "tensor core", "spare")
-    busy = {name: float(tables.busy[:, i].max()) for i, name in enumerate(names) if name != "spare"}
+    names = (*tb.UNIT_NAMES, "tensor core")
+    busy = {name: float(tables.busy[:, i].max()) for i, name in enumerate(names)}
     waits = {
         (int(w), int(slot) * 8, tb.COMPLETERS[by]): float(tables.waits[w, slot, by])
         for w, slot, by in zip(*np.nonzero(tables.waits), strict=True)
@@ -132,7 +133,24 @@ def _result(timed: TimedCluster, number: int) -> CtaTiming:
     }
     trace = tables.trace[: tables.misc[tb.TRACED]].copy()
     total = tuple(float(v) for v in tables.bytes.sum(axis=0))
-    return CtaTiming(number, timed.cycles, busy, waits, blocked, total, tuple(tables.warps[:, tb.ENDED]), trace)
+    ended = tuple(tables.warps[:, tb.ENDED])
+    port = _port(timed) if len(tables.trace) else None
+    return CtaTiming(number, timed.cycles, busy, waits, blocked, total, ended, trace, port)
+
+
+def _port(timed: TimedCluster) -> np.ndarray:
+    """How busy the shared-memory ports were, averaged over PORT_BUCKETS, as far back as the ring reaches."""
+    tables, found = timed.tables, []
+    for cta in range(len(timed.ctas)):
+        row = cta * tb.UNITS + tb.PORT
+        order = np.argsort(tables.epochs[row])
+        order = order[tables.epochs[row][order] >= 0]
+        numbers, used = tables.epochs[row][order], tables.used[row][order]
+        groups = numbers // PORT_BUCKETS
+        for group in np.unique(groups):
+            share = used[groups == group].sum() / (PORT_BUCKETS * tb.BUCKET)
+            found.append((group * PORT_BUCKETS * tb.BUCKET, cta, share))
+    return np.array(found).reshape(-1, 3)
 
 
 def time_host_function(

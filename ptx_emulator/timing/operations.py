@@ -16,9 +16,8 @@ from ..ops.per_thread import lane_address, lane_word
 from ..ops.tma import _tensor_map
 from ..tensormap import MAX_RANK, TensorMap
 from ..warp import lane_list
-from . import account, units
+from . import account, costs, units
 from . import constants as c
-from . import costs
 from . import tables as tb
 
 _OPERATIONS: dict[str, Callable] = {}

@@ -27,15 +27,16 @@ WARP_COLUMNS = 12
 # Columns of a CTA's (an SM's) row.
 TENSOR_FREE, TENSOR_DONE = 0, 1  # when the tensor core is free; when the last product issued so far is complete
 HBM = 2  # virtual time of the SM's share of HBM
-CTA_COLUMNS = 4
+LOAD, LOAD_SINCE = 3, 4  # bytes that came from HBM lately, and until when they are counted
+CTA_COLUMNS = 5
 
 # Units of an SM that are reserved in buckets of time.
 ISSUE, ALU, FMA, MUFU, TMEM = 0, 4, 8, 12, 16  # one per sub-partition each
-PORT, LINK, BULK_STORE = 20, 21, 22
-UNITS = 23
+PORT, LINK, BULK_STORE, LOAD_STORE = 20, 21, 22, 23
+UNITS = 24
 UNIT_NAMES = (
     *(f"{name} {q}" for name in ("issue", "alu", "fma", "mufu", "tmem") for q in range(4)),
-    "port", "link", "bulk store",
+    "port", "link", "bulk store", "load/store",
 )  # fmt: skip
 BUCKET = 8.0  # cycles
 BUCKETS = 1 << 14  # of the ring: reservations must not be further apart in time than BUCKET * BUCKETS
@@ -117,7 +118,7 @@ def make_tables(
         ctas=np.zeros((ctas, CTA_COLUMNS)),
         used=np.zeros((ctas * UNITS, BUCKETS)),
         epochs=np.zeros((ctas * UNITS, BUCKETS), np.int64),
-        busy=np.zeros((ctas, UNITS + 2)),
+        busy=np.zeros((ctas, UNITS + 1)),
         barriers=np.zeros((ctas, slots, TIME_COLUMNS)),
         named=np.zeros((ctas, st.NAMED_BARRIERS + 1, TIME_COLUMNS)),
         touched=np.zeros((TOUCH_CAPACITY, 3), np.int64),

@@ -4,6 +4,8 @@ kept in small buckets; a request takes what is free from its own time on.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit
 
@@ -12,7 +14,9 @@ from . import tables as tb
 
 OPTIONS = {"nogil": True, "error_model": "numpy", "cache": True}
 
-K_HBM, K_BURST, K_SMS = c.INDEX["hbm"], c.INDEX["hbm_burst"], c.INDEX["sms"]
+K_HBM, K_BURST, K_SMS, K_QUEUE = (c.INDEX[name] for name in ("hbm", "hbm_burst", "sms", "hbm_queue"))
+PUBLISHED_SMS = 148.0
+LOAD_CYCLES = 4000.0  # over which the use of HBM is averaged
 K_L2, K_PORT, K_PATIENCE = c.INDEX["l2_bytes"], c.INDEX["shared_port"], c.INDEX["shared_patience"]
 K_TMA = tuple(c.INDEX[name] for name in ("tma_512", "tma_4k", "tma_8k", "tma_16k", "tma_32k"))
 _TMA_BYTES = (512.0, 4096.0, 8192.0, 16384.0, 32768.0)
@@ -114,11 +118,23 @@ def touch_box(t, address, counts, strides, low, dims, row_bytes):
 
 @njit(**OPTIONS)
 def from_hbm(t, cta, start, nbytes):
-    """When `nbytes` that no cache holds have come through this SM's share of HBM."""
+    """When `nbytes` that no cache holds have come through this SM's share of HBM, latency left out."""
     row = t.ctas[cta]
     rate = t.constants[K_HBM] / t.constants[K_SMS]
     row[tb.HBM] = max(row[tb.HBM], start - t.constants[K_BURST]) + nbytes / rate
     return row[tb.HBM]
+
+
+@njit(**OPTIONS)
+def queueing(t, cta, start, nbytes):
+    """What a load from HBM waits in queues that fill as the SM's share does: from half of it on, in proportion."""
+    row = t.ctas[cta]
+    rate = t.constants[K_HBM] / t.constants[K_SMS]
+    passed = max(start - row[tb.LOAD_SINCE], 0.0)
+    row[tb.LOAD] = row[tb.LOAD] * math.exp(-passed / LOAD_CYCLES) + nbytes
+    row[tb.LOAD_SINCE] = max(row[tb.LOAD_SINCE], start)
+    share = row[tb.LOAD] / (LOAD_CYCLES * rate)
+    return t.constants[K_QUEUE] * min(max(2.0 * share - 1.0, 0.0), 1.0)
 
 
 @njit(**OPTIONS)
@@ -136,7 +152,9 @@ def tma_latency(t, nbytes):
                 share = (nbytes - _TMA_BYTES[i]) / (_TMA_BYTES[i + 1] - _TMA_BYTES[i])
                 low, high = t.constants[K_TMA[i]], t.constants[K_TMA[i + 1]]
                 value = low + share * (high - low)
-    return value - t.constants[K_WAKE]
+    # The published round trips are of all SMs at once: the queues that they made themselves are counted apart.
+    load = nbytes / value / (t.constants[K_HBM] / PUBLISHED_SMS)
+    return value - t.constants[K_QUEUE] * max(2.0 * load - 1.0, 0.0) - t.constants[K_WAKE]
 
 
 @njit(**OPTIONS)
@@ -146,10 +164,12 @@ def deliver(t, cta, start, nbytes, new):
     latency = tma_latency(t, nbytes)
     if new < nbytes / 2:
         latency -= t.constants[K_HBM_LATENCY] - t.constants[K_L2_LATENCY]
+    if new > 0:
+        latency += queueing(t, cta, start, new)
     wire = nbytes / t.constants[K_L2]
     end = reserve(t, cta, tb.LINK, start + latency - wire, wire)
     if new > 0:
-        end = max(end, from_hbm(t, cta, start + latency, new))
+        end = max(end, from_hbm(t, cta, start, new) + t.constants[K_HBM_LATENCY])
     port = nbytes / t.constants[K_PORT]
     t.bytes[cta, 0] += nbytes
     t.bytes[cta, 1] += new
@@ -158,6 +178,8 @@ def deliver(t, cta, start, nbytes, new):
 
 @njit(**OPTIONS)
 def through_port(t, cta, start, cycles):
-    """When `cycles` of ld/st.shared are served: within a bounded wait, whatever the tensor core asks for."""
+    """When `cycles` of ld/st.shared are served: behind each other, but within a bounded wait whatever the tensor core
+    asks for."""
+    own = reserve(t, cta, tb.LOAD_STORE, start, cycles)
     end = reserve(t, cta, tb.PORT, start, cycles)
-    return min(end, start + cycles + t.constants[K_PATIENCE])
+    return max(own, min(end, start + cycles + t.constants[K_PATIENCE]))

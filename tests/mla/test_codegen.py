@@ -14,6 +14,8 @@ from cutlass.cute.runtime import make_fake_compact_tensor
 from mla.compile import compile_decode
 from mla.config import MlaDecodeConfig
 from mla.mutants import compile_mutant
+from mla.plans import plan_of
+from scripts.cubin_report import report_cubin
 
 CONFIG = MlaDecodeConfig("bf16", 16, 8, True, 64, lse_base="e")
 
@@ -33,10 +35,10 @@ def test_compiles_for_both_architectures(path, dtype, arch):
 
 
 def test_narrow_path_loads_a_key_once():
-    """9 query boxes of 128 bytes, 576 elements a token, and 9 key boxes, for whole tiles and for ragged ones; the
-    latent part is not loaded again as V."""
+    """9 query boxes of 128 bytes, 576 elements a token; the 2 boxes of a slot of the latent part, for whole tiles and
+    for ragged ones, and one of the rope span; the latent part is not loaded again as V."""
     ptx = compile_decode(replace(CONFIG, path="narrow")).ptx
-    assert count(r"cp\.async\.bulk\.tensor", ptx) == 9 + 2 * 9
+    assert count(r"cp\.async\.bulk\.tensor", ptx) == 9 + 2 * 2 + 1
     assert count(r"cp\.async\.bulk\.tensor.*cta_group::2", ptx) == 0
 
 
@@ -48,10 +50,10 @@ def test_narrow_path_multiplies_weight_stationary_m64():
 
 
 def test_wide_path_loads_keys_and_half_of_the_values():
-    """9 query and 9 key boxes; values are 2 boxes in each of 4 slots; ragged ones signal the CTA's own barrier."""
+    """9 query and 9 key boxes; values are 2 boxes a slot; ragged ones signal the CTA's own barrier."""
     ptx = compile_decode(replace(CONFIG, path="wide")).ptx
-    assert count(r"cp\.async\.bulk\.tensor.*cta_group::2", ptx) == 9 + 9 + 4 * 2
-    assert count(r"cp\.async\.bulk\.tensor", ptx) == 9 + 9 + 2 * 4 * 2
+    assert count(r"cp\.async\.bulk\.tensor.*cta_group::2", ptx) == 9 + 9 + 2
+    assert count(r"cp\.async\.bulk\.tensor", ptx) == 9 + 9 + 2 * 2
 
 
 def test_wide_path_multiplies_in_pairs():
@@ -74,6 +76,52 @@ def test_fp16_and_bf16_are_one_kernel():
         return sorted(name.replace("bf16x2", "f16x2") for name in names if name.startswith(families))
 
     assert instructions("bf16") == instructions("fp16")
+
+
+@pytest.mark.parametrize("path, dtype", [("narrow", "bf16"), ("narrow", "fp8"), ("wide", "fp16"), ("wide", "fp8")])
+def test_registers_move_to_the_roles_that_compute(path, dtype):
+    """The machine code has both reallocations (ptxas drops them where it does not know the launch's registers), and
+    the launch gives every thread what the schedule counts on."""
+    compiled = compile_decode(replace(CONFIG, dtype=dtype, path=path))
+    assert count(r"setmaxnreg\.inc\.sync\.aligned\.u32 \t216", compiled.ptx) == 1
+    assert count(r"setmaxnreg\.dec\.sync\.aligned\.u32 \t72", compiled.ptx) == 1
+    decode = next(kernel for kernel in report_cubin(compiled.cubin) if "kernel_MlaDecode" in kernel.name)
+    assert decode.registers == plan_of(compiled.config).warps.registers_per_thread
+    assert decode.register_moves == 2
+
+
+LOADED = re.compile(r"tcgen05\.ld\.\S+\s*\{([^}]*)\}")
+MOVED = re.compile(r"\s*mov\.b\d+\s+([^,{]+|\{[^}]*\}),")
+REGISTER = re.compile(r"%rd?\d+")
+
+
+def touched_too_early(ptx: str) -> list[str]:
+    """Instructions that touch what a tcgen05.ld loads before the next wait::ld of its basic block. A move only gives it
+    another name (ptx_emulator/deferred_loads.py).
+    """
+    loaded: set[str] = set()
+    found = []
+    for line in ptx.splitlines():
+        if match := LOADED.search(line):
+            loaded.update(REGISTER.findall(match[1]))
+        elif "tcgen05.wait::ld" in line or line.startswith("$L"):
+            loaded.clear()
+        elif loaded.intersection(REGISTER.findall(line)):
+            if match := MOVED.match(line):
+                loaded.update(REGISTER.findall(match[1]))
+            else:
+                found.append(line.strip())
+    return found
+
+
+@pytest.mark.parametrize("path, dtype", [("narrow", "bf16"), ("narrow", "fp8"), ("wide", "fp16"), ("wide", "fp8")])
+def test_loads_from_tensor_memory_are_waited_for(path, dtype):
+    """Nothing ties a wait to the registers it is for, so that the compiler might move an instruction across it."""
+    ptx = compile_decode(replace(CONFIG, dtype=dtype, path=path)).ptx
+    assert count("tcgen05.ld", ptx) >= 4 + 4 + 4, "softmax in four copies, rescale and epilogue in four chunks each"
+    assert touched_too_early(ptx) == []
+    unwaited = ptx.replace("tcgen05.wait::ld", "tcgen05.wait::st")
+    assert touched_too_early(unwaited) != [], "what the search must find where a wait is missing"
 
 
 def test_unknown_mutant_is_refused():

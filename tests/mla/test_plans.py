@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mla.arch import SMEM_BYTES_PER_CTA
 from mla.causal_mask import TilePhases
 from mla.config import MlaDecodeConfig
-from mla.memory_plan import Span, ValueSlot
+from mla.memory_plan import KeySlot, Ring, Span, ValuePart
 from mla.page_ring import PageSpan
 from mla.pipelines import BarrierPlan, Edge
 from mla.plans import NarrowPlan, WidePlan, plan_of
@@ -23,8 +25,9 @@ def make_plan(**changes) -> NarrowPlan | WidePlan:
 def test_narrow_plan_bytes():
     plan = make_plan()
     assert plan.query_bytes == 64 * 576 * 2
-    assert plan.key_slot_bytes == 64 * 576 * 2
-    assert plan.key_offset == 73728 and plan.probs_offset == 3 * 73728
+    assert plan.rings["keys"] == Ring(offset=73728, slot_bytes=64 * 128 * 2, tile_slots=4)
+    assert plan.rings["rope"] == Ring(offset=73728 + 8 * 16384, slot_bytes=64 * 64 * 2, tile_slots=1)
+    assert plan.probs_offset == 73728 + 8 * 16384 + 2 * 8192
     assert plan.smem_bytes <= SMEM_BYTES_PER_CTA
     assert plan.tmem_columns_used == 256 + 2 * 32
 
@@ -39,9 +42,32 @@ def test_page_geometry(page_size, box, per_tile, per_page):
 
 def test_a_plan_that_does_not_fit_is_refused_with_the_numbers():
     with pytest.raises(AssertionError, match=r"shared memory: \d+ > 232448"):
-        NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), key_stages=3)
+        NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), key_stages=10, rope_stages=2)
     with pytest.raises(AssertionError, match=r"TMEM: \d+ > 512"):
-        NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), score_stages=16)
+        NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), 4, rope_stages=2, score_stages=16)
+    with pytest.raises(AssertionError, match="2 slots side by side in a ring of 5"):
+        NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), key_stages=5, rope_stages=2)
+
+
+@pytest.mark.parametrize("dtype, slots", [("fp8", [[0], [1], [2], [3]]), ("bf16", [[0, 1], [2, 3], [4, 5], [6, 7]])])
+def test_narrow_slots(dtype, slots):
+    """A slot is 16 KiB of the latent part; each half of P*V frees two, in the order in which they are filled. The rope
+    span, which only Q*K reads, has a ring of its own.
+    """
+    plan = make_plan(dtype=dtype)
+    latent = [slot for slot in plan.key_slots if slot.edge == "keys"]
+    assert [[span for span, _ in slot.spans] for slot in latent] == slots
+    assert all(plan.key_slot_load_bytes(slot) == 16384 for slot in latent)
+    assert plan.key_slots[-1] == KeySlot("rope", 0, ((len(plan.spans) - 1, 0),))
+    assert [part.slots for part in plan.value_parts] == [range(0, 2), range(2, 4)]
+    assert [part.half for part in plan.value_parts] == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+def test_the_narrow_ring_has_as_many_slots_as_fit(dtype):
+    plan = make_plan(dtype=dtype)
+    with pytest.raises(AssertionError, match="shared memory"):
+        replace(plan, key_stages=plan.key_stages + 2)
 
 
 def test_buffers_do_not_overlap():
@@ -49,6 +75,7 @@ def test_buffers_do_not_overlap():
     starts = [
         plan.query_offset,
         plan.key_offset,
+        plan.second_offset,
         plan.probs_offset,
         plan.row_exchange_offset,
         plan.scale_offset,
@@ -73,7 +100,7 @@ def test_barrier_offsets():
 def test_arrival_counts_follow_from_the_warps():
     edges = {edge.name: (edge.producer_arrivals, edge.consumer_arrivals) for edge in make_plan().barriers.edges}
     assert edges["score"] == (1, 4) and edges["probs"] == (4, 1)
-    assert edges["scale"] == (128, 128) and edges["rescaled"] == (4, 0)
+    assert edges["scale"] == (128, 128) and edges["output"] == (1, 4)
     assert edges["keys"] == (1, 1) and edges["pages"] == (32, 1)
     assert edges["work"] == (1, 11) and edges["query"] == (1, 1)
 
@@ -83,6 +110,13 @@ def test_warp_schedule_fills_twelve_warps():
     assert warps.threads == 384 and warps.registers_per_thread == 168 and warps.num_workers == 11
     with pytest.raises(AssertionError, match="TMEM group"):
         WarpSchedule(softmax=(1, 2, 3, 4))
+
+
+def test_roles_share_the_registers_of_the_launch():
+    """384 x 168 = 64512 = 256 x 216 + 128 x 72; with 8 more for each of four warps setmaxnreg would never return."""
+    assert WarpSchedule(compute_registers=216, issue_registers=72).threads * 168 == 64512
+    with pytest.raises(AssertionError, match="65536 registers: a warp would wait for ever"):
+        WarpSchedule(compute_registers=216, issue_registers=80)
 
 
 @pytest.mark.parametrize("num_heads, seq_len_q, tiles", [(1, 1, 1), (16, 4, 1), (16, 8, 2), (40, 5, 4), (128, 8, 16)])
@@ -98,7 +132,8 @@ def test_fp8_plan():
     """Half the bytes a token, twice the tokens a tile; the rope span is 64 bytes wide."""
     plan = make_plan(dtype="fp8")
     assert (plan.tile_tokens, plan.mma_k, plan.spans[-1]) == (128, 32, Span(512, 64))
-    assert plan.key_slot_bytes == 128 * 576 and plan.score_columns == 64
+    assert plan.score_columns == 64
+    assert (plan.key_slot_bytes, plan.rings["rope"].slot_bytes) == (128 * 128, 128 * 64)
     assert plan.smem_bytes <= SMEM_BYTES_PER_CTA
 
 
@@ -124,22 +159,23 @@ def test_wide_plans():
         assert (plan.tile_rows, plan.cta_rows, plan.tile_tokens, plan.key_rows) == (128, 64, 128, 64)
         assert plan.smem_bytes <= SMEM_BYTES_PER_CTA and plan.tmem_columns_used == 512
         assert plan.query_tmem_spans == 4
-        keys = sum(plan.key_slot_load_bytes(slot, plan.key_rows) for slot in range(plan.key_slots))
-        values = len(plan.value_slots) * plan.value_slot_bytes
+        keys = sum(plan.key_slot_load_bytes(slot) for slot in plan.key_slots)
+        values = len(plan.value_parts) * plan.value_slot_bytes
         assert keys + values == plan.tile_load_bytes == (64 * 576 + 128 * 256) * plan.config.element_bytes
-    assert bf16.value_slots == tuple(ValueSlot(first, 64, ((half, 0),)) for first in (0, 64) for half in (0, 1))
-    assert fp8.value_slots == tuple(ValueSlot(0, 128, ((half, 0),)) for half in (0, 1))
+    places = [(half, first_token) for half in (0, 1) for first_token in (0, 64)]
+    assert bf16.value_parts == tuple(ValuePart(*place, 64, range(n, n + 1)) for n, place in enumerate(places))
+    assert fp8.value_parts == tuple(ValuePart(half, 0, 128, range(half, half + 1)) for half in (0, 1))
 
 
 def test_both_ctas_of_a_pair_arrive_where_the_tensor_core_waits():
     edges = {edge.name: edge for edge in make_plan(path="wide").barriers.edges}
     for name in ("query", "keys", "values"):
         assert (edges[name].producer_arrivals, edges[name].consumer_arrivals) == (2, 1)
-    assert edges["probs"].producer_arrivals == edges["rescaled"].producer_arrivals == 8
-    assert edges["score"].consumer_arrivals == 8
+    assert edges["probs"].producer_arrivals == 8
+    assert edges["score"].consumer_arrivals == edges["output"].consumer_arrivals == 8
     at_leader = {name for name, edge in edges.items() if edge.full_at_leader}
-    assert at_leader == {"query", "keys", "values", "probs", "rescaled"}
-    assert {name for name, edge in edges.items() if edge.empty_at_leader} == {"score"}
+    assert at_leader == {"query", "keys", "values", "probs"}
+    assert {name for name, edge in edges.items() if edge.empty_at_leader} == {"score", "output"}
 
 
 @pytest.mark.parametrize(

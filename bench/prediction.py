@@ -1,0 +1,165 @@
+"""A decode call's modelled time: its kernels' PTX executed with time (ptx_emulator/timing), a few clusters for all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field
+
+import torch
+
+from bench.counts import cuts, roles_of, work_items
+from bench.workloads import HEAD_DIM, LATENT_DIM, Workload
+from mla import split_kv
+from mla.compile import compile_decode
+from mla.config import MlaDecodeConfig
+from mla.decode import MlaDecode
+from ptx_emulator.timing import Constants, CtaTiming, LaunchTiming, time_host_function
+from wrappers.kernel import EMULATED_CTAS
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
+OUTPUT_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
+POOL_PAGES = 3072  # distinct pages that tables walk through in a circle; more than one cluster reads
+MMA_FLOP = {"bf16": 8192, "fp16": 8192, "fp8": 16384}  # per cycle and SM (performance.md, section 2)
+TARGET_FACTOR, TARGET_MICROSECONDS = 1.05, 8.0
+DECODE, MERGE = 0, 1  # launches of the host function
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Modelled microseconds. hbm, mma, port: what each takes by itself. waits: of the longest cluster, (role, edge,
+    what ended the wait) -> share of its time. busy: unit -> share."""
+
+    workload: str
+    path: str
+    clock: float
+    hbm: float
+    mma: float
+    port: float
+    decode: float
+    merge: float
+    total: float
+    target: float
+    busy: dict[str, float] = field(default_factory=dict)
+    waits: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def bound(self) -> float:
+        return max(self.hbm, self.mma)
+
+
+def config_of(workload: Workload, path: str = "auto") -> MlaDecodeConfig:
+    return MlaDecodeConfig(workload.dtype, workload.num_heads, workload.seq_len_q, True, workload.page_size, path=path)
+
+
+def write_cuts(workspace: torch.Tensor, config: MlaDecodeConfig, kv_lens: Sequence[int]) -> None:
+    """What every unit tells the merge, of which only some are executed."""
+    plan = MlaDecode(config).plan
+    of_units = [astuple(cut) for cut in cuts(config, kv_lens, EMULATED_CTAS)]
+    begin = split_kv.num_slots(len(of_units)) * plan.tile_rows * (LATENT_DIM + 1)
+    table = workspace[begin : begin + len(of_units) * split_kv.CUT_INTS].view(torch.int32)
+    fields = torch.tensor(of_units, dtype=torch.int32)
+    table.view(-1, split_kv.CUT_INTS)[:, : fields.shape[1]] = fields
+
+
+def host_arguments(workload: Workload, config: MlaDecodeConfig, seed: int = 0) -> tuple[object, ...]:
+    """Normal data; block tables walk through a pool of pages in a circle, so that no cluster reads a page twice."""
+    generator = torch.Generator().manual_seed(seed)
+    width = -(-max(workload.kv_lens) // workload.page_size)
+    pages = min(POOL_PAGES * 64 // workload.page_size, width * workload.batch)
+    dtype = DTYPES[workload.dtype]
+    cache = torch.randn(pages, workload.page_size, HEAD_DIM, generator=generator).to(dtype)
+    shape = (workload.batch, workload.seq_len_q, workload.num_heads)
+    query = torch.randn(*shape, HEAD_DIM, generator=generator).to(dtype)
+    tables = (torch.arange(workload.batch * width, dtype=torch.int32) % pages).reshape(workload.batch, width)
+    out = torch.zeros(*shape, LATENT_DIM, dtype=OUTPUT_DTYPES[workload.dtype])
+    workspace = torch.zeros(split_kv.workspace_bytes(EMULATED_CTAS, 64, LATENT_DIM) // 4)
+    write_cuts(workspace, config, workload.kv_lens)
+    seq_lens = torch.tensor(workload.kv_lens, dtype=torch.int32)
+    scale = HEAD_DIM**-0.5
+    return query, cache, tables, seq_lens, out, None, workspace, EMULATED_CTAS, scale, 1.0, None, None, None
+
+
+def units_to_execute(config: MlaDecodeConfig, kv_lens: Sequence[int]) -> tuple[list[int], int]:
+    """(units that stand for all: the first, the last with work, the one with most key tiles, the one with most work
+    items, of these the most tiles), and how many have work."""
+    tiles: dict[int, list[int]] = {}
+    for item in work_items(config, kv_lens, EMULATED_CTAS):
+        count = tiles.setdefault(item.unit, [0, 0])
+        count[0] += item.phases.num_tiles
+        count[1] += 1
+    longest = max(tiles, key=lambda unit: (tiles[unit][0], tiles[unit][1]))
+    most_items = max(tiles, key=lambda unit: (tiles[unit][1], tiles[unit][0]))
+    return sorted({0, max(tiles), longest, most_items}), len(tiles)
+
+
+def timed_launches(
+    config: MlaDecodeConfig, workload: Workload, constants: Constants, seed: int = 0, trace_rows: int = 0
+) -> list[LaunchTiming]:
+    """The decode kernel and the merge of split row tiles."""
+    kernel = compile_decode(config)
+    units, active = units_to_execute(config, workload.kv_lens)
+    busy = active * MlaDecode(config).plan.cluster_size
+    options = [{"clusters": units, "busy_sms": busy, "trace_rows": trace_rows}, {"cached": True}]
+    return time_host_function(kernel.ir, kernel.ptx, host_arguments(workload, config, seed), constants, options=options)
+
+
+def predict(workload: Workload, constants: Constants, path: str = "auto", seed: int = 0) -> Prediction:
+    began = time.perf_counter()
+    config = config_of(workload, path)
+    description = MlaDecode(config)
+    plan = description.plan
+    decode, merge = timed_launches(config, workload, constants, seed)
+    us = constants.microseconds
+    hand_over = constants["next_launch_pdl" if merge.dependent else "next_launch"] * 1e6
+    hbm = workload.kv_bytes / constants["hbm"] * 1e6
+    per_second = constants.cycles_per_second * constants["sms"]
+    mma = workload.flop(plan.tile_rows) / MMA_FLOP[workload.dtype] / per_second * 1e6
+    tiles = sum(item.phases.num_tiles for item in work_items(config, workload.kv_lens, EMULATED_CTAS))
+    port = us(plan.traffic_cycles(plan.tile_tokens) * tiles / (EMULATED_CTAS // plan.cluster_size))
+    longest = max(decode.clusters, key=lambda cluster: cluster.cycles)
+    return Prediction(
+        workload=workload.name,
+        path="wide" if config.is_wide else "narrow",
+        clock=constants["clock"],
+        hbm=hbm,
+        mma=mma,
+        port=port,
+        decode=us(decode.cycles),
+        merge=us(merge.cycles) + hand_over,
+        total=constants["launch"] * 1e6 + us(decode.cycles) + us(merge.cycles) + hand_over,
+        target=TARGET_FACTOR * max(hbm, mma) + TARGET_MICROSECONDS,
+        busy={name: cycles / longest.cycles for name, cycles in longest.busy.items()},
+        waits=named_waits(description, longest),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def named_waits(description: MlaDecode, cluster: CtaTiming) -> dict[str, float]:
+    """Waits by role, edge and what completed it; the mean over the role's warps."""
+    plan = description.plan
+    roles = roles_of(plan.warps)
+    role_of = {warp: role for role, warps in roles.items() for warp in warps}
+    members = plan.cluster_size
+    shared: dict[str, float] = {}
+    start = 1024  # of dynamic shared memory
+    for (warp, offset, by), cycles in cluster.waits.items():
+        role = role_of[warp % plan.warps.num_warps]
+        key = f"{role} <- {edge_at(plan, offset - start)} ({by})"
+        shared[key] = shared.get(key, 0.0) + cycles / cluster.cycles / len(roles[role]) / members
+    for (warp, kind), cycles in cluster.blocked.items():
+        role = role_of[warp % plan.warps.num_warps]
+        key = f"{role} <- {kind} barrier"
+        shared[key] = shared.get(key, 0.0) + cycles / cluster.cycles / len(roles[role]) / members
+    return dict(sorted(shared.items(), key=lambda item: (item[0].split(" ")[0], -item[1])))
+
+
+def edge_at(plan, offset: int) -> str:
+    """The edge, and which of its barriers, at an offset of dynamic shared memory."""
+    position = (offset - plan.barrier_offset) // 8
+    for edge in plan.barriers.edges:
+        first = plan.barriers.offset(edge.name) // 8
+        if first <= position < first + edge.num_barriers:
+            return f"{edge.name} {'full' if position - first < edge.stages else 'empty'}"
+    return f"barrier +{offset}"

@@ -1,0 +1,57 @@
+"""What-if tables: each resource made twice as fast in turn, and each disputed constant at both of its ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bench.prediction import Prediction
+from ptx_emulator.timing import CONSTANTS, Constants
+
+Changes = Callable[[Constants], dict[str, float]]
+
+
+def _times(factor: float, *names: str) -> Changes:
+    return lambda constants: {name: constants[name] * factor for name in names}
+
+
+_TMA = ("tma_512", "tma_4k", "tma_8k", "tma_16k", "tma_32k")
+# Utilisation alone misleads: what a resource's share of the time says is less than what its relief brings.
+RELAXED: tuple[tuple[str, Changes], ...] = (
+    ("HBM", _times(2, "hbm")),
+    ("shared-memory port", _times(2, "shared_port")),
+    (
+        "tensor core",
+        lambda c: {**_times(2, "mma_macs")(c), **_times(0.5, "ws_floor", "ws_column", "mma_floor")(c)},
+    ),
+    ("Tensor Memory", _times(2, "tmem_load", "tmem_store")),
+    ("EX2", _times(2, "mufu")),
+    ("issue, ALU, FMA", _times(2, "issue", "alu", "fma", "minmax")),
+    ("TMA latency", _times(0.5, *_TMA)),
+    ("L2 and link", _times(2, "l2_bytes")),
+    ("synchronisation", _times(0.5, "arrive", "wake", "test", "remote", "named", "mma_latency")),
+)
+
+
+def disputed() -> list[tuple[str, Changes]]:
+    """The ends of each disputed constant but the clock; Tensor Memory's two rates go together."""
+    variants: list[tuple[str, Changes]] = []
+    for end in ("low", "high"):
+        ends = {name: getattr(CONSTANTS[name], end) for name in ("tmem_load", "tmem_store")}
+        variants.append((f"tmem {ends['tmem_load']:g}/{ends['tmem_store']:g} B/clk", lambda _, ends=ends: dict(ends)))
+    for name, constant in CONSTANTS.items():
+        if constant.is_disputed and name not in ("clock", "tmem_load", "tmem_store"):
+            for value in (constant.low, constant.high):
+                if value != constant.value:
+                    variants.append((f"{name} {value:g}", lambda _, name=name, value=value: {name: value}))
+    return variants
+
+
+def table_of_variants(title: str, base: Sequence[Prediction], names: Sequence[str], found: Sequence[Prediction]) -> str:
+    """Totals relative to the base; `found` holds all workloads of the first variant, then those of the next."""
+    width = max(len(p.workload) for p in base)
+    lines = [f"\n{title}: modelled total / total of the table above"]
+    lines.append(" " * width + "".join(f"  {name:>18s}" for name in names))
+    for i, prediction in enumerate(base):
+        ratios = [found[k * len(base) + i].total / prediction.total for k in range(len(names))]
+        lines.append(f"{prediction.workload:{width}s}" + "".join(f"  {ratio:18.3f}" for ratio in ratios))
+    return "\n".join(lines)
