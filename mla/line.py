@@ -173,7 +173,9 @@ def window_of(requests: cutlass.Constexpr, first: Int32, position: Int32):
 
 @cute.jit
 def row_tile_at(scheduler: cutlass.Constexpr, seq_len_k: Int32, start: Int32, position: Int32):
-    """(row tile, its first position, its positions) of a request, from `start` on in the line, that holds `position`."""
+    """(row tile, its first position, its positions) of a request, from `start` on in the line, that holds `position`.
+    Both count the gap in front of it.
+    """
     row_tile, first, cost = Int32(0), start, scheduler.cost(Int32(0), seq_len_k)
     if cutlass.const_expr(not isinstance(scheduler.row_tiles, int) or scheduler.row_tiles > 1):
         while first + cost <= position:

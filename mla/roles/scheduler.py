@@ -46,7 +46,7 @@ def no_share(requests: RequestList) -> UnitShare:
 def find_share(requests: cutlass.Constexpr, unit: Int32, num_units: Int32):
     """The share of one unit; where it is idle, an empty one behind the last request."""
     whole = measure(requests)
-    shares = split_kv.Shares.of(whole.end_of_all, num_units, requests.num_row_tiles)
+    shares = split_kv.Shares.of(whole.end_of_all, num_units, requests.num_row_tiles, requests.scheduler.gap)
     begin, end = shares.begin(unit), shares.begin(unit + 1)
     return UnitShare(shares, window_at(requests, whole, begin), begin, end)
 
@@ -75,17 +75,18 @@ def announce_window(
         scheduler = ctx.scheduler.of_request(request.seq_len_q)
         start = cute.arch.shuffle_sync(window.start, lane)
         row_tile, first, cost = row_tile_at(scheduler, request.seq_len_k, start, maximum(begin, start))
-        while (row_tile < scheduler.row_tiles) & (first < end):
-            taken = split_kv.take(first, cost, begin, end)
+        while (row_tile < scheduler.row_tiles) & (first + scheduler.gap < end):
+            key_tiles = (first + scheduler.gap, cost - scheduler.gap)
+            taken = split_kv.take(*key_tiles, begin, end)
             slot = split_kv.partial_slot(unit_index(ctx.plan)[0], taken.begin)
-            slot = cutlass.select_((taken.begin == 0) & (taken.end == cost), Int32(-1), slot)
+            slot = cutlass.select_((taken.begin == 0) & (taken.end == key_tiles[1]), Int32(-1), slot)
             record = (window.first + lane, row_tile, taken.begin, taken.end, slot, request.seq_len_k)
             if cutlass.const_expr(ctx.config.ragged_query):
                 record = (*record, request.query_begin, request.seq_len_q)
             phases = scheduler.phases(row_tile, request.seq_len_k, taken.begin, taken.end)
             stages = announce_item(ctx, item, record, phases, stages)
             if item == 0:
-                first_unit, parts = share.shares.units_of(first, cost)
+                first_unit, parts = share.shares.units_of(*key_tiles)
                 rows = minimum(scheduler.mask.num_rows - row_tile * scheduler.tile_rows, scheduler.tile_rows)
                 cut = (record[0], row_tile, Int32(request.query_begin), rows, first_unit, parts)
                 write_cut(ctx, split_kv.Cut(*(cutlass.select_(taken.begin > 0, v, Int32(0)) for v in cut)))
