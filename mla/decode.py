@@ -111,7 +111,7 @@ class MlaDecode:
 
     @cute.jit
     def partials(self, workspace: cute.Tensor, num_units: Int32):
-        """Workspace as partial outputs [slot, row, latent], log-sum-exps [slot, row], base 2, and cuts [unit, field]."""
+        """Workspace as partial outputs [slot, row, latent], log-sum-exps in base 2 [slot, row], and cuts [unit, field]."""
         slots, rows, dims = split_kv.num_slots(num_units), self.plan.tile_rows, self.config.kv_lora_rank
         out_layout = cute.make_layout((slots, rows, dims), stride=(rows * dims, dims, 1))
         partial_out = cute.make_tensor(workspace.iterator, out_layout)
@@ -177,7 +177,7 @@ class MlaDecode:
                 init_barriers(plan.barriers, barriers)
             cute.arch.mbarrier_init_fence()
         self.arrive()
-        # The share is found while the other CTA of a pair arrives; in a single one, nobody has anything to do before.
+        # The share is found while the other warps, and the other CTA of a pair, set up; before it none can do anything.
         share = scheduler.no_share(requests)
         if warp == warps.scheduler:
             share = scheduler.find_share(requests, *scheduler.unit_index(plan))

@@ -251,7 +251,7 @@ def load_parts(
     end: Int32,
     groups: cutlass.Constexpr,
 ):
-    """The lane's fp32 of parts first, first + 1 .. of a row, LOADS_IN_FLIGHT 16-byte loads; zeros from part `end` on."""
+    """The lane's fp32 of parts first, first + 1 .. of a row, LOADS_IN_FLIGHT 16-byte loads; zeros from `end` on."""
     lane = cute.arch.lane_idx()
     loaded = []
     for i in cutlass.range_constexpr(LOADS_IN_FLIGHT // groups):

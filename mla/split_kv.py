@@ -1,10 +1,10 @@
 """Split-KV: how the key tiles of a whole batch are cut into equal contiguous shares, one per unit (stream-K).
 
 All row tiles of all requests stand in one line, each as long as it has key tiles (an empty one counts as one, so that
-somebody writes its zeros) and a few positions more, `switch_cost`. A unit is a CTA, or a pair of CTAs on the wide path. Shares differ by one position at most.
-Where there are fewer positions than units, or row tiles too short to be worth a cut, there are fewer shares, and the
-last units stay idle. The cut depends on `seq_lens` as they are on the device, so one launch, one workspace and one
-captured CUDA graph serve any lengths.
+somebody writes its zeros), behind a gap as long as it takes a unit to go from one row tile to the next. A unit is a CTA,
+or a pair of CTAs on the wide path. Shares differ by one position at most. Where there are fewer positions than units, or
+row tiles too short to be worth a cut, there are fewer shares, and the last units stay idle. The cut depends on
+`seq_lens` as they are on the device, so one launch, one workspace and one captured CUDA graph serve any lengths.
 
 Functions take Python integers (tests, host code) or traced Int32 values (kernels) alike.
 """
@@ -18,8 +18,9 @@ from mla.causal_mask import maximum, minimum, quotient
 
 # Where row tiles have at most so many key tiles on average, there are no more shares than row tiles: a partial result
 # and its merge cost more than the one key tile that a cut saves. Longer ones are cut down to single key tiles. Modelled
-# us of shares of at least 1 / 2 / 4 tiles, narrow bf16 h16 q1 and wide fp8 h128 q1 (python -m bench.predict): of 2 tiles
-# a request 12.0 / 9.6 / 14.8 and 11.6 / 10.4 / 16.2; of 16 tiles 12.3 / 13.9 / 19.2; of 64 tiles 11.9 / 13.3 / 15.5.
+# us of shares of at least 1 / 2 / 4 tiles (python -m bench.predict), of narrow bf16 h16 q1: 10 requests of 2 tiles 12.0 /
+# 9.6 / 14.8, 2 of 16 tiles 12.3 / 13.9 / 19.2; of wide fp8 h128 q1: 8 of 2 tiles 11.6 / 10.4 / 16.2, 1 of 64 tiles
+# 11.9 / 13.3 / 15.5.
 UNCUT_TILES = 2
 FLOAT_BYTES = 4
 CUT_INTS = 8  # fields of a Cut, and padding to 16 bytes
@@ -91,7 +92,7 @@ def take(first: Any, cost: Any, share_begin: Any, share_end: Any) -> Share:
 class Cut:
     """Where a unit's share begins within a row tile, as the unit tells the merge. Elsewhere all are 0.
 
-    batch, row_tile: whose tile. query_begin: its request's first token in a ragged query. rows: of the tile, that exist.
+    batch, row_tile: whose tile. query_begin: its request's first token in a ragged query. rows: of the tile.
     first_unit: the unit of the tile's first part. parts: how many units, all neighbours, have one.
     """
 

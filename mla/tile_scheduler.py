@@ -20,7 +20,7 @@ class TileScheduler:
     tile_rows: int
     tile_tokens: int
     mask: CausalMask
-    gap: int = 0  # positions in front of every row tile, see split_kv.switch_cost
+    gap: int = 0  # positions of the line in front of every row tile (split_kv.switch_cost)
 
     @classmethod
     def of(cls, config: MlaDecodeConfig, tile_rows: int, tile_tokens: int) -> TileScheduler:
@@ -46,8 +46,8 @@ class TileScheduler:
 
     def cost(self, row_tile: Any, seq_len_k: Any) -> Any:
         """Positions of a row tile in the line; its key tiles lie behind the first `gap` of them."""
-        first_row = row_tile * self.tile_rows
-        return self.gap + split_kv.item_cost(self.mask.num_tiles(first_row, self.tile_rows, self.tile_tokens, seq_len_k))
+        num_tiles = self.mask.num_tiles(row_tile * self.tile_rows, self.tile_rows, self.tile_tokens, seq_len_k)
+        return self.gap + split_kv.item_cost(num_tiles)
 
     def request_cost(self, seq_len_k: Any) -> Any:
         """Positions of all row tiles of a request, whose number of query tokens must be a Python integer."""

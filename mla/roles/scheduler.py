@@ -139,7 +139,7 @@ def table_entry(ctx: cutlass.Constexpr, batch: Int32, phases: cutlass.Constexpr,
 
 
 def unit_index(plan: MemoryPlan) -> tuple[Any, Any]:
-    """(number of this CTA, or pair of CTAs, in the grid; how many there are). Both CTAs of a pair find the same work."""
+    """(number of this CTA, or pair of CTAs, in the grid; how many there are). A pair's CTAs find the same work."""
     return quotient(cute.arch.block_idx()[0], plan.cluster_size), quotient(cute.arch.grid_dim()[0], plan.cluster_size)
 
 
