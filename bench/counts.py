@@ -91,8 +91,8 @@ def roles_of(warps: WarpSchedule) -> dict[str, list[int]]:
         "correction": list(warps.correction),
         "mma": [warps.mma],
         "load": [warps.load],
-        "page_table": [warps.page_table],
         "scheduler": [warps.scheduler],
+        "idle": [warps.idle],
     }
 
 
@@ -101,13 +101,15 @@ def work_items(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) 
     kernel = MlaDecode(config)
     scheduler = kernel.scheduler
     total = sum(scheduler.request_cost(keys) for keys in seq_lens)
-    shares = split_kv.Shares.of(total, num_ctas // kernel.plan.cluster_size)
+    num_units, gap = num_ctas // kernel.plan.cluster_size, scheduler.gap
+    shares = split_kv.Shares.of(total, num_units, len(seq_lens) * scheduler.row_tiles, gap)
     items, first = [], 0
     for keys in seq_lens:
         for row_tile in range(scheduler.row_tiles):
             cost = scheduler.cost(row_tile, keys)
-            for unit in range(shares.unit_of(first), shares.unit_of(first + cost - 1) + 1):
-                taken = split_kv.take(first, cost, shares.begin(unit), shares.begin(unit + 1))
+            first_unit, parts = shares.units_of(first + gap, cost - gap)
+            for unit in range(first_unit, first_unit + parts):
+                taken = split_kv.take(first + gap, cost - gap, shares.begin(unit), shares.begin(unit + 1))
                 phases = scheduler.phases(row_tile, keys, taken.begin, taken.end)
                 below_end, below_begin = (
                     min(tile * scheduler.tile_tokens, phases.keys) for tile in (phases.end, phases.begin)
@@ -115,6 +117,25 @@ def work_items(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) 
                 items.append(WorkItem(unit, phases, below_end - below_begin))
             first += cost
     return items
+
+
+def cuts(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) -> list[split_kv.Cut]:
+    """What each unit tells the merge; requests have the config's query tokens each."""
+    kernel = MlaDecode(config)
+    scheduler = kernel.scheduler
+    num_units, total = num_ctas // kernel.plan.cluster_size, sum(map(scheduler.request_cost, seq_lens))
+    gap = scheduler.gap
+    shares = split_kv.Shares.of(total, num_units, len(seq_lens) * scheduler.row_tiles, gap)
+    found, first = [split_kv.Cut(0, 0, 0, 0, 0, 0)] * num_units, 0
+    for batch, keys in enumerate(seq_lens):
+        for row_tile in range(scheduler.row_tiles):
+            cost = scheduler.cost(row_tile, keys)
+            first_unit, parts = shares.units_of(first + gap, cost - gap)
+            rows = min(scheduler.mask.num_rows - row_tile * scheduler.tile_rows, scheduler.tile_rows)
+            for unit in range(first_unit + 1, first_unit + parts):
+                found[unit] = split_kv.Cut(batch, row_tile, 0, rows, first_unit, parts)
+            first += cost
+    return found
 
 
 def count_tiles(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int = EMULATED_CTAS) -> TileCounts:

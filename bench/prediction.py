@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import torch
 
-from bench.counts import roles_of, work_items
+from bench.counts import cuts, roles_of, work_items
 from bench.workloads import HEAD_DIM, LATENT_DIM, Workload
 from mla import split_kv
 from mla.compile import compile_decode
@@ -53,7 +53,17 @@ def config_of(workload: Workload, path: str = "auto") -> MlaDecodeConfig:
     return MlaDecodeConfig(workload.dtype, workload.num_heads, workload.seq_len_q, True, workload.page_size, path=path)
 
 
-def host_arguments(workload: Workload, seed: int = 0) -> tuple[object, ...]:
+def write_cuts(workspace: torch.Tensor, config: MlaDecodeConfig, kv_lens: Sequence[int]) -> None:
+    """What every unit tells the merge, of which only some are executed."""
+    plan = MlaDecode(config).plan
+    of_units = [astuple(cut) for cut in cuts(config, kv_lens, EMULATED_CTAS)]
+    begin = split_kv.num_slots(len(of_units)) * plan.tile_rows * (LATENT_DIM + 1)
+    table = workspace[begin : begin + len(of_units) * split_kv.CUT_INTS].view(torch.int32)
+    fields = torch.tensor(of_units, dtype=torch.int32)
+    table.view(-1, split_kv.CUT_INTS)[:, : fields.shape[1]] = fields
+
+
+def host_arguments(workload: Workload, config: MlaDecodeConfig, seed: int = 0) -> tuple[object, ...]:
     """Normal data; block tables walk through a pool of pages in a circle, so that no cluster reads a page twice."""
     generator = torch.Generator().manual_seed(seed)
     width = -(-max(workload.kv_lens) // workload.page_size)
@@ -65,6 +75,7 @@ def host_arguments(workload: Workload, seed: int = 0) -> tuple[object, ...]:
     tables = (torch.arange(workload.batch * width, dtype=torch.int32) % pages).reshape(workload.batch, width)
     out = torch.zeros(*shape, LATENT_DIM, dtype=OUTPUT_DTYPES[workload.dtype])
     workspace = torch.zeros(split_kv.workspace_bytes(EMULATED_CTAS, 64, LATENT_DIM) // 4)
+    write_cuts(workspace, config, workload.kv_lens)
     seq_lens = torch.tensor(workload.kv_lens, dtype=torch.int32)
     scale = HEAD_DIM**-0.5
     return query, cache, tables, seq_lens, out, None, workspace, EMULATED_CTAS, scale, 1.0, None, None, None
@@ -91,7 +102,7 @@ def timed_launches(
     units, active = units_to_execute(config, workload.kv_lens)
     busy = active * MlaDecode(config).plan.cluster_size
     options = [{"clusters": units, "busy_sms": busy, "trace_rows": trace_rows}, {"cached": True}]
-    return time_host_function(kernel.ir, kernel.ptx, host_arguments(workload, seed), constants, options=options)
+    return time_host_function(kernel.ir, kernel.ptx, host_arguments(workload, config, seed), constants, options=options)
 
 
 def predict(workload: Workload, constants: Constants, path: str = "auto", seed: int = 0) -> Prediction:

@@ -29,6 +29,20 @@ def maximum(a: Any, b: Any) -> Any:
     return max(a, b) if isinstance(a, int) and isinstance(b, int) else cutlass.max(a, b)
 
 
+def quotient(a: Any, b: Any) -> Any:
+    """a // b of integers that are not negative. Unsigned: one shift or multiplication where b is known to the compiler,
+    of which rounding towards minus infinity makes ten instructions.
+    """
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b
+    return cutlass.Int32(cutlass.Uint32(a) // cutlass.Uint32(b))
+
+
+def quotient_up(a: Any, b: Any) -> Any:
+    """a / b, rounded up, of integers that are not negative."""
+    return quotient(a + (b - 1), b)
+
+
 @dataclass(frozen=True)
 class TilePhases:
     """Key tiles [begin, end) of a work item, in loop order. All but `keys` count tiles from the request's first.
@@ -63,7 +77,7 @@ class KeyShard:
     def local_keys(self, count: Any) -> Any:
         """How many of a request's first `count` keys this rank holds; they are its first ones, in the same order."""
         cycle = self.world * self.interleave
-        whole = count // cycle
+        whole = quotient(count, cycle)
         rest = count - whole * cycle - self.rank * self.interleave
         return whole * self.interleave + maximum(minimum(rest, self.interleave), 0)
 
@@ -87,7 +101,7 @@ class CausalMask:
 
     def query_token(self, row: Any) -> Any:
         """Query token of a row; rows past the last one (the empty part of a row tile) count as the last token."""
-        return minimum(row // self.num_heads, self.seq_len_q - 1)
+        return minimum(quotient(row, self.num_heads), self.seq_len_q - 1)
 
     def k_bound(self, row: Any, seq_len_k: Any) -> Any:
         """Number of keys that `row` sees: key j is visible iff j < k_bound. In [0, seq_len_k].
@@ -117,14 +131,14 @@ class CausalMask:
     def num_tiles(self, first_row: Any, tile_rows: int, tile_tokens: int, seq_len_k: Any) -> Any:
         """Key tiles that any of the rows [first_row, first_row + tile_rows) sees. Bounds grow with the row."""
         largest = self.k_bound(first_row + (tile_rows - 1), seq_len_k)
-        return (largest + (tile_tokens - 1)) // tile_tokens
+        return quotient_up(largest, tile_tokens)
 
     def phases(
         self, first_row: Any, tile_rows: int, tile_tokens: int, seq_len_k: Any, begin: Any, end: Any
     ) -> TilePhases:
         """The three phases of key tiles [begin, end), a part of the tiles that the row tile sees."""
         keys = self.k_bound(first_row + (tile_rows - 1), seq_len_k)
-        unmasked = self.unmasked_bound(first_row, seq_len_k) // tile_tokens
+        unmasked = quotient(self.unmasked_bound(first_row, seq_len_k), tile_tokens)
         bulk_end = maximum(minimum(unmasked, end - 1), begin)
         return TilePhases(keys, begin, bulk_end, end, unmasked < end)
 

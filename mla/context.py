@@ -8,7 +8,7 @@ from typing import Any
 import cutlass.cute as cute
 from cutlass import AddressSpace, Float32, Int32, Int64
 
-from mla.causal_mask import CausalMask, TilePhases
+from mla.causal_mask import CausalMask, TilePhases, quotient
 from mla.config import MlaDecodeConfig
 from mla.line import Request, RequestList
 from mla.memory_plan import CHUNK_BYTES, WORK_RECORD_INTS, MemoryPlan
@@ -66,6 +66,7 @@ class Arguments:
     lse: Any
     partial_out: Any
     partial_lse: Any
+    cuts: Any
     scale_log2: Any
     output_scale: Any
     cu_seqlens_q: Any
@@ -160,7 +161,7 @@ class WorkItem:
 
 def work_cells(ctx: Context, item: Any) -> Any:
     """The ring entry of work item `item`, WORK_RECORD_INTS integers."""
-    stage = item % ctx.plan.work_stages
+    stage = item - quotient(item, ctx.plan.work_stages) * ctx.plan.work_stages
     pointer = ctx.smem_pointer(Int32, ctx.plan.work_offset + stage * (WORK_RECORD_INTS * 4), 4)
     return cute.make_tensor(pointer, cute.make_layout(WORK_RECORD_INTS))
 

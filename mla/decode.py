@@ -13,11 +13,12 @@ from mla import operands, split_kv
 from mla.arch import SMEM_ALIGN, TMEM_COLUMNS
 from mla.config import MlaDecodeConfig
 from mla.context import Arguments, Boxes, Context
+from mla.line import RequestList
 from mla.memory_plan import MemoryPlan
 from mla.pipelines import BARRIER_BYTES, init_barriers
 from mla.plans import plan_of
 from mla.reduction import MergePartials
-from mla.roles import correction, load, mma, page_table, scheduler, softmax
+from mla.roles import correction, load, mma, scheduler, softmax
 from mla.tile_scheduler import TileScheduler
 
 LOG2_E = 1.4426950408889634
@@ -76,7 +77,7 @@ class MlaDecode:
             *operands.make_boxes(kv_view, plan.box_tokens, rope, plan.is_paired),
             *(operands.make_boxes(kv_view, plan.box_tokens, latent, False) if plan.is_paired else (None, None)),
         )
-        partial_out, partial_lse = self.partials(workspace, num_units)
+        partial_out, partial_lse, cuts = self.partials(workspace, num_units)
         self.kernel(
             *boxes,
             block_tables,
@@ -85,6 +86,7 @@ class MlaDecode:
             lse,
             partial_out,
             partial_lse,
+            cuts,
             softmax_scale,
             output_scale,
             cu_seqlens_q,
@@ -99,20 +101,25 @@ class MlaDecode:
             min_blocks_per_mp=1,  # or ptxas does not know how many registers it starts with, and ignores setmaxnreg
         )
         merge = MergePartials(config, self.scheduler)
-        merge.kernel(
-            seq_lens, cu_seqlens_q, dcp_rank, out, lse, partial_out, partial_lse, num_units, output_scale
-        ).launch(
-            grid=[merge.num_ctas(cute.size(seq_lens)), 1, 1], block=[merge.threads, 1, 1], stream=stream, use_pdl=True
+        merge.kernel(out, lse, partial_out, partial_lse, cuts, output_scale).launch(
+            grid=[merge.num_ctas(num_units), 1, 1],
+            block=[merge.threads, 1, 1],
+            smem=merge.smem_bytes,
+            stream=stream,
+            use_pdl=True,
         )
 
     @cute.jit
     def partials(self, workspace: cute.Tensor, num_units: Int32):
-        """Workspace as partial outputs [slot, row, latent] and log-sum-exps [slot, row], base 2."""
+        """Workspace as partial outputs [slot, row, latent], log-sum-exps in base 2 [slot, row], and cuts [unit, field]."""
         slots, rows, dims = split_kv.num_slots(num_units), self.plan.tile_rows, self.config.kv_lora_rank
         out_layout = cute.make_layout((slots, rows, dims), stride=(rows * dims, dims, 1))
         partial_out = cute.make_tensor(workspace.iterator, out_layout)
         lse_start = workspace.iterator + Int64(slots) * (rows * dims)
-        return partial_out, cute.make_tensor(lse_start, cute.make_layout((slots, rows), stride=(rows, 1)))
+        partial_lse = cute.make_tensor(lse_start, cute.make_layout((slots, rows), stride=(rows, 1)))
+        cuts_layout = cute.make_layout((num_units, split_kv.CUT_INTS), stride=(split_kv.CUT_INTS, 1))
+        cuts = cute.make_tensor(cute.recast_ptr(lse_start + slots * rows, dtype=Int32), cuts_layout)
+        return partial_out, partial_lse, cuts
 
     @cute.jit
     def query_view(self, query: cute.Tensor):
@@ -143,6 +150,7 @@ class MlaDecode:
         lse: cute.Tensor | None,
         partial_out: cute.Tensor,
         partial_lse: cute.Tensor,
+        cuts: cute.Tensor,
         softmax_scale: Float32 | cute.Tensor,
         output_scale: Float32 | cute.Tensor,
         cu_seqlens_q: cute.Tensor | None,
@@ -157,6 +165,8 @@ class MlaDecode:
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
 
         cute.arch.griddepcontrol_launch_dependents()
+        requests = RequestList(seq_lens, cu_seqlens_q, self.scheduler.of_rank(dcp_rank))
+        scales = operands.scalar(softmax_scale), operands.scalar(output_scale)
         if warp == warps.load:
             for atom in (query_tma, kv_tma, kv_rope_tma):
                 cpasync.prefetch_descriptor(atom)
@@ -166,18 +176,21 @@ class MlaDecode:
             with cute.arch.elect_one():
                 init_barriers(plan.barriers, barriers)
             cute.arch.mbarrier_init_fence()
-        self.synchronize()
+        self.arrive()
+        # The share is found while the other warps, and the other CTA of a pair, set up; before it none can do anything.
+        share = scheduler.no_share(requests)
+        if warp == warps.scheduler:
+            share = scheduler.find_share(requests, *scheduler.unit_index(plan))
+        self.wait()
 
         tmem_pointer = cute.arch.retrieve_tmem_ptr(Float32, 16, tmem_holder)
         args = Arguments(
             Boxes(query_tma, query), Boxes(kv_tma, kv), Boxes(kv_rope_tma, kv_rope),
             Boxes(kv_tail_tma, kv_tail) if is_paired else None, block_tables, seq_lens, out, lse, partial_out,
-            partial_lse, operands.scalar(softmax_scale) * LOG2_E, operands.scalar(output_scale), cu_seqlens_q,
-            tree_mask,
+            partial_lse, cuts, scales[0] * LOG2_E, scales[1], cu_seqlens_q, tree_mask,
         )  # fmt: skip
         cta_rank = cute.arch.block_idx_in_cluster() if is_paired else Int32(0)
-        scheduler_of_rank = self.scheduler.of_rank(dcp_rank)
-        ctx = Context(self.config, plan, args, smem, Int32(tmem_pointer.toint()), cta_rank, scheduler_of_rank)
+        ctx = Context(self.config, plan, args, smem, Int32(tmem_pointer.toint()), cta_rank, requests.scheduler)
         # Each warpgroup under one branch of its own: ptxas allots registers by what dominates a region.
         if warp < warps.mma:
             cute.arch.setmaxregister_increase(warps.compute_registers)
@@ -188,25 +201,28 @@ class MlaDecode:
         else:
             cute.arch.setmaxregister_decrease(warps.issue_registers)
             if warp == warps.scheduler:
-                scheduler.run(ctx)
-            if warp == warps.page_table:
-                page_table.run(ctx)
+                scheduler.run(ctx, share)
             if warp == warps.load:
                 load.run(ctx)
             if warp == warps.mma:
                 mma.run(ctx)
 
-        self.synchronize()
+        self.arrive()
+        self.wait()
         if warp == warps.mma:
             cute.arch.dealloc_tmem(tmem_pointer, TMEM_COLUMNS, is_paired)
 
-    def synchronize(self) -> None:
-        """All threads of the CTA, or of the pair: neither may signal barriers that are not initialised yet, nor leave
-        while the other's tensor core or barriers still use it.
+    def arrive(self) -> None:
+        """First half of a barrier of all threads of the CTA, or of the pair: neither may signal barriers that are not
+        initialised yet, nor leave while the other's tensor core or barriers still use it.
         """
         operands.fence_before_sync()
         if self.plan.is_paired:
             cute.arch.cluster_arrive()
+
+    def wait(self) -> None:
+        """Second half."""
+        if self.plan.is_paired:
             cute.arch.cluster_wait()
         else:
             cute.arch.sync_threads()

@@ -388,7 +388,7 @@ class MemoryPlan(ABC):
         """Edges: producer -> consumer. What the tensor core waits for lies in the leading CTA, see pipelines.Edge.
 
         work: scheduler -> all roles, which release it warp by warp.  query, keys, values, rope: load -> mma (commit
-        frees).  tail: load's own wait for all value slots of a ragged tile.  pages: page table -> load.
+        frees).  tail: load's own wait for all value slots of a ragged tile.  pages: scheduler -> load.
         score: mma (commit) -> softmax.  probs: softmax -> mma (commit frees).  scale: softmax -> correction.
         output: mma (commit, half by half) -> correction, which gives a half of O back rescaled or written.
         """

@@ -15,7 +15,7 @@ from unittest import mock
 import cutlass
 import cutlass.cute as cute
 
-from mla import causal_mask, decode, operands, softmax, split_kv
+from mla import causal_mask, decode, operands, reduction, softmax, split_kv
 from mla.causal_mask import CausalMask, KeyShard
 from mla.compile import CompiledDecode, compile_kernel
 from mla.config import MlaDecodeConfig
@@ -24,7 +24,7 @@ from mla.decode import MlaDecode
 from mla.line import Request, RequestList
 from mla.pipelines import Pipeline
 from mla.reduction import MergePartials
-from mla.roles import correction, load
+from mla.roles import correction, load, scheduler
 from mla.roles import softmax as softmax_role
 from mla.tile_scheduler import TileScheduler
 
@@ -91,6 +91,19 @@ def _short_take(first: Any, cost: Any, share_begin: Any, share_end: Any) -> spli
     return _TAKE(first, cost, share_begin, share_end - 1)
 
 
+def _first_stage_pages(ctx: Context, batch: Any, phases: Any, entry: Any) -> Any:
+    return _TABLE_ENTRY(ctx, batch, phases, entry % ctx.plan.page_ids_per_stage)
+
+
+def _all_but_the_last(parts: Any, member: Any, log2_members: Any) -> tuple[Any, Any]:
+    begin, end = _PARTS_OF(parts, member, log2_members)
+    return begin, end - 1
+
+
+def _one_member(smem: Any, warp: Any, members: Any) -> Any:
+    return _COMBINE(smem, warp, cutlass.Int32(1))
+
+
 def _skip_probs_test(pipeline: Pipeline, count: Any) -> Any:
     return cutlass.Boolean(True) if pipeline.edge.name == "probs" else _TEST_FULL(pipeline, count)
 
@@ -108,6 +121,9 @@ _WAIT_FULL = Pipeline.wait_full
 _TEST_FULL = Pipeline.test_full
 _TEST_EMPTY = Pipeline.test_empty
 _TAKE = split_kv.take
+_TABLE_ENTRY = scheduler.table_entry
+_PARTS_OF = reduction.parts_of
+_COMBINE = reduction.combine
 _REQUEST = RequestList.request
 _PLACE = Request.place
 _K_BOUND = CausalMask.k_bound
@@ -149,7 +165,19 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     ),
     "no-merge": (
         "the parts of a split row tile are not merged",
-        lambda: mock.patch.object(MergePartials, "merge_row", _nothing),
+        lambda: mock.patch.object(MergePartials, "merge", _nothing),
+    ),
+    "same-pages": (
+        "the page ids of a work item's first ring stage are taken for all of its stages",
+        lambda: mock.patch.object(scheduler, "table_entry", _first_stage_pages),
+    ),
+    "merge-skips-part": (
+        "of the parts of a split row tile that a warp merges, the last one is left out",
+        lambda: mock.patch.object(reduction, "parts_of", _all_but_the_last),
+    ),
+    "merge-first-warp": (
+        "of the warps that share the parts of a row, the first one's sum is taken for all",
+        lambda: mock.patch.object(reduction, "combine", _one_member),
     ),
     "unscaled-probs": (
         "probabilities are rounded to e4m3 as they are, in [0, 1]; the same kernel for fp16 and bf16",

@@ -1,132 +1,314 @@
 """Merge of split row tiles: partial outputs and log-sum-exps of several units (CTAs or pairs) to one result.
 
-out = sum_i 2^(lse_i - max) out_i / sum_i 2^(lse_i - max), added in the order of the key tiles, so that the result does
-not depend on which unit finished first. Row tiles that one unit computed alone are left untouched.
+out = sum_i 2^(lse_i - max) out_i / sum_i 2^(lse_i - max), added in an order that depends on the number of parts alone,
+so that the result does not depend on which unit finished first. Row tiles that one unit computed alone are left
+untouched.
+
+A row tile of p parts is cut at p - 1 places, so a grid of a few CTAs to each cut of the line has enough of them for
+any lengths: those of a tile's cuts share its rows. Few parts take one warp a row; of many parts up to eight warps, each
+with neighbouring parts, share a quarter of a row's dimensions.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32
+from cutlass import AddressSpace, Float32, Int32
 
 from mla import operands, softmax, split_kv
 from mla.arch import WARP_SIZE
+from mla.causal_mask import quotient, quotient_up
 from mla.config import MlaDecodeConfig
-from mla.line import RequestList, line_length
+from mla.line import Request
 from mla.tile_scheduler import TileScheduler
 
-ROWS_PER_CTA = 8
+WARPS = 8
+FEW_PARTS = 4  # up to here a row's parts are one warp's
+BANDS = 4  # of the latent dimensions of a row of more parts
+LOADS_IN_FLIGHT = 8  # 16-byte loads of partial results by one thread
+PARTS_PER_WARP = 8  # beyond, more warps share the parts
+VECTOR = 4  # fp32 of a 16-byte load
+
+
+def parts_of(parts: Any, member: Any, log2_members: Any) -> tuple[Any, Any]:
+    """Parts [begin, end) of `parts` that member `member` of 2^log2_members warps adds."""
+    return parts * member >> log2_members, parts * (member + 1) >> log2_members
+
+
+def log2_members(parts: Any) -> Any:
+    """Warps that share the parts of a row's band, as a power of two."""
+    shift = Int32(0)
+    for members in (1, 2, 4):
+        shift = shift + Int32(parts > members * PARTS_PER_WARP)
+    return shift
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a warp has added of a row's parts, relative to 2^highest; VECTOR dimensions per lane and group.
+
+    values: registers. total: of the weights.
+    """
+
+    values: Any
+    highest: Any
+    total: Any
+
+
+@dataclass(frozen=True)
+class Partials:
+    """Partial results [slot, row, latent] and their log-sum-exps [slot, row], base 2."""
+
+    out: Any
+    lse: Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where the merged rows go."""
+
+    out: Any
+    lse: Any
+    scale: Any
 
 
 @dataclass(frozen=True)
 class MergePartials:
-    """One warp per row, `ROWS_PER_CTA` rows a CTA."""
+    """CTAs of 8 warps; `ctas_per_cut` of them to a cut."""
 
     config: MlaDecodeConfig
     scheduler: TileScheduler
 
     @property
     def threads(self) -> int:
-        return ROWS_PER_CTA * WARP_SIZE
+        return WARPS * WARP_SIZE
 
     @property
-    def ctas_per_tile(self) -> int:
-        return self.scheduler.tile_rows // ROWS_PER_CTA
+    def smem_bytes(self) -> int:
+        """Per warp: VECTOR dimensions per lane, the maximum, the sum of weights."""
+        return WARPS * (WARP_SIZE * VECTOR + 2) * split_kv.FLOAT_BYTES
 
-    def num_ctas(self, batch_size: Any) -> Any:
-        return batch_size * (self.scheduler.row_tiles * self.ctas_per_tile)
+    @property
+    def ctas_per_cut(self) -> int:
+        return self.scheduler.tile_rows // WARPS
+
+    def num_ctas(self, num_units: Any) -> Any:
+        return split_kv.maximum(num_units - 1, 1) * self.ctas_per_cut
 
     @cute.kernel
     def kernel(
         self,
-        seq_lens: cute.Tensor,
-        cu_seqlens_q: cute.Tensor | None,
-        dcp_rank: Int32 | None,
         out: cute.Tensor,
         lse: cute.Tensor | None,
         partial_out: cute.Tensor,
         partial_lse: cute.Tensor,
-        num_units: Int32,
+        cuts: cute.Tensor,
         output_scale: Float32 | cute.Tensor,
     ):
         block = cute.arch.block_idx()[0]
-        tile = block // self.ctas_per_tile
-        batch, row_tile = tile // self.scheduler.row_tiles, tile % self.scheduler.row_tiles
-        row = block % self.ctas_per_tile * ROWS_PER_CTA + cute.arch.make_warp_uniform(cute.arch.warp_idx())
-        position = row_tile * self.scheduler.tile_rows + row
-        requests = RequestList(seq_lens, cu_seqlens_q, self.scheduler.of_rank(dcp_rank))
-        request = requests.request(batch)
-        first, cost, total = self.position(requests, request, batch, row_tile)
-        shares = split_kv.Shares.of(total, num_units)
-        first_unit, last_unit = shares.unit_of(first), shares.unit_of(first + cost - 1)
+        unit = quotient(block, self.ctas_per_cut) + 1
+        result = Result(out, lse, operands.scalar(output_scale))
         cute.arch.griddepcontrol_wait()
-        if (first_unit != last_unit) & (position < request.seq_len_q * self.config.num_heads):
-            factor, place = operands.scalar(output_scale), request.place(batch, position, self.config.num_heads)
-            self.merge_row(out, lse, partial_out, partial_lse, place, row, first, shares, last_unit, factor)
+        if unit < cute.size(cuts, mode=[0]):
+            cut = read_cut(cuts[unit, None])
+            number = block - cut.first_unit * self.ctas_per_cut
+            if number < ctas_of(cut):
+                self.merge(Partials(partial_out, partial_lse), result, cut, number)
 
     @cute.jit
-    def position(
+    def merge(
         self,
-        requests: cutlass.Constexpr,
-        request: cutlass.Constexpr,
-        batch: Int32,
-        row_tile: Int32,
+        partials: cutlass.Constexpr,
+        result: cutlass.Constexpr,
+        cut: cutlass.Constexpr,
+        number: Int32,
     ):
-        """(first position, positions) of a row tile in the line of work, and the positions of the line."""
-        total = line_length(requests, requests.count)
-        first = line_length(requests, batch)
-        scheduler = requests.scheduler.of_request(request.seq_len_q)
-        for earlier in cutlass.range(row_tile, unroll=1):
-            first = first + scheduler.cost(earlier, request.seq_len_k)
-        return first, scheduler.cost(row_tile, request.seq_len_k), total
+        """What CTA `number` of a row tile does."""
+        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
+        if cut.parts <= FEW_PARTS:
+            row = number * WARPS + warp
+            if row < cut.rows:
+                groups = self.config.kv_lora_rank // (VECTOR * WARP_SIZE)
+                sums = gather(partials, cut, row, Int32(0), Int32(0), cut.parts, groups)
+                self.write(result, cut, row, Int32(0), sums, groups)
+        else:
+            self.merge_band(partials, result, cut, number, warp)
 
     @cute.jit
-    def merge_row(
+    def merge_band(
         self,
-        out: cute.Tensor,
-        lse: cute.Tensor | None,
-        partial_out: cute.Tensor,
-        partial_lse: cute.Tensor,
-        place: cutlass.Constexpr,
+        partials: cutlass.Constexpr,
+        result: cutlass.Constexpr,
+        cut: cutlass.Constexpr,
+        number: Int32,
+        warp: Int32,
+    ):
+        """2^log2_members neighbouring warps share a band of a row. All warps of the CTA must come here."""
+        shift = log2_members(cut.parts)
+        member = warp & ((Int32(1) << shift) - 1)
+        unit = number * WARPS + warp >> shift
+        row = quotient(unit, BANDS)
+        first_dim = (unit - row * BANDS) * (self.config.kv_lora_rank // BANDS)
+        smem = cute.arch.get_dyn_smem(Float32, 16)
+        if row < cut.rows:
+            begin, end = parts_of(cut.parts, member, shift)
+            put(smem, warp, gather(partials, cut, row, first_dim, begin, end, 1))
+        cute.arch.sync_threads()
+        if (row < cut.rows) & (member == 0):
+            self.write(result, cut, row, first_dim, combine(smem, warp, Int32(1) << shift), 1)
+
+    @cute.jit
+    def write(
+        self,
+        result: cutlass.Constexpr,
+        cut: cutlass.Constexpr,
         row: Int32,
-        first: Int32,
-        shares: cutlass.Constexpr,
-        last_unit: Int32,
-        output_scale: Float32,
+        first_dim: Int32,
+        sums: cutlass.Constexpr,
+        groups: cutlass.Constexpr,
     ):
-        """One warp's row, to (batch, token, head) `place`: 16 of the 512 latent dimensions per lane, in groups of 4."""
+        """A row's dimensions from `first_dim` on, and, with the first ones, its log-sum-exp."""
         config, lane = self.config, cute.arch.lane_idx()
-        first_unit = shares.unit_of(first)
-        highest = Float32(softmax.NEG_INF)
-        for unit in cutlass.range(first_unit, last_unit + 1, unroll=1):
-            slot = split_kv.partial_slot(unit, cutlass.max(shares.begin(unit) - first, 0))
-            highest = cute.arch.fmax(highest, partial_lse[slot, row])
-        reference = softmax.reference_maximum(highest)
-        groups = config.kv_lora_rank // (4 * WARP_SIZE)
-        total = Float32(0.0)
-        sums = cute.make_rmem_tensor(4 * groups, Float32)
-        sums.fill(0.0)
-        for unit in cutlass.range(first_unit, last_unit + 1, unroll=1):
-            slot = split_kv.partial_slot(unit, cutlass.max(shares.begin(unit) - first, 0))
-            weight = cute.math.exp2(partial_lse[slot, row] - reference, fastmath=True)
-            total = total + weight
-            for group in cutlass.range_constexpr(groups):
-                values = operands.load_floats(partial_out[slot, row, None], (group * WARP_SIZE + lane) * 4)
-                for i in cutlass.range_constexpr(4):
-                    sums[4 * group + i] = sums[4 * group + i] + weight * values[i]
-        is_empty = total == Float32(0.0)
-        factor = output_scale / total
-        target = out[(*place, None)]
+        request = Request(cut.query_begin if config.ragged_query else 0, 0, 0)
+        place = request.place(cut.batch, cut.row_tile * self.scheduler.tile_rows + row, config.num_heads)
+        is_empty = sums.total == Float32(0.0)
+        factor = result.scale / sums.total
+        target = result.out[(*place, None)]
         for group in cutlass.range_constexpr(groups):
-            values = [cutlass.select_(is_empty, Float32(0.0), sums[4 * group + i] * factor) for i in range(4)]
+            values = sums.values[group * VECTOR : (group + 1) * VECTOR]
+            values = [cutlass.select_(is_empty, Float32(0.0), value * factor) for value in values]
             words = operands.converted_words(values, config.output_dtype)
-            operands.store_row(target, (group * WARP_SIZE + lane) * (4 * config.output_bytes), words)
+            dim = first_dim + (group * WARP_SIZE + lane) * VECTOR
+            operands.store_row(target, dim * config.output_bytes, words)
         if cutlass.const_expr(config.lse_base is not None):
-            if lane == 0:
-                merged = reference + cute.math.log2(total, fastmath=True)
+            if (lane == 0) & (first_dim == 0):
+                merged = softmax.reference_maximum(sums.highest) + cute.math.log2(sums.total, fastmath=True)
                 merged = cutlass.select_(is_empty, Float32(softmax.NEG_INF), merged)
-                lse[place] = softmax.in_base(merged, config.lse_base)
+                result.lse[place] = softmax.in_base(merged, config.lse_base)
+
+
+def read_cut(fields: cute.Tensor) -> split_kv.Cut:
+    """What the unit has told, as `scheduler.write_cut` wrote it."""
+    return split_kv.Cut(*(fields[i] for i in range(len(dataclasses.fields(split_kv.Cut)))))
+
+
+def ctas_of(cut: split_kv.Cut) -> Any:
+    """CTAs that merge a row tile; never more than `ctas_per_cut` for each of its cuts."""
+    of_few = quotient_up(cut.rows, WARPS)
+    of_many = quotient_up(cut.rows * BANDS << log2_members(cut.parts), WARPS)
+    return cutlass.select_(cut.parts <= FEW_PARTS, of_few, of_many)
+
+
+@cute.jit
+def gather(
+    partials: cutlass.Constexpr,
+    cut: cutlass.Constexpr,
+    row: Int32,
+    first_dim: Int32,
+    begin: Int32,
+    end: Int32,
+    groups: cutlass.Constexpr,
+):
+    """A warp's Sums of parts [begin, end) of a row: `groups` times 128 dimensions, from `first_dim` on.
+
+    Log-sum-exps are a part to a lane, 32 at a time. The loads of partial results depend on none of them.
+    """
+    lane = cute.arch.lane_idx()
+    step = LOADS_IN_FLIGHT // groups
+    highest, total = Float32(softmax.NEG_INF), Float32(0.0)
+    values = [Float32(0.0) for _ in range(groups * VECTOR)]
+    for block in cutlass.range(begin, end, WARP_SIZE, unroll=1):
+        block_end = cutlass.min(block + WARP_SIZE, end)
+        lse = Float32(softmax.NEG_INF)
+        if block + lane < end:
+            lse = partials.lse[cut.slot(block + lane), row]
+        loaded = load_parts(partials, cut, row, first_dim, block, block_end, groups)
+        previous, highest = highest, cute.arch.fmax(highest, warp_maximum(lse))
+        reference = softmax.reference_maximum(highest)
+        weight, faded = exp2(lse - reference), exp2(previous - reference)
+        total, values = total * faded, [value * faded for value in values]
+        for first in cutlass.range(block, block_end, step, unroll=1):
+            for i in cutlass.range_constexpr(step):
+                of_part = cute.arch.shuffle_sync(weight, first - block + i)
+                total = total + of_part
+                for j in cutlass.range_constexpr(groups * VECTOR):
+                    values[j] = values[j] + of_part * loaded[i * groups * VECTOR + j]
+            loaded = load_parts(partials, cut, row, first_dim, first + step, block_end, groups)
+    return Sums(values, highest, total)
+
+
+@cute.jit
+def load_parts(
+    partials: cutlass.Constexpr,
+    cut: cutlass.Constexpr,
+    row: Int32,
+    first_dim: Int32,
+    first: Int32,
+    end: Int32,
+    groups: cutlass.Constexpr,
+):
+    """The lane's fp32 of parts first, first + 1 .. of a row, LOADS_IN_FLIGHT 16-byte loads; zeros from `end` on."""
+    lane = cute.arch.lane_idx()
+    loaded = []
+    for i in cutlass.range_constexpr(LOADS_IN_FLIGHT // groups):
+        fragment = cute.make_rmem_tensor(groups * VECTOR, Float32)
+        fragment.fill(0.0)
+        if first + i < end:
+            source = partials.out[cut.slot(first + i), row, None]
+            for group in cutlass.range_constexpr(groups):
+                four = operands.load_floats(source, first_dim + (group * WARP_SIZE + lane) * VECTOR)
+                for j in cutlass.range_constexpr(VECTOR):
+                    fragment[group * VECTOR + j] = four[j]
+        loaded += [fragment[j] for j in range(groups * VECTOR)]
+    return loaded
+
+
+@cute.jit
+def put(smem: cutlass.Constexpr, warp: Int32, sums: cutlass.Constexpr):
+    """A warp's Sums of one group to shared memory, for `combine`."""
+    lane = cute.arch.lane_idx()
+    fragment = operands.register_words(sums.values)
+    operands.store_words(cute.recast_ptr(smem + (warp * WARP_SIZE + lane) * VECTOR, dtype=Int32), fragment, 0, VECTOR)
+    if lane == 0:
+        statistics = warp_statistics(smem)
+        statistics[warp, 0] = sums.highest
+        statistics[warp, 1] = sums.total
+
+
+def warp_statistics(smem: Any) -> Any:
+    """[warp, (maximum, sum of weights)] behind the values."""
+    return cute.make_tensor(smem + WARPS * WARP_SIZE * VECTOR, cute.make_layout((WARPS, 2), stride=(2, 1)))
+
+
+@cute.jit
+def combine(smem: cutlass.Constexpr, warp: Int32, members: Int32):
+    """The Sums of the `members` warps from `warp` on, in their order."""
+    lane = cute.arch.lane_idx()
+    statistics = warp_statistics(smem)
+    of_lane = warp + cutlass.min(lane, members - 1)
+    lane_highest = statistics[of_lane, 0]
+    highest = warp_maximum(lane_highest)
+    weight = cutlass.select_(lane < members, exp2(lane_highest - softmax.reference_maximum(highest)), Float32(0.0))
+    lane_total = weight * statistics[of_lane, 1]
+    total, values = Float32(0.0), [Float32(0.0) for _ in range(VECTOR)]
+    for i in cutlass.range_constexpr(WARPS):
+        of_warp = cute.arch.shuffle_sync(weight, i)
+        total = total + cute.arch.shuffle_sync(lane_total, i)
+        other = warp + cutlass.min(Int32(i), members - 1)
+        four = cute.make_tensor(smem + (other * WARP_SIZE + lane) * VECTOR, cute.make_layout(VECTOR))
+        for j in cutlass.range_constexpr(VECTOR):
+            values[j] = values[j] + cutlass.select_(i < members, of_warp * four[j], Float32(0.0))
+    return Sums(values, highest, total)
+
+
+def exp2(value: Any) -> Any:
+    return cute.math.exp2(value, fastmath=True)
+
+
+def warp_maximum(value: Any) -> Any:
+    """Largest value of the lanes of a warp, in every lane."""
+    return cute.arch.warp_redux_sync(value, "fmax")

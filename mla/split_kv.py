@@ -1,9 +1,10 @@
 """Split-KV: how the key tiles of a whole batch are cut into equal contiguous shares, one per unit (stream-K).
 
 All row tiles of all requests stand in one line, each as long as it has key tiles (an empty one counts as one, so that
-somebody writes its zeros). A unit is a CTA, or a pair of CTAs on the wide path. Shares differ by one position at most;
-where they would be smaller than MIN_SHARE_TILES there are fewer shares, and the last units stay idle. The cut depends
-on `seq_lens` as they are on the device, so one launch, one workspace and one captured CUDA graph serve any lengths.
+somebody writes its zeros), behind a gap as long as it takes a unit to go from one row tile to the next. A unit is a CTA,
+or a pair of CTAs on the wide path. Shares differ by one position at most. Where there are fewer positions than units, or
+row tiles too short to be worth a cut, there are fewer shares, and the last units stay idle. The cut depends on
+`seq_lens` as they are on the device, so one launch, one workspace and one captured CUDA graph serve any lengths.
 
 Functions take Python integers (tests, host code) or traced Int32 values (kernels) alike.
 """
@@ -13,15 +14,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mla.causal_mask import maximum, minimum
+from mla.causal_mask import maximum, minimum, quotient
 
-MIN_SHARE_TILES = 4  # below this, a share's start-up and its partial result cost more than its tiles
+# Where row tiles have at most so many key tiles on average, there are no more shares than row tiles: a partial result
+# and its merge cost more than the one key tile that a cut saves. Longer ones are cut down to single key tiles. Modelled
+# us of shares of at least 1 / 2 / 4 tiles (python -m bench.predict), of narrow bf16 h16 q1: 10 requests of 2 tiles 12.0 /
+# 9.6 / 14.8, 2 of 16 tiles 12.3 / 13.9 / 19.2; of wide fp8 h128 q1: 8 of 2 tiles 11.6 / 10.4 / 16.2, 1 of 64 tiles
+# 11.9 / 13.3 / 15.5.
+UNCUT_TILES = 2
 FLOAT_BYTES = 4
+CUT_INTS = 8  # fields of a Cut, and padding to 16 bytes
 
 
 def item_cost(num_tiles: Any) -> Any:
-    """Positions that a row tile occupies in the line."""
+    """Positions that a row tile's key tiles take in the line."""
     return maximum(num_tiles, 1)
+
+
+def switch_cost(is_wide: bool, element_bytes: int) -> int:
+    """What it costs a unit to go from one row tile to the next, in key tiles: so many positions of the line stand in
+    front of every row tile, and a unit whose share holds them has fewer keys to read.
+
+    Modelled (python -m bench.predict), one row tile of 8 key tiles against two of 4 for every unit: 0.2 tiles on the
+    narrow path in fp8 and 0.9 in bf16, 2.2 on the wide path in fp8 and 2.1 in bf16.
+    """
+    return 2 if is_wide else element_bytes - 1
 
 
 @dataclass(frozen=True)
@@ -33,9 +50,12 @@ class Shares:
     longer: Any
 
     @classmethod
-    def of(cls, total: Any, num_units: Any) -> Shares:
-        num = maximum(minimum(total // MIN_SHARE_TILES, num_units), 1)
-        size = maximum(total // num, 1)
+    def of(cls, total: Any, num_units: Any, row_tiles: Any, gap: int) -> Shares:
+        """The cut of a line of `row_tiles` row tiles, each behind `gap` positions without keys."""
+        is_long = minimum(maximum(total - row_tiles * (UNCUT_TILES + gap), 0), 1)
+        most = row_tiles + (total - row_tiles) * is_long
+        num = maximum(minimum(most, num_units), 1)
+        size = maximum(quotient(total, num), 1)
         return cls(num, size, maximum(total - size * num, 0))
 
     def begin(self, unit: Any) -> Any:
@@ -46,7 +66,13 @@ class Shares:
         """The unit whose share holds a position: the first term counts among the longer shares, the second among the
         others, and each is too small where the other holds.
         """
-        return maximum(position // (self.size + 1), (position - self.longer) // self.size)
+        longer = quotient(position, self.size + 1)
+        return maximum(longer, quotient(maximum(position - self.longer, 0), self.size))
+
+    def units_of(self, first: Any, cost: Any) -> tuple[Any, Any]:
+        """(the first unit with a part of positions [first, first + cost), how many have one)."""
+        first_unit = self.unit_of(first)
+        return first_unit, self.unit_of(first + cost - 1) - first_unit + 1
 
 
 @dataclass(frozen=True)
@@ -62,6 +88,26 @@ def take(first: Any, cost: Any, share_begin: Any, share_end: Any) -> Share:
     return Share(maximum(share_begin - first, 0), minimum(share_end - first, cost))
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Where a unit's share begins within a row tile, as the unit tells the merge. Elsewhere all are 0.
+
+    batch, row_tile: whose tile. query_begin: its request's first token in a ragged query. rows: of the tile.
+    first_unit: the unit of the tile's first part. parts: how many units, all neighbours, have one.
+    """
+
+    batch: Any
+    row_tile: Any
+    query_begin: Any
+    rows: Any
+    first_unit: Any
+    parts: Any
+
+    def slot(self, part: Any) -> Any:
+        """Partial result of a part: of the first one, of the tile that its unit starts and does not finish."""
+        return partial_slot(self.first_unit + part, part)
+
+
 def partial_slot(unit: Any, begin: Any) -> Any:
     """Partial result of a unit's part of a row tile. A contiguous share has at most two: the tile it enters in the
     middle (even slot) and the tile it starts but does not finish (odd slot).
@@ -74,5 +120,5 @@ def num_slots(num_units: Any) -> Any:
 
 
 def workspace_bytes(num_units: int, tile_rows: int, latent_dim: int) -> int:
-    """Partial outputs and log-sum-exps, fp32. Any content will do; it needs no zeroing."""
-    return num_slots(num_units) * tile_rows * (latent_dim + 1) * FLOAT_BYTES
+    """Partial outputs and log-sum-exps, fp32, and the cuts. Any content will do; it needs no zeroing."""
+    return (num_slots(num_units) * tile_rows * (latent_dim + 1) + num_units * CUT_INTS) * FLOAT_BYTES

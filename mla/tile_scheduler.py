@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mla import split_kv
-from mla.causal_mask import CausalMask, KeyShard, TilePhases
+from mla.causal_mask import CausalMask, KeyShard, TilePhases, quotient_up
 from mla.config import MlaDecodeConfig
 
 
@@ -20,13 +20,14 @@ class TileScheduler:
     tile_rows: int
     tile_tokens: int
     mask: CausalMask
+    gap: int = 0  # positions of the line in front of every row tile (split_kv.switch_cost)
 
     @classmethod
     def of(cls, config: MlaDecodeConfig, tile_rows: int, tile_tokens: int) -> TileScheduler:
         """The scheduler of rank 0."""
         shard = KeyShard(config.dcp_world, config.dcp_interleave, 0) if config.dcp_world > 1 else None
         mask = CausalMask(config.is_causal, config.num_heads, config.seq_len_q, config.tree_mask, shard)
-        return cls(tile_rows, tile_tokens, mask)
+        return cls(tile_rows, tile_tokens, mask, split_kv.switch_cost(config.is_wide, config.element_bytes))
 
     def of_rank(self, dcp_rank: Any) -> TileScheduler:
         """The scheduler of a rank of decode context parallelism; without that, the same whatever the rank."""
@@ -41,12 +42,12 @@ class TileScheduler:
     @property
     def row_tiles(self) -> Any:
         """Row tiles of a request."""
-        return (self.mask.num_rows + (self.tile_rows - 1)) // self.tile_rows
+        return quotient_up(self.mask.num_rows, self.tile_rows)
 
     def cost(self, row_tile: Any, seq_len_k: Any) -> Any:
-        """Positions of a row tile in the line."""
-        first_row = row_tile * self.tile_rows
-        return split_kv.item_cost(self.mask.num_tiles(first_row, self.tile_rows, self.tile_tokens, seq_len_k))
+        """Positions of a row tile in the line; its key tiles lie behind the first `gap` of them."""
+        num_tiles = self.mask.num_tiles(row_tile * self.tile_rows, self.tile_rows, self.tile_tokens, seq_len_k)
+        return self.gap + split_kv.item_cost(num_tiles)
 
     def request_cost(self, seq_len_k: Any) -> Any:
         """Positions of all row tiles of a request, whose number of query tokens must be a Python integer."""

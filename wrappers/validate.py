@@ -24,8 +24,8 @@ OUTPUT_DTYPES = {
 DTYPES = tuple(OUTPUT_DTYPES)
 BACKENDS = ("auto", "cute", "emulator", "torch")
 LSE_BASES = ("e", "2")
-# The kernels count key tiles of the whole batch, and CTAs of the merge of split row tiles (8 per row tile), in int32.
-COUNTED_TILE_TOKENS, COUNTED_TILE_ROWS, MERGE_CTAS = 64, 64, 8
+# The kernels count key tiles of the whole batch, at least one per row tile, in int32.
+COUNTED_TILE_TOKENS, COUNTED_TILE_ROWS = 64, 64
 MAX_COUNT = 2**31 - 2**16
 # A page id is int32, and so is the coordinate that TMA takes.
 MAX_PAGES = 2**31 - 1
@@ -439,11 +439,11 @@ def check_kernel_operands(call: DecodeCall) -> None:
     """
     row_tiles = call.batch * -(-call.seq_len_q * call.num_heads // COUNTED_TILE_ROWS)
     key_tiles = max(1, -(-call.block_tables.shape[1] * call.page_size // COUNTED_TILE_TOKENS))
-    if max(row_tiles * MERGE_CTAS, row_tiles * key_tiles) > MAX_COUNT:
+    if row_tiles * key_tiles > MAX_COUNT:
         raise ValueError(
             f"query and block_tables, {shape_text(call.query)} and {shape_text(call.block_tables)}: {row_tiles} row "
-            f"tiles of up to {key_tiles} key tiles; {MERGE_CTAS} times the former, and their product, must be at most "
-            f"{MAX_COUNT} for this backend (backend='torch' takes any)"
+            f"tiles of up to {key_tiles} key tiles; their product must be at most {MAX_COUNT} for this backend "
+            "(backend='torch' takes any)"
         )
     for name, tensor in (("query", call.query), ("kv_cache", call.kv_cache), ("out", call.out)):
         if tensor is None:

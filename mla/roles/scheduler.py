@@ -1,10 +1,15 @@
-"""Scheduler role: finds the share of the batch of this CTA, or pair of CTAs, and announces it, one work item at a time.
+"""Scheduler role: finds the share of the batch of this CTA, or pair of CTAs, announces it, one work item at a time, and
+fetches each item's page ids ahead of the loads.
 
-Consumes: seq_lens (global). Produces: edge `work`. Warps: one. Registers: few.
+Consumes: seq_lens, block_tables (global). Produces: edges `work`, `pages`. Warps: one. Registers: few.
+
+Keys can be loaded no sooner than seq_lens, then page ids, then two hops through barriers allow. So the share is found
+while the rest of the CTA sets up, and one warp does both, without a hop between them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Any
 
 import cutlass
@@ -13,69 +18,129 @@ from cutlass import Int32
 
 from mla import split_kv
 from mla.arch import WARP_SIZE
-from mla.context import Context, work_cells
-from mla.line import lane_request, line_length, warp_sum
+from mla.causal_mask import maximum, minimum, quotient, quotient_up
+from mla.context import work_cells
+from mla.line import RequestList, Window, measure, next_window, row_tile_at, window_at
+from mla.memory_plan import MemoryPlan
+from mla.page_ring import PageSpan
+
+
+@dataclass(frozen=True)
+class UnitShare:
+    """Positions [begin, end) of the line, and the window in which they begin. shares: of all units."""
+
+    shares: split_kv.Shares
+    window: Window
+    begin: Any
+    end: Any
+
+
+def no_share(requests: RequestList) -> UnitShare:
+    """What other warps hold where the scheduler's has its share."""
+    zero = Int32(0)
+    window = Window(zero, zero, requests.no_request.traced, zero, zero, zero)
+    return UnitShare(split_kv.Shares(zero, zero, zero), window, zero, zero)
 
 
 @cute.jit
-def run(ctx: cutlass.Constexpr):
-    requests = ctx.requests
-    batch_size = requests.count
-    total = line_length(requests, batch_size)
-    shares = split_kv.Shares.of(total, cute.arch.grid_dim()[0] // ctx.plan.cluster_size)
-    share_begin, share_end = shares.begin(unit_index(ctx)), shares.begin(unit_index(ctx) + 1)
+def find_share(requests: cutlass.Constexpr, unit: Int32, num_units: Int32):
+    """The share of one unit; where it is idle, an empty one behind the last request."""
+    whole = measure(requests)
+    shares = split_kv.Shares.of(whole.end_of_all, num_units, requests.num_row_tiles, requests.scheduler.gap)
+    begin, end = shares.begin(unit), shares.begin(unit + 1)
+    return UnitShare(shares, window_at(requests, whole, begin), begin, end)
 
-    item, position = Int32(0), Int32(0)
-    for first in cutlass.range(0, batch_size, WARP_SIZE, unroll=1):
-        if position < share_end:
-            of_lane, cost = lane_request(requests, batch_size, first)
-            if position + warp_sum(cost) > share_begin:
-                item = announce_requests(ctx, item, first, of_lane, cost, position, share_begin, share_end)
-            position = position + warp_sum(cost)
+
+@cute.jit
+def run(ctx: cutlass.Constexpr, share: cutlass.Constexpr):
+    window = share.window
+    item, stages = announce_window(ctx, share, window, Int32(0), Int32(0))
+    while (window.end_of_all < share.end) & (window.first + WARP_SIZE < ctx.requests.count):
+        window = next_window(ctx.requests, window)
+        item, stages = announce_window(ctx, share, window, item, stages)
     announce(ctx, item, (Int32(-1),) + (Int32(0),) * 5)
-
-
-def unit_index(ctx: Context) -> Any:
-    """Number of this CTA, or pair of CTAs, in the grid. Both CTAs of a pair find the same work."""
-    return cute.arch.block_idx()[0] // ctx.plan.cluster_size
+    if item == 0:
+        write_cut(ctx, split_kv.Cut(*(Int32(0),) * 6))
 
 
 @cute.jit
-def announce_requests(
-    ctx: cutlass.Constexpr,
-    item: Int32,
-    first: Int32,
-    of_lane: cutlass.Constexpr,
-    cost: Int32,
-    position: Int32,
-    share_begin: Int32,
-    share_end: Int32,
+def announce_window(
+    ctx: cutlass.Constexpr, share: cutlass.Constexpr, window: cutlass.Constexpr, item: Int32, stages: Int32
 ):
-    """Announce what the share takes of requests [first, first + 32), whose line starts at `position`.
+    """Announce what the share takes of a window. Returns the next work item and page-ring stage."""
+    begin, end = share.begin, share.end
+    requests = ctx.requests
+    for lane in cutlass.range(window.lane_at(begin), window.lanes_before(end), unroll=1):
+        request = requests.request_of(window.traced).of_lane(lane)
+        scheduler = ctx.scheduler.of_request(request.seq_len_q)
+        start = cute.arch.shuffle_sync(window.start, lane)
+        row_tile, first, cost = row_tile_at(scheduler, request.seq_len_k, start, maximum(begin, start))
+        while (row_tile < scheduler.row_tiles) & (first + scheduler.gap < end):
+            key_tiles = (first + scheduler.gap, cost - scheduler.gap)
+            taken = split_kv.take(*key_tiles, begin, end)
+            slot = split_kv.partial_slot(unit_index(ctx.plan)[0], taken.begin)
+            slot = cutlass.select_((taken.begin == 0) & (taken.end == key_tiles[1]), Int32(-1), slot)
+            record = (window.first + lane, row_tile, taken.begin, taken.end, slot, request.seq_len_k)
+            if cutlass.const_expr(ctx.config.ragged_query):
+                record = (*record, request.query_begin, request.seq_len_q)
+            phases = scheduler.phases(row_tile, request.seq_len_k, taken.begin, taken.end)
+            stages = announce_item(ctx, item, record, phases, stages)
+            if item == 0:
+                first_unit, parts = share.shares.units_of(*key_tiles)
+                rows = minimum(scheduler.mask.num_rows - row_tile * scheduler.tile_rows, scheduler.tile_rows)
+                cut = (record[0], row_tile, Int32(request.query_begin), rows, first_unit, parts)
+                write_cut(ctx, split_kv.Cut(*(cutlass.select_(taken.begin > 0, v, Int32(0)) for v in cut)))
+            item, row_tile, first = item + 1, row_tile + 1, first + cost
+            cost = scheduler.cost(row_tile, request.seq_len_k)
+    return item, stages
 
-    `of_lane` and `cost` are one request per lane. Returns the next item number.
+
+@cute.jit
+def write_cut(ctx: cutlass.Constexpr, cut: cutlass.Constexpr):
+    """Tell the merge of the beginning of this unit's share; both CTAs of a pair write the same."""
+    target = ctx.args.cuts[unit_index(ctx.plan)[0], None]
+    if cute.arch.lane_idx() == 0:
+        for i, field in enumerate(fields(cut)):
+            target[i] = getattr(cut, field.name)
+
+
+@cute.jit
+def announce_item(
+    ctx: cutlass.Constexpr, item: Int32, record: cutlass.Constexpr, phases: cutlass.Constexpr, first_stage: Int32
+):
+    """A work item to the other roles, its page ids to the ring from stage `first_stage` on, each loaded a stage ahead.
+
+    Returns the next stage.
     """
-    for lane in cutlass.range(WARP_SIZE, unroll=1):
-        request = of_lane.of_lane(lane)
-        request_cost = cute.arch.shuffle_sync(cost, lane)
-        if (position < share_end) & (position + request_cost > share_begin):
-            start = position
-            scheduler = ctx.scheduler.of_request(request.seq_len_q)
-            for row_tile in cutlass.range(scheduler.row_tiles, unroll=1):
-                tile_cost = scheduler.cost(row_tile, request.seq_len_k)
-                taken = split_kv.take(start, tile_cost, share_begin, share_end)
-                if taken.begin < taken.end:
-                    slot = split_kv.partial_slot(unit_index(ctx), taken.begin)
-                    is_whole = (taken.begin == 0) & (taken.end == tile_cost)
-                    slot = cutlass.select_(is_whole, Int32(-1), slot)
-                    record = (first + lane, row_tile, taken.begin, taken.end, slot, request.seq_len_k)
-                    if cutlass.const_expr(ctx.config.ragged_query):
-                        record = (*record, request.query_begin, request.seq_len_q)
-                    announce(ctx, item, record)
-                    item = item + 1
-                start = start + tile_cost
-        position = position + request_cost
-    return item
+    plan, pages = ctx.plan, ctx.pipe("pages")
+    ring = ctx.smem_ints(plan.page_ids_offset, plan.page_stages * plan.page_ids_per_stage)
+    span = PageSpan.of(plan, phases)
+    lane = cute.arch.lane_idx()
+    page_id = table_entry(ctx, record[0], phases, span.first_page + lane)
+    announce(ctx, item, record)
+    for index in cutlass.range(span.num_stages, unroll=1):
+        count = first_stage + index
+        upcoming = table_entry(ctx, record[0], phases, span.first_page + (index + 1) * plan.page_ids_per_stage + lane)
+        pages.wait_empty(count)
+        ring[pages.stage(count) * plan.page_ids_per_stage + lane] = page_id
+        pages.arrive_full(count)
+        page_id = upcoming
+    return first_stage + span.num_stages
+
+
+@cute.jit
+def table_entry(ctx: cutlass.Constexpr, batch: Int32, phases: cutlass.Constexpr, entry: Int32):
+    """Page id number `entry` of a request; 0 behind the last page that the work item's part of the keys ends in."""
+    page_id = Int32(0)
+    keys = cutlass.min(phases.keys, phases.end * ctx.plan.tile_tokens)
+    if entry < quotient_up(keys, ctx.config.page_size):
+        page_id = ctx.args.block_tables[batch, entry]
+    return page_id
+
+
+def unit_index(plan: MemoryPlan) -> tuple[Any, Any]:
+    """(number of this CTA, or pair of CTAs, in the grid; how many there are). A pair's CTAs find the same work."""
+    return quotient(cute.arch.block_idx()[0], plan.cluster_size), quotient(cute.arch.grid_dim()[0], plan.cluster_size)
 
 
 @cute.jit

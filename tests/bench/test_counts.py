@@ -35,7 +35,7 @@ def test_tokens_worked_out_by_hand():
 
 
 def test_work_items_worked_out_by_hand():
-    """K = 512, dense in effect for one token: 8 tiles, at least 4 to a share; K = 0 occupies one position."""
+    """K = 512, dense in effect for one token: 8 tiles; K = 0 occupies one position; a gap of one in front of each."""
     config = MlaDecodeConfig("bf16", num_heads=16, seq_len_q=1, is_causal=True, page_size=64)
 
     def shares(num_ctas):
@@ -43,8 +43,9 @@ def test_work_items_worked_out_by_hand():
         return [(item.unit, item.phases.begin, item.phases.end, item.keys) for item in items]
 
     assert shares(1) == [(0, 0, 8, 512), (0, 0, 0, 0), (0, 0, 1, 64)]
-    assert shares(2) == [(0, 0, 5, 320), (1, 5, 8, 192), (1, 0, 0, 0), (1, 0, 1, 64)]
-    assert shares(148) == shares(2), "ten tiles make two shares of at least 4"
+    assert shares(2) == [(0, 0, 6, 384), (1, 6, 8, 128), (1, 0, 0, 0), (1, 0, 1, 64)]
+    singles = [(tile + 1, tile, tile + 1, 64) for tile in range(8)]
+    assert shares(148) == [*singles, (10, 0, 0, 0), (12, 0, 1, 64)], "13 positions make 13 shares, three of gaps"
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_every_key_byte_is_loaded_once_per_row_tile(launch):
 
 
 def test_the_line_is_cut_in_equal_shares(launch):
-    """Four row tiles of five key tiles on three CTAs: shares of 7, 7 and 6, of which two end within a row tile."""
+    """Four row tiles of five key tiles and a gap on three CTAs: shares of 8, that is of 6, 7 and 7 key tiles."""
     assert (launch.row_tiles, launch.work_items, launch.busy_units, launch.makespan_tiles) == (4, 6, 3, 7)
     assert launch.merge_instructions > 0
 
@@ -71,7 +72,7 @@ def test_tensor_core_instructions_of_a_tile(launch):
 
 
 def test_every_role_ran(launch):
-    assert set(launch.warp_instructions) == {"softmax", "correction", "mma", "load", "page_table", "scheduler"}
+    assert set(launch.warp_instructions) == {"softmax", "correction", "mma", "load", "scheduler", "idle"}
     assert all(launch.warp_instructions.values())
 
 

@@ -22,12 +22,12 @@ def scheduler_of(num_heads=16, seq_len_q=4, dtype="bf16") -> TileScheduler:
 
 
 def line_of(scheduler: TileScheduler, seq_lens: list[int]) -> list[tuple[int, int, int, int]]:
-    """(request, row tile, first position, positions) of every row tile."""
+    """(request, row tile, first position, positions) of the key tiles of every row tile."""
     line, position = [], 0
     for request, length in enumerate(seq_lens):
         for row_tile in range(scheduler.row_tiles):
             cost = scheduler.cost(row_tile, length)
-            line.append((request, row_tile, position, cost))
+            line.append((request, row_tile, position + scheduler.gap, cost - scheduler.gap))
             position += cost
     return line
 
@@ -38,7 +38,7 @@ def shares_of(
     """Per CTA: (request, row tile, begin, end, slot or -1), as the scheduler warp announces them."""
     line = line_of(scheduler, seq_lens)
     total = line[-1][2] + line[-1][3]
-    cut = split_kv.Shares.of(total, num_ctas)
+    cut = split_kv.Shares.of(total, num_ctas, len(line), scheduler.gap)
     shares = []
     for cta in range(num_ctas):
         begin, end = cut.begin(cta), cut.begin(cta + 1)
@@ -88,18 +88,18 @@ def test_slots_are_unique_and_fit_the_workspace():
 
 
 def test_the_merge_finds_the_slots_that_were_written():
-    """The merge derives the CTAs of a row tile from its position alone."""
+    """The first unit and the number of units of a row tile, from its position alone."""
     scheduler = scheduler_of()
     for seq_lens in batches():
         line = line_of(scheduler, seq_lens)
-        cut = split_kv.Shares.of(line[-1][2] + line[-1][3], NUM_CTAS)
+        cut = split_kv.Shares.of(line[-1][2] + line[-1][3], NUM_CTAS, len(line), scheduler.gap)
         written: dict[tuple[int, int], list[int]] = {}
         for items in shares_of(scheduler, seq_lens, NUM_CTAS):
             for request, row_tile, _, _, slot in items:
                 written.setdefault((request, row_tile), []).append(slot)
         for request, row_tile, first, cost in line:
-            ctas = range(cut.unit_of(first), cut.unit_of(first + cost - 1) + 1)
-            slots = [split_kv.partial_slot(cta, max(cut.begin(cta) - first, 0)) for cta in ctas]
+            found = split_kv.Cut(request, row_tile, 0, 64, *cut.units_of(first, cost))
+            slots = [found.slot(part) for part in range(found.parts)]
             assert written[request, row_tile] == (slots if len(slots) > 1 else [-1])
 
 
@@ -133,7 +133,8 @@ def test_makespan_is_within_a_tile_of_perfect(seq_lens):
     perfect = -(-sum(loads) // NUM_CTAS)
     assert max(loads) <= perfect + 1
     assert max(loads) <= tokenspeed_makespan(seq_lens, scheduler.row_tiles, NUM_CTAS)
-    assert min(loads) >= max(loads) - 1 > 0, "every SM has work, at batch 1 too"
+    most_items = max(len(items) for items in shares)
+    assert min(loads) >= max(loads) - 1 - most_items * scheduler.gap > 0, "every SM has work, at batch 1 too"
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -144,7 +145,8 @@ def test_emulated_makespan(seq_lens, path):
     num_units = len(loads)
     assert num_units == {"narrow": 148, "wide": 74}[path]
     assert sum(loads) == sum(length // 128 for length in seq_lens)
-    assert max(loads) <= -(-sum(loads) // num_units) + 1
+    gaps = len(seq_lens) * {"narrow": 0, "wide": 2}[path]
+    assert max(loads) <= -(-(sum(loads) + gaps) // num_units) + 1
     peer = tokenspeed_makespan(seq_lens, 1, num_units, 128, {"narrow": 64, "wide": 32}[path])
     assert max(loads) <= peer
     if seq_lens == BATCHES["single"]:
@@ -166,23 +168,44 @@ def emulated_loads(seq_lens: list[int], path: str) -> list[int]:
     return [count // steps_of_a_tile for count in counts]
 
 
-def test_no_share_is_smaller_than_the_minimum():
-    shares = shares_of(scheduler_of(), [64 * 10], NUM_CTAS)
-    loads = [sum(end - begin for *_, begin, end, _ in items) for items in shares if items]
-    assert loads == [5, 5]
+@pytest.mark.parametrize(
+    "seq_lens, loads", [([64 * 10], [1] * 10), ([128] * 10, [2] * 10), ([64] * 10, [1] * 10), ([64, 320], [1] * 6)]
+)
+def test_short_row_tiles_are_not_cut_further(seq_lens, loads):
+    """Few long requests are cut down to single tiles; of short ones there are as many shares as row tiles."""
+    shares = shares_of(scheduler_of(), seq_lens, NUM_CTAS)
+    assert [sum(end - begin for *_, begin, end, _ in items) for items in shares if items] == loads
 
 
+@pytest.mark.parametrize("row_tiles, gap", [(1, 0), (1, 2), (2, 1), (5, 0), (300, 2)])
 @pytest.mark.parametrize("num_units", [1, 2, 3, 74, 148])
-@pytest.mark.parametrize("total", [0, 1, 3, 4, 7, 8, 9, 591, 592, 593, 5000])
-def test_shares_by_counting(total, num_units):
-    cut = split_kv.Shares.of(total, num_units)
+@pytest.mark.parametrize("longer", [0, 1, 3, 4, 7, 8, 9, 591, 592, 593, 5000])
+def test_shares_by_counting(longer, num_units, row_tiles, gap):
+    total = row_tiles * (1 + gap) + longer
+    cut = split_kv.Shares.of(total, num_units, row_tiles, gap)
     sizes = [cut.begin(unit + 1) - cut.begin(unit) for unit in range(num_units)]
     used = [size for size in sizes if size]
-    assert cut.begin(0) == 0 and sum(sizes) == max(total, 1) and sizes[: len(used)] == used
-    assert max(used) - min(used) <= 1 and (len(used) == 1 or min(used) >= split_kv.MIN_SHARE_TILES)
+    assert cut.begin(0) == 0 and sum(sizes) == total and sizes[: len(used)] == used
+    assert max(used) - min(used) <= 1
+    assert len(used) == min(num_units, total if total > (split_kv.UNCUT_TILES + gap) * row_tiles else row_tiles)
     owners = [unit for unit, size in enumerate(sizes) for _ in range(size)]
     assert [cut.unit_of(position) for position in range(total)] == owners[:total]
 
 
+def test_a_gap_keeps_shares_from_reaching_into_the_next_row_tile():
+    """As long as an item switch takes, a unit with two items has fewer key tiles than the others."""
+    scheduler = TileScheduler.of(MlaDecodeConfig("bf16", 16, 8, True, 64, path="wide"), 128, 128)
+    assert scheduler.gap == 2
+    shares = shares_of(scheduler, [128 * 16] * 10, 74)
+    weights = [sum(end - begin for *_, begin, end, _ in items) + 2 * (len(items) - 1) for items in shares if items]
+    most = max(sum(end - begin for *_, begin, end, _ in items) for items in shares)
+    assert max(weights) == most == -(-sum(weights) // 74)
+
+
+def test_a_line_without_row_tiles():
+    cut = split_kv.Shares.of(0, 148, 0, 2)
+    assert (cut.begin(0), cut.begin(1), cut.begin(148)) == (0, 1, 1), "one share, of a position that nothing takes"
+
+
 def test_workspace_bytes():
-    assert split_kv.workspace_bytes(148, 64, 512) == 148 * 2 * 64 * 513 * 4
+    assert split_kv.workspace_bytes(148, 64, 512) == 148 * (2 * 64 * 513 + 8) * 4

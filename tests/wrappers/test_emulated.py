@@ -243,9 +243,9 @@ def test_a_workspace_the_kernel_cannot_use(make, message, split):
 
 
 def test_workspace_bytes_depend_on_the_number_of_ctas_alone():
-    """Two partial row tiles per CTA: 64 rows of 512 latent dimensions and one log-sum-exp, fp32."""
-    assert workspace_bytes() == workspace_bytes("cpu") == 148 * 2 * 64 * 513 * 4
-    assert kernel.workspace_bytes(1) == 2 * 64 * 513 * 4
+    """Two partial row tiles per CTA, 64 rows of 512 latent dimensions and one log-sum-exp, fp32; 8 integers of its cut."""
+    assert workspace_bytes() == workspace_bytes("cpu") == 148 * (2 * 64 * 513 + 8) * 4
+    assert kernel.workspace_bytes(1) == (2 * 64 * 513 + 8) * 4
 
 
 def test_a_launch_checks_the_workspace_for_its_own_number_of_ctas(split):
