@@ -35,7 +35,7 @@ def test_compiles_for_both_architectures(path, dtype, arch):
 
 
 def test_narrow_path_loads_a_key_once():
-    """Query boxes of 128 bytes: 2 of a slot on the way to Tensor Memory, 5 that stay; the 2 boxes of a slot of the latent
+    """Query boxes of 128 bytes: 2 of a slot on the way to Tensor Memory, 5 that stay; 2 boxes of a slot of the latent
     part, for whole tiles and for ragged ones, and one of the rope span; the latent part is not loaded again as V."""
     ptx = compile_decode(replace(CONFIG, path="narrow")).ptx
     assert count(r"cp\.async\.bulk\.tensor", ptx) == 2 + 5 + 2 * 2 + 1
@@ -52,8 +52,8 @@ def test_narrow_path_multiplies_weight_stationary_m64():
 
 
 def test_wide_path_loads_keys_and_half_of_the_values():
-    """2 + 5 query boxes, 2 of a slot of keys and one of the rope span; values are 2 boxes a slot; ragged ones signal the
-    CTA's own barrier."""
+    """2 + 5 query boxes, 2 of a slot of keys and one of the rope span; values are 2 boxes a slot; ragged ones signal
+    the CTA's own barrier."""
     ptx = compile_decode(replace(CONFIG, path="wide")).ptx
     assert count(r"cp\.async\.bulk\.tensor.*cta_group::2", ptx) == 2 + 5 + 2 + 1 + 2
     assert count(r"cp\.async\.bulk\.tensor", ptx) == 2 + 5 + 2 + 1 + 2 * 2
