@@ -23,6 +23,7 @@ from mla.context import work_cells
 from mla.line import RequestList, Window, measure, next_window, row_tile_at, window_at
 from mla.memory_plan import MemoryPlan
 from mla.page_ring import PageSpan
+from mla.pipelines import LEADER_RANK
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,9 @@ def announce_window(
 
 @cute.jit
 def write_cut(ctx: cutlass.Constexpr, cut: cutlass.Constexpr):
-    """Tell the merge of the beginning of this unit's share; both CTAs of a pair write the same."""
+    """Tell the merge of the beginning of this unit's share. Both CTAs of a pair know it, the leading one writes it."""
     target = ctx.args.cuts[unit_index(ctx.plan)[0], None]
-    if cute.arch.lane_idx() == 0:
+    if (cute.arch.lane_idx() == 0) & (ctx.cta_rank == LEADER_RANK):
         for i, field in enumerate(fields(cut)):
             target[i] = getattr(cut, field.name)
 

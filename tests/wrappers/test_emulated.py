@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mla.compile import compile_decode
+from ptx_emulator.errors import EmulationError
 from tests.wrappers import emulation
 from tests.wrappers.emulation import same
 from wrappers import emulated, kernel
@@ -300,7 +301,8 @@ def test_schedules_of_the_command_line(monkeypatch):
         return replace(compiled, ptx=compiled.ptx.replace("griddepcontrol.wait;", ""))
 
     monkeypatch.setattr(emulation, "compile_decode", without_wait)
-    with pytest.raises(AssertionError, match="depends on the schedule"):
+    # Another result, or, as it has read where to write from a workspace of NaN, none.
+    with pytest.raises((AssertionError, EmulationError), match="depends on the schedule|outside every buffer"):
         emulation.launch(problem, num_ctas=4)
 
 
