@@ -22,7 +22,8 @@ OUTPUT_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfl
 POOL_PAGES = 3072  # distinct pages that tables walk through in a circle; more than one cluster reads
 MMA_FLOP = {"bf16": 8192, "fp16": 8192, "fp8": 16384}  # per cycle and SM (performance.md, section 2)
 TARGET_FACTOR, TARGET_MICROSECONDS = 1.05, 8.0
-DECODE, MERGE = 0, 1  # launches of the host function
+# Of 256 threads with 80 registers each (`python -m scripts.resources`): the PTX does not tell registers.
+MERGE_CTAS_PER_SM = 3
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,10 @@ def timed_launches(
     kernel = compile_decode(config)
     units, active = units_to_execute(config, workload.kv_lens)
     busy = active * MlaDecode(config).plan.cluster_size
-    options = [{"clusters": units, "busy_sms": busy, "trace_rows": trace_rows}, {"cached": True}]
+    options = [
+        {"clusters": units, "busy_sms": busy, "trace_rows": trace_rows},
+        {"cached": True, "resident": MERGE_CTAS_PER_SM},
+    ]
     return time_host_function(kernel.ir, kernel.ptx, host_arguments(workload, config, seed), constants, options=options)
 
 

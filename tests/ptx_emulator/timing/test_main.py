@@ -18,8 +18,9 @@ CASE = textwrap.dedent(
 
     def arguments(kv_len=256):
         workload = Workload.uniform("fp8", 16, 1, kv_len, 1)
-        kernel = compile_decode(MlaDecodeConfig("fp8", 16, 1, True, 64))
-        return kernel.ir, kernel.ptx, host_arguments(workload)
+        config = MlaDecodeConfig("fp8", 16, 1, True, 64)
+        kernel = compile_decode(config)
+        return kernel.ir, kernel.ptx, host_arguments(workload, config)
     """
 )
 
