@@ -160,7 +160,10 @@ def summarise(config: MlaDecodeConfig, seq_lens: Sequence[int], reports: DecodeR
         tiles_of_unit[item.unit] += item.phases.num_tiles
     plan = description.plan
     tokens = sum(item.keys for item in items)
-    loaded = report.counters["tma_load_bytes"] - sum(item.phases.num_tiles > 0 for item in items) * plan.cluster_size * plan.query_bytes
+    loaded = (
+        report.counters["tma_load_bytes"]
+        - sum(item.phases.num_tiles > 0 for item in items) * plan.cluster_size * plan.query_bytes
+    )
     probs = report.by_opcode(list(plan.warps.softmax))[PROBS_STORE] * PROBS_STORE_BYTES
     shared = (report.counters["tcgen05_shared_bytes"] + loaded + probs) / SMEM_PORT_BYTES / plan.cluster_size
     return Counts(
