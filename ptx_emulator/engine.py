@@ -358,7 +358,7 @@ def run(p_head):
 
     STOP_HANDLER: H_STOP_* name the warp, group, micro-op and lanes of a handler to call.
     STOP_IDLE: no group can run. STOP_SLICE: a time slice is over (random order), or much was executed without
-    anything changing. STOP_ERROR: H_ERROR*.
+    anything changing. STOP_PAUSE: H_CLOCK has reached H_PAUSE. STOP_ERROR: H_ERROR*.
     """
     head = int64s(p_head)
     n = head[st.H_WARPS]
@@ -389,6 +389,7 @@ def run(p_head):
             return np.int64(st.STOP_IDLE if live else st.STOP_DONE)
         head[st.H_CURSOR] = chosen
         head[st.H_STOP_WARP] = chosen
+        int64s(p_warp)[st.W_TURNS] += 1
         if budget <= 0 or chosen != first:
             budget = head[st.H_SLICE]
         while g >= 0 and budget >= 0:
@@ -409,5 +410,7 @@ def run(p_head):
             head[st.H_IDLE_INSTRUCTIONS] += head[st.H_SLICE] - budget
         if head[st.H_TRACE_COUNT] > et.ROWS // 2 or head[st.H_REMOTE_COUNT] > ROWS // 2:
             return np.int64(st.STOP_TRACE)
-        if head[st.H_RANDOM] != 0 or head[st.H_IDLE_INSTRUCTIONS] > 1000000:
+        if head[st.H_RANDOM] != 0 or head[st.H_IDLE_INSTRUCTIONS] > head[st.H_IDLE_LIMIT]:
             return np.int64(st.STOP_SLICE)
+        if head[st.H_CLOCK] >= head[st.H_PAUSE]:
+            return np.int64(st.STOP_PAUSE)

@@ -63,11 +63,15 @@ class Checker:
         p[sh.P_BUFFERS], p[sh.P_CELLS] = len(self.buffers), self.memory.shape[1]
         p[sh.P_FULL] = p[sh.P_PAIR] = 0
 
-    def observer(self, grid, cluster) -> Observer:
-        """The observer of a grid that is about to start."""
-        self.kernels.append(cluster.kernel)
+    def next_launch(self, grid) -> int:
+        """The number of a grid that is about to start."""
+        self.kernels.append(grid.kernel)
         self._place_buffers(grid.buffers.table)
-        return Observer(self, grid, cluster, len(self.kernels) - 1)
+        return len(self.kernels) - 1
+
+    def observer(self, grid, cluster, number: int) -> Observer:
+        """An observer of the clusters of launch `number` that `cluster` runs, one after the other."""
+        return Observer(self, grid, cluster, number)
 
     def _place_buffers(self, table: np.ndarray) -> None:
         """Gives every writable buffer its cells; history is kept if they are those of the launch before."""
