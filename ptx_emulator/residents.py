@@ -95,8 +95,10 @@ class Residents:
         return running
 
     def run_one(self) -> None:
-        """Starts one cluster and runs it as far as it gets alone."""
-        self._run(self.start(), Patience.CERTAIN)
+        """Starts one cluster and runs it as far as it gets before another grid has ended."""
+        one = self.start()
+        self._run(one, Patience.CERTAIN)
+        one.stuck = False
 
     def run_all(self) -> None:
         while self._running or self._grid.waiting:
