@@ -7,10 +7,10 @@ from collections import defaultdict
 import numpy as np
 
 from . import shadow as sh
+from .flags import Place
 from .observer import Observer
 from .report import Hazard, describe
 
-CLUSTERS = 1 << 16
 CELLS = 1 << 32  # bytes of writable memory that can be followed
 _COUNTERS = [sh.P_RECORDS, sh.P_NODES, sh.P_FINDINGS]
 
@@ -24,9 +24,8 @@ class Checker:
     def __init__(self):
         self.records = np.zeros((sh.RECORDS, sh.R_SIZE), np.int32)
         self.findings = np.zeros((sh.FINDINGS, sh.F_SIZE), np.int64)
-        self.known = np.zeros(CLUSTERS, np.int32)
         self.reads: dict[int, list] = defaultdict(list)
-        self.published: dict[int, np.ndarray] = {}
+        self.places: dict[int, Place] = {}  # in global memory
         self.kernels: list = []
         self.buffers = np.zeros((0, 5), np.int64)
         self.memory = np.zeros((2, 0), np.int32)
@@ -51,7 +50,6 @@ class Checker:
         for slot, table in (
             (sh.T_RECORDS, self.records),
             (sh.T_FINDINGS, self.findings),
-            (sh.T_KNOWN, self.known),
             (sh.T_BUFFERS, self.buffers),
             (sh.T_MEMORY, self.memory),
             (sh.T_NODES, self.nodes),
@@ -66,6 +64,7 @@ class Checker:
     def next_launch(self, grid) -> int:
         """The number of a grid that is about to start."""
         self.kernels.append(grid.kernel)
+        self.places.clear()
         self._place_buffers(grid.buffers.table)
         return len(self.kernels) - 1
 
@@ -91,20 +90,8 @@ class Checker:
         self.reads.clear()
 
     def next_cluster(self) -> int:
-        self._clusters = min(self._clusters + 1, CLUSTERS - 1)
+        self._clusters = min(self._clusters + 1, sh.CLUSTERS - 1)
         return self._clusters
-
-    def publish(self, address: int, cluster: int, record: int) -> None:
-        """Another cluster that reads `address` atomically from now on knows what this one did so far."""
-        known = self.known[: cluster + 1].copy()
-        known[cluster] = record
-        self.published[address] = known
-
-    def learn(self, address: int) -> None:
-        """The running cluster reads `address` atomically."""
-        known = self.published.get(address)
-        if known is not None:
-            np.maximum(self.known[: known.size], known, out=self.known[: known.size])
 
     # The counters that all observers share live in the active one's table.
 

@@ -70,15 +70,80 @@ def new_record(s, dim, clock, inst, w, mode, write, flags):
     return n
 
 
+@njit("int64(int64, int64, int64, int64, int64, int64)", **ENTRY_OPTIONS)
+def add_event(s, cluster, w, time, hb, px):
+    """Warp `w` has acquired, at its time, clocks of the agents of another cluster. Returns the row, 0 if all are taken:
+    from then on accesses of other clusters are not judged."""
+    p = int64s(s)
+    n = p[sh.P_EVENTS]
+    if n >= sh.EVENTS:
+        return np.int64(0)
+    e, heads = sh.event(s, n), int32s(p[sh.T_HEADS])
+    e[sh.E_WARP], e[sh.E_TIME], e[sh.E_NEXT], e[sh.E_HB], e[sh.E_PX] = w, time, heads[cluster], hb, px
+    e[sh.E_CLUSTER] = cluster
+    heads[cluster] = n
+    p[sh.P_EVENTS] = n + 1
+    return n
+
+
+@njit(**OPTIONS)
+def _judge_foreign(s, w, mode, prior):
+    """As `_judge`, for a record of another cluster of the grid."""
+    r, p = sh.record(s, prior), int64s(s)
+    if p[sh.P_EVENTS] >= sh.EVENTS:
+        return 0
+    d, c, warps, hb = np.int64(r[sh.R_DIM]), r[sh.R_CLOCK], p[sh.P_WARPS], sh.knowledge(s, sh.HB, w)
+    i = np.int64(int32s(p[sh.T_HEADS])[r[sh.R_CLUSTER]])
+    found = sh.CROSS_CTA
+    while i != 0:
+        e = sh.event(s, i)
+        i = e[sh.E_NEXT]
+        if e[sh.E_TIME] < 0 or e[sh.E_WARP] != w and hb[e[sh.E_WARP]] < e[sh.E_TIME]:
+            continue
+        known = int32s(e[sh.E_HB])
+        if known[d] < c:
+            if d >= warps and known[r[sh.R_WARP]] >= r[sh.R_ISSUE] and found == sh.CROSS_CTA:
+                found = sh.INCOMPLETE
+            continue
+        if d < warps and mode == sh.ASYNC and int32s(e[sh.E_PX])[d] < c:
+            found = sh.PROXY if r[sh.R_WRITE] else sh.PROXY_READ
+        elif d < warps and not r[sh.R_FLAGS] & sh.SOLO and known[sh.A_STRICT * warps + d] < c:
+            found = sh.ELECTED
+        else:
+            return 0
+    return found
+
+
+@njit(**OPTIONS)
+def _in_scope(s, w, flags, r):
+    """Whether two strong accesses reach each other with their scopes."""
+    mine, other = (flags >> sh.SCOPE_SHIFT) & 3, (r[sh.R_FLAGS] >> sh.SCOPE_SHIFT) & 3
+    if r[sh.R_CLUSTER] != int64s(s)[sh.P_CLUSTER]:
+        return min(mine, other) >= sh.GPU
+    return sh.cta_of(s)[r[sh.R_WARP]] == sh.cta_of(s)[w] or min(mine, other) >= sh.CLUSTER_SCOPE
+
+
 @njit(**OPTIONS)
 def _judge(s, w, dim, mode, flags, prior):
     """0 if record `prior` happened before what warp `w` (or its agent `dim`) does now, else the finding's code."""
     r, p = sh.record(s, prior), int64s(s)
-    if flags & sh.STRONG and r[sh.R_FLAGS] & sh.STRONG:
+    if flags & r[sh.R_FLAGS] & sh.REDUCES:
         return 0
+    if (flags | r[sh.R_FLAGS]) & sh.CONSTANT and r[sh.R_LAUNCH] == p[sh.P_LAUNCH]:
+        return sh.NOT_CONSTANT
+    strong = flags & r[sh.R_FLAGS] & sh.STRONG != 0
+    if strong and _in_scope(s, w, flags, r):
+        return 0
+    code = _judge_order(s, w, dim, mode, flags, prior)
+    return sh.SCOPE if strong and (code == sh.RACE or code == sh.CROSS_CTA) else code
+
+
+@njit(**OPTIONS)
+def _judge_order(s, w, dim, mode, flags, prior):
+    r, p = sh.record(s, prior), int64s(s)
     if r[sh.R_CLUSTER] != p[sh.P_CLUSTER]:
         if r[sh.R_LAUNCH] == p[sh.P_LAUNCH]:
-            return 0 if int32s(p[sh.T_KNOWN])[r[sh.R_CLUSTER]] >= prior else sh.CROSS_CTA
+            return _judge_foreign(s, w, mode, prior)
         if flags & sh.EARLY and r[sh.R_LAUNCH] == p[sh.P_LAUNCH] - 1:
             return sh.PREREQUISITE
         if r[sh.R_FLAGS] & sh.EARLY and r[sh.R_LAUNCH] == p[sh.P_LAUNCH] + 1:
@@ -207,9 +272,18 @@ def warp_sync(s, w):
 @njit(**OPTIONS)
 def proxy_fence(s, w):
     """fence.proxy.async: what warp `w` knows may be used in the async proxy."""
-    px, clock = sh.knowledge(s, sh.PX, w), sh.clock(s)
-    join(px, sh.knowledge(s, sh.HB, w), int64s(s)[sh.P_DIMS])
+    px, clock, p = sh.knowledge(s, sh.PX, w), sh.clock(s), int64s(s)
+    hb = sh.knowledge(s, sh.HB, w)
+    join(px, hb, p[sh.P_DIMS])
     px[w] = clock[w]
+    heads = int32s(p[sh.T_HEADS])
+    for i in range(1, p[sh.P_EVENTS]):
+        # What is known of other clusters too.
+        e = sh.event(s, i)
+        if e[sh.E_TIME] > 0 and e[sh.E_PX] != e[sh.E_HB] and (e[sh.E_WARP] == w or hb[e[sh.E_WARP]] >= e[sh.E_TIME]):
+            last = sh.event(s, np.int64(heads[e[sh.E_CLUSTER]]))
+            if last[sh.E_WARP] != w or last[sh.E_HB] != e[sh.E_HB] or last[sh.E_PX] != e[sh.E_HB]:
+                add_event(s, e[sh.E_CLUSTER], w, np.int64(clock[w]), e[sh.E_HB], e[sh.E_HB])
     clock[w] += 1
 
 

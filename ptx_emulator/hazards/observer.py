@@ -20,6 +20,7 @@ from ..tensormap import MAX_RANK, box_extent
 from . import core, history
 from . import operations as ops
 from . import shadow as sh
+from .flags import Flags
 from .map_proxy import MapProxy
 from .marks import instruction_marks
 from .trace import consume
@@ -60,6 +61,9 @@ class Observer:
         self.tmem = np.zeros((2, ctas, sh.TMEM_WORDS), words)
         self.recent = np.zeros((warps, 2 * len(kernel.instructions)), words)
         self.ended = np.zeros((ctas, dims + 1), words)
+        self.events = np.zeros((sh.EVENTS, sh.E_SIZE), np.int64)
+        self._heads = np.zeros(sh.CLUSTERS, words)
+        self._flags = Flags(None, {})
         self.cleared = [
             self.views, self.barriers, self.shared_cells, self.tmem, self.recent, self.ended,
             np.zeros(warps, words), np.zeros((2, sh.PLANES, rows, dims), words), np.zeros((2, ctas, dims), words),
@@ -73,6 +77,7 @@ class Observer:
             sh.T_BASES: np.ascontiguousarray(cluster.host_bases()),
             sh.T_INST: np.stack([kernel.origin, marks], axis=1).astype(words), sh.T_REMOTE: remote,
             sh.T_ENDED: self.ended, sh.T_VIEW: np.zeros((sh.PLANES, dims), words),
+            sh.T_HEADS: self._heads, sh.T_EVENTS: self.events,
         }  # fmt: skip
         self.p = p = np.zeros(sh.P_SIZE, np.int64)
         self.s = p.ctypes.data
@@ -97,8 +102,10 @@ class Observer:
         self.p[sh.P_MBARRIERS] = 0
         self.p[sh.P_CLUSTER] = self.shared.next_cluster()
         self._gaps: dict[int, set[int]] = {}
-        self._locations: dict[int, np.ndarray] = {}
+        self.p[sh.P_EVENTS] = 1
+        self._heads[list(self._flags.clusters)] = 0
         self.maps = MapProxy(weakref.proxy(self))
+        self._flags = Flags(weakref.proxy(self), self.shared.places)
         self.cluster.header[st.H_TRACE_COUNT] = 0
         self.shared.running.append(self)
         self.activate()
@@ -140,7 +147,8 @@ class Observer:
             elif stopped >= 0:
                 self._write_down_reads(stopped)
             else:
-                (self._atomic if stopped == sh.STOP_ATOMIC else self._read_box)(self.log[i])
+                read = {sh.STOP_ATOMIC: self._flags.access, sh.STOP_FENCE: self._flags.fence}.get(stopped, self._read_box)
+                read(self.log[i])
                 i += 1
         head[st.H_TRACE_COUNT] = 0
         if sh.is_full(self.s):
@@ -151,8 +159,8 @@ class Observer:
     def at(self, warp) -> int:
         return warp.cta.rank * len(warp.cta.warps) + warp.index
 
-    def _record(self, warp, inst, dim: int, mode: int, write: bool) -> int:
-        return ops.new_record(self.s, self.at(warp), self.index[id(inst)], dim, mode, int(write))
+    def _record(self, warp, inst, dim: int, mode: int, write: bool, flags: int = 0) -> int:
+        return ops.new_record(self.s, self.at(warp), self.index[id(inst)], dim, mode, int(write), flags)
 
     def _shared(self, cta, first: int, count: int, r: int) -> None:
         history.touch_shared(self.s, cta.rank, self.s + 8 * sh.P_ZERO, 1, first, count, r)
@@ -247,10 +255,10 @@ class Observer:
 
     # Copies.
 
-    def load(self, warp, inst, targets, nbytes: int, run, *, boxes=None, memory=None, shared=None):
+    def load(self, warp, inst, targets, nbytes: int, run, *, boxes=None, memory=None, shared=None, reduces=False):
         """A copy into shared memory that completes on mbarriers. `targets`: [(CTA, offset, barrier's CTA, its offset)];
         from `boxes` = (tensor map, boxes, the map's address), `memory` = (address, bytes) or `shared` = (CTA, offset,
-        bytes)."""
+        bytes). `reduces`: it is an atomic reduction there."""
         barriers, copies, w, index = [], [], self.at(warp), self.index[id(inst)]
         for target, offset, holder, place in targets:
             barrier = self._barrier(holder, place)
@@ -259,7 +267,7 @@ class Observer:
             phases = int(holder.mbarriers[place >> 3, st.B_PHASE])
             number = ops.issue_copy(self.s, w, index, barrier, phases)
             if not barriers:
-                read = ops.copy_record(self.s, w, index, barrier, number, 0)
+                read = ops.copy_record(self.s, w, index, barrier, number, 0, 0)
                 if boxes is not None:
                     self._boxes(*boxes[:2], read)
                     self.maps.use(boxes[2], read)
@@ -267,17 +275,19 @@ class Observer:
                     self.touch_global(np.array(memory[:1], np.int64), memory[1], read)
                 if shared is not None:
                     self._shared(*shared, read)
-            ops.copy_write(self.s, w, index, barrier, number, target.rank, offset, nbytes)
+            flags = sh.REDUCES if reduces else 0
+            ops.copy_write(self.s, w, index, barrier, number, target.rank, offset, nbytes, flags)
             barriers.append(barrier)
             copies.append((barrier, number))
         return self._completing(Operation(self._snapshot(w), barriers, copies), run)
 
-    def store(self, warp, inst, start: int, nbytes: int, *, boxes=None, memory=None) -> None:
+    def store(self, warp, inst, start: int, nbytes: int, *, boxes=None, memory=None, reduces=False) -> None:
         """A copy from shared to global memory that completes in a bulk group; see `load`."""
         w = self.at(warp)
         read = self._record(warp, inst, sh.A_BULK_READ * self.warps + w, sh.ASYNC, False)
         self._shared(warp.cta, start, nbytes, read)
-        r = self._record(warp, inst, sh.A_BULK_WRITE * self.warps + w, sh.ASYNC, True)
+        flags = sh.REDUCES if reduces else 0
+        r = self._record(warp, inst, sh.A_BULK_WRITE * self.warps + w, sh.ASYNC, True, flags)
         if boxes is not None:
             self._boxes(*boxes[:2], r)
             self.maps.use(boxes[2], read)
@@ -422,24 +432,3 @@ class Observer:
     def waited_for_grid(self, warp) -> None:
         """griddepcontrol.wait: whatever the grid before did has happened before."""
         self.early[self.at(warp)] = 0
-
-    def _atomic(self, row: np.ndarray) -> None:
-        """A strong access: release and acquire patterns (PTX ISA 8.7), address by address."""
-        w, inst = int(row[et.T_WARP]), self.cluster.kernel.instructions[int(self.tables[sh.T_INST][row[et.T_PC], 0])]
-        mods, views = set(inst.parts), self.views
-        for address in {int(row[et.T_LANES + lane]) for lane in range(st.LANES) if row[et.T_MASK] >> lane & 1}:
-            place = self._locations.setdefault(address, np.zeros((2, views.shape[2]), np.int32))
-            if inst.name != "st":
-                self.shared.learn(address)
-                target = views[sh.HB if mods & {"acquire", "acq_rel"} else sh.AQ, w]
-                np.maximum(target, place[0], out=target)
-                np.maximum(views[sh.PX, w], place[1], out=views[sh.PX, w])
-            if inst.name not in ("ld", "ldu"):
-                given = views[sh.FE, w]
-                if mods & {"release", "acq_rel"}:
-                    given = views[sh.HB, w]
-                    given[w] = self.clock[w]
-                    self.clock[w] += 1
-                np.maximum(place[0], given, out=place[0])
-                np.maximum(place[1], views[sh.PX, w], out=place[1])
-                self.shared.publish(address, int(self.p[sh.P_CLUSTER]), int(self.p[sh.P_RECORDS]))

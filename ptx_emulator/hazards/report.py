@@ -19,7 +19,7 @@ KINDS = {
     sh.EXITED: "exited-peer", sh.EXITED_WORK: "exited-work", sh.EXITED_COMMIT: "exited-commit",
     sh.WAIT_LD: "tcgen05-wait", sh.CROSS_CTA: "grid-race",
     sh.PREREQUISITE: "grid-dependency", sh.TX_LEFT: "mbarrier-tx", sh.NAMED_LEFT: "named-barrier",
-    sh.MAP_FENCE: "tensormap-fence",
+    sh.MAP_FENCE: "tensormap-fence", sh.SCOPE: "scope", sh.NOT_CONSTANT: "not-constant",
 }  # fmt: skip
 
 
@@ -146,7 +146,10 @@ _TEXTS = {
     sh.EXITED_WORK: "no warp of the CTA knows before its exit that this use of its shared memory is complete",
     sh.EXITED_COMMIT: "no warp of the CTA has waited for the phase of its mbarrier that the commit arrives for",
     sh.WAIT_LD: "no tcgen05.wait::ld between (right only if registers that it loads were used before)",
-    sh.CROSS_CTA: "different clusters of the grid, without atomics that order them",
+    sh.CROSS_CTA: "different clusters of the grid, without a release (or fence, then write) by one and an acquire (or "
+    "read, then fence) of what it wrote by the other",
+    sh.SCOPE: "both are atomic or volatile, but the scope of one does not reach the other's CTA",
+    sh.NOT_CONSTANT: "ld.global.nc needs memory that nobody writes as long as the grid runs",
     sh.PREREQUISITE: "the grid that this one depends on, no griddepcontrol.wait before",
     sh.MAP_FENCE: "no fence.proxy.tensormap::generic.release (or tensormap.cp_fenceproxy) after the change of the "
     "map, or no .acquire of the map before the copy",

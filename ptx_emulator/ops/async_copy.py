@@ -285,7 +285,8 @@ def st_async(warp, inst, mask):
 
         observer = cta.grid.observer
         if observer is not None:
-            run = observer.load(warp, inst, [(target, offset, holder, barrier)], store.nbytes, run)
+            place = [(target, offset, holder, barrier)]
+            run = observer.load(warp, inst, place, store.nbytes, run, reduces=bool(store.reduce))
         cta.grid.asyncs.submit(cta, object(), run, f"{inst.name}, line {inst.line}")
 
 

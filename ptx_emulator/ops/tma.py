@@ -368,7 +368,7 @@ def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
 
     if grid.observer is not None:
         source_map = lane_address(warp, inst.operands[0], lane)
-        grid.observer.store(warp, inst, start, nbytes, boxes=(tensor, boxes, source_map))
+        grid.observer.store(warp, inst, start, nbytes, boxes=(tensor, boxes, source_map), reduces=bool(copy.reduction))
     grid.counters["tma_store_bytes"] += nbytes
     _groups(warp, lane).open.append(transfer)
     steps = [read, run] if grid.order == "adversarial" else run
@@ -399,7 +399,8 @@ def _bulk_copy(warp, inst, lane: int) -> None:
             transfer.done = True
 
         if grid.observer is not None:
-            grid.observer.store(warp, inst, start, nbytes, memory=(destination, nbytes))
+            reduces = bool(copy.reduction)
+            grid.observer.store(warp, inst, start, nbytes, memory=(destination, nbytes), reduces=reduces)
         _groups(warp, lane).open.append(transfer)
         grid.counters["bulk_store_bytes"] += nbytes
         grid.asyncs.submit(cta, object(), store, f"bulk store, line {inst.line}")
@@ -425,7 +426,7 @@ def _bulk_copy(warp, inst, lane: int) -> None:
             barriers.complete_tx(holder, barrier, nbytes, inst)
 
     if grid.observer is not None:
-        signal = grid.observer.load(warp, inst, targets, nbytes, signal, **origin)
+        signal = grid.observer.load(warp, inst, targets, nbytes, signal, **origin, reduces=bool(copy.reduction))
     grid.counters["bulk_load_bytes"] += nbytes
     grid.asyncs.submit(cta, object(), [load, signal], f"bulk copy, line {inst.line}")
 
