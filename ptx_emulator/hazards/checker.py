@@ -175,5 +175,12 @@ class Checker:
         """What was found so far, errors first."""
         if self._active is not None:
             self.collect(self._active)
-        found = [describe(self, row) for row in self.findings[: self._p[sh.P_FINDINGS]].tolist()]
+        rows = self.findings[: self._p[sh.P_FINDINGS]].tolist()
+        # A commit that arrives in a CTA that may have exited is an error already.
+        wrong = {(row[sh.F_LAUNCH], row[sh.F_INST]) for row in rows if row[sh.F_CODE] in (sh.EXITED, sh.EXITED_WORK)}
+        found = [
+            describe(self, row)
+            for row in rows
+            if row[sh.F_CODE] != sh.EXITED_COMMIT or (row[sh.F_LAUNCH], row[sh.F_INST]) not in wrong
+        ]
         return sorted(found, key=lambda hazard: (hazard.severity != "error", hazard.launch, hazard.line or 0))

@@ -72,7 +72,9 @@ class Flags:
         self._latest: dict[tuple[int, int, int], np.ndarray] = {}  # (warp, cluster, fence needed) -> what it has learnt
         self._events: list[tuple[int, int, int, np.ndarray]] = []  # rows of T_EVENTS: (row, cluster, warp, vectors)
         self._fences: dict[int, tuple[list[int], list[Knowledge]]] = defaultdict(lambda: ([], []))
-        self._awaiting: list[tuple[int, int, Knowledge]] = []  # (warp, its time, what its cluster's next fence.sc takes)
+        self._awaiting: list[
+            tuple[int, int, Knowledge]
+        ] = []  # (warp, its time, what its cluster's next fence.sc takes)
 
     # What warps know.
 

@@ -147,7 +147,9 @@ class Observer:
             elif stopped >= 0:
                 self._write_down_reads(stopped)
             else:
-                read = {sh.STOP_ATOMIC: self._flags.access, sh.STOP_FENCE: self._flags.fence}.get(stopped, self._read_box)
+                read = {sh.STOP_ATOMIC: self._flags.access, sh.STOP_FENCE: self._flags.fence}.get(
+                    stopped, self._read_box
+                )
                 read(self.log[i])
                 i += 1
         head[st.H_TRACE_COUNT] = 0
