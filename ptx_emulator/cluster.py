@@ -192,6 +192,7 @@ class Cluster:
         h[st.H_SCRATCH] = self._scratch.ctypes.data
         h[st.H_SLICE] = SLICE
         h[st.H_PAUSE], h[st.H_IDLE_LIMIT] = 1 << 62, LONG_SPIN
+        h[st.H_SPURIOUS] = grid.spurious_timeouts
         h[st.H_NATIVE] = native.LEVELS.get(grid.order, 0)
         h[st.H_NATIVE_TABLE] = self._natives.ctypes.data
         h[st.H_CTA_TABLE] = self._cta_table.ctypes.data
@@ -466,6 +467,8 @@ class Cluster:
         w, g, pc, mask = self._stop.tolist()
         warp = self.warps[w]
         handler, inst = self.kernel.handlers[self.kernel.code[pc, 2]]
+        if self.observer is not None:
+            self.observer.lanes = mask
         try:
             result = handler.execute(warp, inst, mask)
         except EmulationError as error:

@@ -236,6 +236,11 @@ def _control(p_head, p_warp, g, pc, m, budget):
             group[st.G_A] = need
             group[st.G_PC] = pc
             return np.int64(-100)
+        if head[st.H_TRACE] != 0 and warp[st.W_LIVE] != st.FULL_MASK:
+            named = np.int64(st.FULL_MASK)
+            if op == mc.CONVERGE:
+                named = np.int64(rows_u32(p32)[np.uint64(row[2])][np.int64(popcount(np.int64((m & -m) - 1)))])
+            trace_row(p_head, p_warp, et.ABSENT, pc, m, named, 0, 0)
         return pc + 1
     if op == mc.SETTLE and warp[st.W_LOADS] == 0:
         int64s(warp[st.W_COUNTS])[np.uint64(pc)] += 1

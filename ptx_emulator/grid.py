@@ -45,6 +45,7 @@ class Grid:
     watchdog  its limits
     resident_clusters, cluster_order  as in `launch`
     shares_time  clusters take turns although none is stuck
+    spurious_timeouts  as in `launch`
     prerequisite_done  False while the grid that this one depends on has not ended
     dependent  it may start early; overlaps: and the grid before it lets it
     """
@@ -71,6 +72,7 @@ class Grid:
         self.cluster_order = "random" if order == "adversarial" else "ascending"
         self.watchdog = Watchdog(Limits())
         self.shares_time = False
+        self.spurious_timeouts = False
         self.checker = None
         self.observer = None
         self.prerequisite_done = True
@@ -138,6 +140,7 @@ class Grid:
             int(np.prod(self.dim)),
             [] if self.checker is None else self.checker.hazards,
             [residents.counters[number] for number in sorted(residents.counters)],
+            [] if self.checker is None else self.checker.notes,
         )
 
     def end(self) -> None:
@@ -181,6 +184,7 @@ def launch(
     time_limit: float | None = None,
     resident_clusters: int | None = None,
     cluster_order: str | None = None,
+    spurious_timeouts: bool = False,
 ) -> Report:
     """Runs entry `kernel` of PTX text on the CPU.
 
@@ -198,6 +202,7 @@ def launch(
                           as many as have an SM of a B200 to themselves, unless given
     cluster_order         in which order they start: "ascending", "descending" or "random"; "random" unless given if the
                           order is "adversarial", else "ascending"
+    spurious_timeouts     mbarrier.try_wait times out now and then although it could wait, as hardware may at any time
 
     Beyond a limit the launch ends with a LimitExceeded that says where every warp stands. Ctrl-C works at any time.
     Raises ValueError for arguments that do not fit the kernel, EmulationError for what goes wrong in it.
@@ -205,6 +210,7 @@ def launch(
     options = {
         "params": params, "buffers": buffers, "order": order, "seed": seed, "checks": checks, "step_limit": step_limit,
         "time_limit": time_limit, "resident_clusters": resident_clusters, "cluster_order": cluster_order,
+        "spurious_timeouts": spurious_timeouts,
     }  # fmt: skip
     prepared = prepare_launch(
         ptx, kernel, grid=grid, block=block, cluster=cluster, shared_bytes=shared_bytes, **options
@@ -230,6 +236,7 @@ def prepare_launch(
     time_limit: float | None = None,
     resident_clusters: int | None = None,
     cluster_order: str | None = None,
+    spurious_timeouts: bool = False,
 ) -> Grid:
     """A launch that has not run; arguments as `launch`. `dependent`: a programmatic dependent launch."""
     program = ptx if isinstance(ptx, Program) else Program.parse(ptx)
@@ -243,6 +250,7 @@ def prepare_launch(
     launched = Grid(decoded, *dims, _whole("shared_bytes", shared_bytes, 0), order, seed)
     launched.watchdog = Watchdog(Limits(step_limit, time_limit))
     launched.cluster_order = cluster_order or launched.cluster_order
+    launched.spurious_timeouts = bool(spurious_timeouts)
     if resident_clusters is not None:
         launched.resident_clusters = _whole("resident_clusters", resident_clusters, 1)
     for i, buffer in enumerate(buffers):

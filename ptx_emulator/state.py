@@ -65,6 +65,7 @@ H_REMOTE = 42  # host address of the log of operations on other CTAs (engine_rem
 H_REMOTE_COUNT = 43  # rows in it
 H_PAUSE = 44  # value of H_CLOCK at which the engine stops, so that Python can look at limits and signals
 H_IDLE_LIMIT = 45  # micro-operations without any change after which it stops
+H_SPURIOUS = 46  # 1: an mbarrier.try_wait that has to wait may time out at any time
 H_SIZE = 48
 
 # Row of a warp.

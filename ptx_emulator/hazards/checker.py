@@ -172,7 +172,17 @@ class Checker:
 
     @property
     def hazards(self) -> list[Hazard]:
-        """What was found so far, errors first."""
+        """What was found so far that is wrong, errors first."""
+        return [hazard for hazard in self.found if hazard.severity != "note"]
+
+    @property
+    def notes(self) -> list[Hazard]:
+        """What is right, but hardly meant."""
+        return [hazard for hazard in self.found if hazard.severity == "note"]
+
+    @property
+    def found(self) -> list[Hazard]:
+        """Hazards and notes."""
         if self._active is not None:
             self.collect(self._active)
         rows = self.findings[: self._p[sh.P_FINDINGS]].tolist()

@@ -33,7 +33,11 @@ def _marks(inst) -> int:
             flags |= sh.I_STRONG | scope_of(inst) << sh.I_SCOPE
         return flags | (sh.I_CONSTANT if "nc" in parts else 0)
     if name.startswith("fence.proxy.async") or (name == "fence.proxy" and any(p.startswith("async") for p in parts)):
-        return sh.I_PROXY
+        spaces = {part.partition("::")[0] for part in parts} & {"shared", "global"}
+        if any(part.startswith("sync_restrict") for part in parts):
+            spaces = {"shared"}
+        of = {"shared": sh.I_PROXY_SHARED, "global": sh.I_PROXY_GLOBAL}
+        return sh.I_PROXY | sum(of[space] for space in spaces or of)
     if name == "fence.mbarrier_init":
         return sh.I_INIT_FENCE
     if name in _TENSOR:

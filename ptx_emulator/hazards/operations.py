@@ -124,12 +124,19 @@ def _operand(s, rank, p_plan, runs, start, r):
     history.touch_shared(s, rank, plan[runs], plan[runs + 1], start, plan[runs + 2], r)
 
 
-@njit("void(int64, int64, int64, int64, int64, int64, int64, int64)", **ENTRY_OPTIONS)
-def multiply(s, w, inst, p_plan, place, a_address, first, accumulate):
-    """tcgen05.mma with a plan (native_mma.P_*) in the CTAs from `first` on; D and A (if it lies there) at Tensor Memory
-    addresses `place` and `a_address`."""
+@njit(**OPTIONS)
+def solo(lanes):
+    """The flag of what is issued by `lanes`."""
+    return np.int64(sh.SOLO if lanes & (lanes - 1) == 0 else 0)
+
+
+@njit("void(int64, int64, int64, int64, int64, int64, int64, int64, int64)", **ENTRY_OPTIONS)
+def multiply(s, w, inst, p_plan, place, a_address, first, accumulate, lanes):
+    """tcgen05.mma, issued by `lanes`, with a plan (native_mma.P_*) in the CTAs from `first` on; D and A (if it lies
+    there) at Tensor Memory addresses `place` and `a_address`."""
     plan, dim = int64s(p_plan), sh.A_PIPE * int64s(s)[sh.P_WARPS] + w
-    read = new_record(s, w, inst, dim, sh.ASYNC, 0, 0)
+    core.issues(s, w, lanes)
+    read = new_record(s, w, inst, dim, sh.ASYNC, 0, solo(lanes))
     read_tensor = new_record(s, w, inst, dim, sh.TENSOR, 0, 0)
     write = new_record(s, w, inst, dim, sh.TENSOR, 1, 0)
     p_lanes, n = plan[mm.P_D_STARTS], plan[mm.P_SEGMENT_COUNT]
@@ -143,6 +150,15 @@ def multiply(s, w, inst, p_plan, place, a_address, first, accumulate):
             history.touch_tmem(s, rank, p_lanes, n, cell, words, read_tensor, n * words)
         cell = (place >> 16) * TMEM_COLUMNS + (place & 0xFFFF)
         history.touch_tmem(s, rank, p_lanes, n, cell, plan[mm.P_WIDTH], write, 1 if accumulate else NEVER)
+
+
+@njit("void(int64, int64, int64, int64)", **ENTRY_OPTIONS)
+def issuing(s, w, inst, lanes):
+    """`lanes` issue a tensor core operation other than multiply, or, with an instruction (not -1), commit."""
+    if inst < 0:
+        core.issues(s, w, lanes)
+    else:
+        core.commits(s, w, inst, lanes)
 
 
 @njit("void(int64, int64, int64, int64, int64, int64)", **ENTRY_OPTIONS)

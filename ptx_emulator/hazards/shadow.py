@@ -69,8 +69,10 @@ P_TABLES = 20
     T_HEADS,  # [CLUSTERS]: the last row of T_EVENTS about each other cluster, 0 for none
     T_EVENTS,  # int64[EVENTS, E_SIZE]: what warps have acquired from other clusters (flags.py)
     T_VIEW,  # [PLANES, D]: scratch
-) = range(P_TABLES, P_TABLES + 26)
-P_SIZE = P_TABLES + 26
+    T_PIPE,  # int64[W]: lanes that have issued tensor core operations since their last commit
+    T_FULL,  # int64[W]: lanes of a warp
+) = range(P_TABLES, P_TABLES + 28)
+P_SIZE = P_TABLES + 28
 
 # Views of a warp: for each agent the latest clock that is known
 HB = 0  # to have happened before (base causality order, 8.9.5)
@@ -84,9 +86,10 @@ AQ = 9  # AQ + scope: what relaxed loads have seen: known after the next fence o
 VIEWS = 12
 PLANES = 3  # what a barrier hands on: HB, PX, TC
 
-# First dimension of each kind of agent, in units of the number of warps. After them one dimension per barrier for the
+# First dimension of each kind of agent, in units of the number of warps. A_STRICT and A_GLOBAL are no agents: of a warp,
+# what all of its lanes have given away, and (in PX only) what a proxy fence has covered of global memory. After them one dimension per barrier for the
 # copies that complete on it, and one for its phases.
-A_THREADS, A_LD, A_ST, A_PIPE, A_BULK_READ, A_BULK_WRITE, A_CP, A_STRICT, A_KINDS = range(9)
+A_THREADS, A_LD, A_ST, A_PIPE, A_BULK_READ, A_BULK_WRITE, A_CP, A_STRICT, A_GLOBAL, A_KINDS = range(10)
 MBARRIERS_PER_CTA = 64
 
 # Records. R_ISSUE: the clock of the warp that issued it.
@@ -108,8 +111,8 @@ SHARED, TMEM, GLOBAL, BARRIER = range(4)
 (
     RACE, PROXY, PROXY_READ, TENSOR_FENCE, LANES, ELECTED, UNWRITTEN, PHASE, INIT, INIT_FENCE, OVERRUN, EXITED,
     WAIT_LD, CROSS_CTA, PREREQUISITE, TX_LEFT, NAMED_LEFT, INCOMPLETE, EXITED_WORK, EXITED_COMMIT, MAP_FENCE, SCOPE,
-    NOT_CONSTANT,
-) = range(1, 24)  # fmt: skip
+    NOT_CONSTANT, ASYNC_LANES, PROXY_LANES, NOT_STARTED, OTHER_LANE, ABSENT, OUTSIDE,
+) = range(1, 30)  # fmt: skip
 (
     F_CODE, F_PRIOR, F_INST, F_WARP, F_DIM, F_WRITE, F_SPACE, F_RANK, F_CELL, F_CLUSTER, F_LAUNCH, F_COUNT, F_WARPS,
     F_SIZE,
@@ -132,9 +135,9 @@ B_START, B_END, B_FIRST, B_WRITTEN, B_TOUCHED, BUFFER_SIZE = range(6)
 # Flags of an instruction. I_SC: a fence.sc that other CTAs notice.
 (
     I_STRONG, I_SKIP, I_PROXY, I_INIT_FENCE, I_WARP_SYNC, I_FENCE, I_LOADS, I_STORES, I_BEFORE, I_AFTER, I_CONSTANT,
-    I_SC,
-) = (1 << i for i in range(12))  # fmt: skip
-I_SCOPE = 12  # shift of its scope
+    I_SC, I_PROXY_SHARED, I_PROXY_GLOBAL,
+) = (1 << i for i in range(14))  # fmt: skip
+I_SCOPE = 14  # shift of its scope
 
 # What warps have acquired from other clusters: the warp, its time (negative until its next fence), the row about the same
 # cluster before, host addresses of int32[D]: the clocks of that cluster's agents that are known, and with a proxy fence;

@@ -233,14 +233,14 @@ def _named(s, address):
 
 
 @njit(**OPTIONS)
-def _fence(s, w, lanes, marks):
+def _fence(s, w, lanes, live, marks):
     p = int64s(s)
     if marks & (sh.I_LOADS | sh.I_STORES):
         ops.tensor_wait(s, w, marks & sh.I_LOADS)
     if marks & (sh.I_BEFORE | sh.I_AFTER):
         ops.tensor_fence(s, w, lanes, marks & sh.I_BEFORE)
     if marks & sh.I_PROXY:
-        core.proxy_fence(s, w)
+        core.proxy_fence(s, w, lanes == live, marks)
     if marks & sh.I_WARP_SYNC:
         core.warp_sync(s, w)
     if marks & sh.I_FENCE:
@@ -267,13 +267,15 @@ def _fragment(s, row, inst):
 @njit(**OPTIONS)
 def _multiply(s, row, inst):
     first, keep = row[et.T_LANES + mm.FIRST], row[et.T_LANES + mm.KEEP]
-    ops.multiply(s, row[et.T_WARP], inst, row[et.T_A], row[et.T_B], row[et.T_C], first, np.int64(keep != 0))
+    place, a_address, lanes = row[et.T_B], row[et.T_C], row[et.T_MASK]
+    ops.multiply(s, row[et.T_WARP], inst, row[et.T_A], place, a_address, first, np.int64(keep != 0), lanes)
 
 
 @njit(**OPTIONS)
 def _commit(s, row, inst):
     w, address, view = row[et.T_WARP], row[et.T_A], int64s(s)[sh.T_VIEW]
     b = _mbarrier(s, address)
+    core.commits(s, w, inst, row[et.T_MASK])
     if b < 0:
         return
     ops.issue_commit(s, w, inst, b, row[et.T_B], address >> st.RANK_SHIFT)
@@ -289,10 +291,10 @@ def _copy(s, row, inst):
     w, b, view = row[et.T_WARP], _mbarrier(s, row[et.T_A]), int64s(s)[sh.T_VIEW]
     if b < 0:
         return np.int64(0)
-    number = ops.issue_copy(s, w, inst, b, row[et.T_B])
-    read = ops.copy_record(s, w, inst, b, number, 0, 0)
+    number, flags = ops.issue_copy(s, w, inst, b, row[et.T_B]), ops.solo(row[et.T_MASK])
+    read = ops.copy_record(s, w, inst, b, number, 0, flags)
     to, nbytes = row[et.T_LANES + tma.TO], row[et.T_LANES + tma.BYTES]
-    ops.copy_write(s, w, inst, b, number, to >> st.RANK_SHIFT, to & st.OFFSET_MASK, nbytes, 0)
+    ops.copy_write(s, w, inst, b, number, to >> st.RANK_SHIFT, to & st.OFFSET_MASK, nbytes, flags)
     sh.barrier_row(s, b)[sh.M_COMPLETE] = number
     ops.take_view(s, w, view)
     ops.hand_over(s, view, b)
@@ -361,10 +363,14 @@ def consume(s, p_log, start, n):
             else:
                 _wait_at(s, w, cluster)
         elif kind == et.FENCE:
-            _fence(s, w, row[et.T_MASK], marks)
+            _fence(s, w, row[et.T_MASK], row[et.T_LIVE], marks)
             if marks & sh.I_SC:
                 p[sh.P_BUFFER] = sh.STOP_FENCE
                 return i
+        elif kind == et.ABSENT:
+            absent = row[et.T_A] & int64s(p[sh.T_FULL])[w] & ~row[et.T_MASK]
+            if absent != 0:
+                core.report(s, sh.ABSENT, 0, inst, w, w, 0, sh.BARRIER, np.int64(sh.cta_of(s)[w]), absent)
         elif kind == et.EXIT:
             core.warp_exit(s, w)
         i += 1

@@ -439,7 +439,7 @@ def commit_group(warp, inst, mask: int):
         groups.groups.append(groups.open)
         groups.open = []
     if warp.cta.grid.observer is not None:
-        warp.cta.grid.observer.bulk_commit(warp)
+        warp.cta.grid.observer.bulk_commit(warp, inst)
 
 
 @op("cp.async.bulk.wait_group", modifiers={"read"}, writes=0)
@@ -451,7 +451,7 @@ def wait_group(warp, inst, mask: int):
         if groups is not None and groups.pending() > allowed:
             return Blocked(f"cp.async.bulk.wait_group {allowed}: lane {lane} has {groups.pending()} groups pending")
     if warp.cta.grid.observer is not None:
-        warp.cta.grid.observer.bulk_wait(warp, allowed, read="read" in inst.mods)
+        warp.cta.grid.observer.bulk_wait(warp, inst, allowed, read="read" in inst.mods)
     return None
 
 
