@@ -14,6 +14,7 @@ from mla import split_kv
 from mla.compile import compile_decode
 from mla.config import MlaDecodeConfig
 from mla.decode import MlaDecode
+from ptx_emulator.cubin import register_counts
 from ptx_emulator.timing import Constants, CtaTiming, LaunchTiming, time_host_function
 from wrappers.kernel import EMULATED_CTAS
 
@@ -22,8 +23,6 @@ OUTPUT_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfl
 POOL_PAGES = 3072  # distinct pages that tables walk through in a circle; more than one cluster reads
 MMA_FLOP = {"bf16": 8192, "fp16": 8192, "fp8": 16384}  # per cycle and SM (performance.md, section 2)
 TARGET_FACTOR, TARGET_MICROSECONDS = 1.05, 8.0
-# Of 256 threads with 80 registers each (`python -m scripts.resources`): the PTX does not tell registers.
-MERGE_CTAS_PER_SM = 3
 
 
 @dataclass(frozen=True)
@@ -104,9 +103,11 @@ def timed_launches(
     busy = active * MlaDecode(config).plan.cluster_size
     options = [
         {"clusters": units, "busy_sms": busy, "trace_rows": trace_rows},
-        {"cached": True, "resident": MERGE_CTAS_PER_SM},
+        {"cached": True},
     ]
-    return time_host_function(kernel.ir, kernel.ptx, host_arguments(workload, config, seed), constants, options=options)
+    arguments = host_arguments(workload, config, seed)
+    registers = register_counts(kernel.cubin)
+    return time_host_function(kernel.ir, kernel.ptx, arguments, constants, options=options, registers=registers)
 
 
 def predict(workload: Workload, constants: Constants, path: str = "auto", seed: int = 0) -> Prediction:
