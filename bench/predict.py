@@ -95,7 +95,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", help="workloads whose name contains this text")
+    parser.add_argument("--only", help="workloads of this name, or whose names contain this text; several with commas")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="one workload of your own, with the four below")
     parser.add_argument("--num-heads", type=int, default=16)
     parser.add_argument("--seq-len-q", type=int, default=4)
@@ -137,9 +137,14 @@ def _workloads(options: argparse.Namespace) -> list[Workload]:
         lengths = [int(text) for text in options.kv_len.split(",")]
         lengths = lengths * options.batch if len(lengths) == 1 else lengths
         return [Workload(options.dtype, options.num_heads, options.seq_len_q, tuple(lengths), options.page_size)]
-    chosen = [w for w in WORKLOADS if not options.only or options.only in w.name]
-    if not chosen:
-        raise ValueError(f"--only {options.only!r}: no workload's name contains it")
+    if not options.only:
+        return list(WORKLOADS)
+    chosen = []
+    for text in options.only.split(","):
+        named = [w for w in WORKLOADS if w.name == text] or [w for w in WORKLOADS if text in w.name]
+        if not named:
+            raise ValueError(f"--only {text!r}: no workload's name contains it")
+        chosen += [w for w in named if w not in chosen]
     return chosen
 
 

@@ -3,6 +3,8 @@
     python -m bench.predict --clock 1.93,1.7,1.5 --sensitivity --jobs 2 --json docs/performance.json
     python -m bench.report docs/performance.json [--reference docs/performance-reference.json] [--write docs/performance.md]
 
+        [--table totals,clocks]
+
 A document names a table by the line `<!-- bench.report: NAME -->`; what follows, up to `<!-- end -->`, is replaced.
 NAME: totals, clocks, disputed, relaxed. --reference: totals of other kernels in the same model, rows of (kernel,
 workload, clock, variant, total, note); kernel: before, peer.
@@ -126,15 +128,21 @@ def relaxed_table(found: Found) -> str:
 TABLES = dict(zip(NAMES, (totals_table, clocks_table, disputed_table, relaxed_table), strict=True))
 
 
-def fill(text: str, found: Found) -> str:
-    """The document with its tables replaced. Raises ValueError where it has none, or names one that there is not."""
+def fill(text: str, found: Found, names: Sequence[str] = NAMES) -> str:
+    """The document with those of its tables replaced that `names` has. Raises ValueError where there is none, or it names
+    one that there is not."""
+    count = 0
 
     def replaced(match: re.Match) -> str:
+        nonlocal count
         if match[2] not in TABLES:
             raise ValueError(f"bench.report: {match[2]}: must be one of {', '.join(NAMES)}")
+        if match[2] not in names:
+            return match[0]
+        count += 1
         return f"{match[1]}\n{TABLES[match[2]](found)}\n{match[3]}"
 
-    filled, count = _PLACE.subn(replaced, text)
+    filled = _PLACE.sub(replaced, text)
     if not count:
         raise ValueError("the document has no line <!-- bench.report: NAME --> with <!-- end --> behind it")
     return filled
@@ -147,15 +155,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", help="what bench.predict --json wrote")
     parser.add_argument("--reference", help="totals of other kernels")
     parser.add_argument("--write", help="the document to put the tables into; printed without")
-    parser.add_argument("--table", choices=NAMES, help="print this one alone")
+    parser.add_argument("--table", default=",".join(NAMES), help="these alone, with commas")
     options = parser.parse_args(arguments)
     try:
+        chosen = options.table.split(",")
+        for name in chosen:
+            if name not in NAMES:
+                raise ValueError(f"--table {name}: must be one of {', '.join(NAMES)}")
         found = read(options.file, options.reference)
         if options.write:
             path = Path(options.write)
-            path.write_text(fill(path.read_text(), found))
+            path.write_text(fill(path.read_text(), found, chosen))
         else:
-            chosen = [options.table] if options.table else NAMES
             print("\n".join(TABLES[name](found) for name in chosen))
     except (ValueError, OSError) as error:
         parser.error(str(error))

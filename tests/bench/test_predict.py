@@ -97,3 +97,9 @@ def test_traces_and_pictures(tmp_path):
     assert {event["ph"] for event in events} == {"M", "X", "b", "e", "C"}
     text = picture.read_text()
     assert text.startswith("<svg") and "TMA loads in flight" in text
+
+
+def test_workloads_are_chosen_by_name_or_part_of_it():
+    names = [w.name for w in predict.parse(["--only", "fp8 h16 q4 80K b1,h128 q1 8K b"]).workloads]
+    assert names == ["fp8 h16 q4 80K b1", *(f"fp8 h128 q1 8K b{n}" for n in (1, 32, 64)), "bf16 h128 q1 8K b32"]
+    assert len(predict.parse([]).workloads) == 15
