@@ -9,7 +9,7 @@ import numpy as np
 from . import microcode as mc
 from . import registry
 from .errors import PtxSyntaxError
-from .ir import Address, Imm, Instruction, Not, Pair, Reg, Sink, Symbol, Vector
+from .ir import Address, Imm, Instruction, Not, Reg, Sink, Symbol, registers
 from .parser import Function, Variable
 from .registry import Handler, unsupported
 
@@ -201,7 +201,7 @@ class Emitter:
         written: tuple[list[int], list[int]] = ([], [])
         read: tuple[list[int], list[int]] = ([], [])
         for number, operand in enumerate(inst.operands):
-            for reg in _registers(operand):
+            for reg in registers(operand):
                 rows = [self.row(reg)]
                 if reg.is128:
                     rows.append(rows[0] + 1)
@@ -237,23 +237,6 @@ class Emitter:
 # Operations that may make a group wait or check convergence: a guard becomes a branch around them, so that
 # exactly the lanes that execute the instruction form the group.
 BRANCH_AROUND: set[str] = set()
-
-
-def _registers(operand):
-    if type(operand) is Reg:
-        yield operand
-    elif type(operand) is Not:
-        yield operand.reg
-    elif type(operand) is Vector:
-        for element in operand.elements:
-            yield from _registers(element)
-    elif type(operand) is Pair:
-        yield from _registers(operand.first)
-        yield from _registers(operand.second)
-    elif type(operand) is Address:
-        yield from _registers(operand.base)
-        for element in operand.extra:
-            yield from _registers(element)
 
 
 def f32_bits(f64_pattern: int) -> int:

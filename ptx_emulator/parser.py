@@ -26,8 +26,8 @@ SPECIAL_PRED = {"%is_explicit_cluster"}
 
 # Directives of a function or module that change nothing about what the code computes.
 IGNORED_DIRECTIVES = {
-    ".version", ".target", ".address_size", ".loc", ".file", ".pragma", ".maxnreg", ".minnctapersm",
-    ".maxnctapersm", ".noreturn", ".branchtargets", ".abi_preserve", ".abi_preserve_control", ".blocksareclusters",
+    ".version", ".target", ".address_size", ".loc", ".file", ".pragma", ".maxnctapersm", ".noreturn", ".branchtargets",
+    ".abi_preserve", ".abi_preserve_control", ".blocksareclusters",
 }  # fmt: skip
 
 _IDENT = r"[A-Za-z_$%][A-Za-z0-9_$]*"
@@ -55,7 +55,8 @@ class Variable:
 
 @dataclass(slots=True)
 class Function:
-    """An `.entry`. `code` holds Instructions and, as plain strings, the labels' unique names between them."""
+    """An `.entry`. `code` holds Instructions and, as plain strings, the labels' unique names between them. max_registers
+    (per thread) and min_resident (CTAs per SM) change nothing about what it computes."""
 
     name: str
     params: list[Variable]
@@ -66,6 +67,8 @@ class Function:
     max_block: tuple[int, int, int] | None = None
     required_cluster: tuple[int, int, int] | None = None
     explicit_cluster: bool = False
+    max_registers: int | None = None
+    min_resident: int | None = None
 
 
 @dataclass(slots=True)
@@ -265,6 +268,10 @@ class _Parser:
                 ".reqntid": "required_block", ".maxntid": "max_block", ".reqnctapercluster": "required_cluster",
             }[word]  # fmt: skip
             setattr(function, attribute, values)
+        elif word == ".maxnreg":
+            function.max_registers = int(numbers)
+        elif word == ".minnctapersm":
+            function.min_resident = int(numbers)
         elif word == ".explicitcluster":
             function.explicit_cluster = True
         elif word not in IGNORED_DIRECTIVES and word != ".maxclusterrank":

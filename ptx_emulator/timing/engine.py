@@ -104,12 +104,12 @@ def _run_group(t, p_head, p_warp, w, g, until):
             if op == mc.BRA:
                 ac.account_branch(t, cta, w, quarter, pc, np.int64(code[np.uint64(pc), 2]) if m != 0 else pc + 1)
             elif m != 0:
-                if t.kind[pc] == costs.PYTHON and t.misc[tb.APPROVED] == 0:
+                if t.costs.kind[pc] == costs.PYTHON and t.misc[tb.APPROVED] == 0:
                     group[st.G_PC] = pc
                     ac.account_control(t, p_head, p_warp, cta, w, quarter, pc, m)
                     head[st.H_STOP_PC], head[st.H_STOP_GROUP], head[st.H_STOP_MASK] = pc, g, m
                     return np.int64(STOP_TIMED)
-                if t.kind[pc] != costs.PYTHON:
+                if t.costs.kind[pc] != costs.PYTHON:
                     ac.account_control(t, p_head, p_warp, cta, w, quarter, pc, m)
                 t.misc[tb.APPROVED] = 0
                 if op == mc.EXIT:
@@ -135,7 +135,7 @@ def _run_group(t, p_head, p_warp, w, g, until):
             pc = run_warp_ops(p_code, p_counts, pc, limit, mask, p32, p64, scratch)
             ac.account_registers(t, cta, w, quarter, start, pc)
         elif family == mc.MEMORY:
-            if t.kind[pc] == costs.MEMORY:
+            if t.costs.kind[pc] == costs.MEMORY:
                 ac.account_memory(t, p_head, p_warp, p_code, p32, cta, w, quarter, pc, mask)
             else:
                 ac.account_registers(t, cta, w, quarter, pc, pc + 1)
