@@ -59,7 +59,8 @@ def write_cuts(workspace: torch.Tensor, config: MlaDecodeConfig, kv_lens: Sequen
     """What every unit tells the merge, of which only some are executed."""
     plan = MlaDecode(config).plan
     of_units = [astuple(cut) for cut in cuts(config, kv_lens, EMULATED_CTAS)]
-    begin = split_kv.num_slots(len(of_units)) * plan.tile_rows * (LATENT_DIM + 1)
+    offset = split_kv.cuts_offset(len(of_units), plan.tile_rows, LATENT_DIM, config.partial_bytes)
+    begin = offset // workspace.element_size()
     table = workspace[begin : begin + len(of_units) * split_kv.CUT_INTS].view(torch.int32)
     fields = torch.tensor(of_units, dtype=torch.int32)
     table.view(-1, split_kv.CUT_INTS)[:, : fields.shape[1]] = fields

@@ -120,6 +120,8 @@ class Emitter:
     def _symbol(self, symbol: Symbol, table: dict[tuple, int]) -> int:
         if symbol.space == "label" or symbol.name not in self.symbols:
             raise self.error(f"operand {symbol.name.split('@')[0]}: not a variable")
+        if table is self.fixed32 and symbol.space in ("global", "const", "param"):
+            raise self.error(f"operand {symbol.name}: an address of 64 bits, expected 32")
         return self._fixed(table, ("symbol", symbol.name))
 
     def d32(self, operand) -> int:
@@ -165,10 +167,11 @@ class Emitter:
         around = guard is not None and (isinstance(entry, Handler) or inst.name in BRANCH_AROUND)
         if around:
             self.emit(mc.BRA, 0, guard=(guard[0], not guard[1]))
-        if isinstance(entry, Handler):
-            self._handler(entry, inst)
-        else:
-            entry(self, inst)
+        with registry.reading(inst):
+            if isinstance(entry, Handler):
+                self._handler(entry, inst)
+            else:
+                entry(self, inst)
         if guard is None:
             return
         if not around and self._clobbers(start, guard[0]):
@@ -224,7 +227,10 @@ class Emitter:
         for pc, label in self._branches:
             if label not in self.labels:
                 inst = self.instructions[self.origin[pc]]
-                raise PtxSyntaxError(f"label {label.split('@')[0]} is not declared", line=inst.line, text=inst.text)
+                name = label.split("@")[0]
+                raise PtxSyntaxError(
+                    f"label {name} is not declared", line=inst.line, text=inst.text, column=inst.column
+                )
             self.code[pc][2] = self.labels[label]
 
 

@@ -124,7 +124,7 @@ class Instruction:
     mods      the parts after `name`, in order
     operands  Reg | Not | Imm | Symbol | Vector | Sink | Pair | Address
     guard     (Reg, negated) or None
-    line      1-based line in the PTX text; `text` is the statement, whitespace collapsed
+    line, column  where it starts in the PTX text, from 1; `text` is the statement, whitespace collapsed
     data      what the handler's `prepare` returned
     """
 
@@ -137,6 +137,7 @@ class Instruction:
     name: str = ""
     mods: tuple[str, ...] = ()
     data: object = None
+    column: int | None = None
 
 
 def registers(operand: object) -> Iterator[Reg]:

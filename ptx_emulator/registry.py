@@ -7,7 +7,9 @@ executed; handlers are for instructions that are rare or do much work per execut
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .errors import UnsupportedInstruction
@@ -144,4 +146,23 @@ def prepare(handler: Handler, inst) -> None:
 
 def unsupported(inst, message: str) -> UnsupportedInstruction:
     """An UnsupportedInstruction error (to raise) that names the instruction's line."""
-    return UnsupportedInstruction(message, line=inst.line, text=inst.text)
+    return UnsupportedInstruction(message, line=inst.line, text=inst.text, column=inst.column)
+
+
+# Lowerings and handlers take operands for what their instruction has there. Where a malformed text has something else,
+# what they stumble over (these) becomes an UnsupportedInstruction that names the instruction.
+MISFITS = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, struct.error)
+
+
+def misfit(inst, error: Exception) -> UnsupportedInstruction:
+    message = f"{inst.name or inst.opcode}: operands or modifiers do not fit ({type(error).__name__}: {error})"
+    return unsupported(inst, message)
+
+
+@contextmanager
+def reading(inst):
+    """While operands of `inst` are read: a misfit names the instruction."""
+    try:
+        yield
+    except MISFITS as error:
+        raise misfit(inst, error) from error

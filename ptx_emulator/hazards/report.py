@@ -9,6 +9,7 @@ from . import shadow as sh
 
 WARNINGS = {
     sh.PROXY_READ, sh.TENSOR_FENCE, sh.LANES, sh.ELECTED, sh.INIT_FENCE, sh.OVERRUN, sh.WAIT_LD, sh.EXITED_COMMIT,
+    sh.ASYNC_LANES, sh.PROXY_LANES, sh.ABSENT,
 }  # fmt: skip
 
 KINDS = {
@@ -19,14 +20,16 @@ KINDS = {
     sh.EXITED: "exited-peer", sh.EXITED_WORK: "exited-work", sh.EXITED_COMMIT: "exited-commit",
     sh.WAIT_LD: "tcgen05-wait", sh.CROSS_CTA: "grid-race",
     sh.PREREQUISITE: "grid-dependency", sh.TX_LEFT: "mbarrier-tx", sh.NAMED_LEFT: "named-barrier",
-    sh.MAP_FENCE: "tensormap-fence",
+    sh.MAP_FENCE: "tensormap-fence", sh.SCOPE: "scope", sh.NOT_CONSTANT: "not-constant",
+    sh.ASYNC_LANES: "lanes", sh.PROXY_LANES: "proxy-lanes", sh.NOT_STARTED: "unstarted-peer", sh.OTHER_LANE: "other-lane",
+    sh.ABSENT: "absent-lanes", sh.OUTSIDE: "box-outside",
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Hazard:
     """severity  "error": wrong by the ISA and, as far as is known, on hardware; "warning": wrong by the ISA's text
-              only, hardware is known or believed to be laxer
+              only, hardware is known or believed to be laxer; "note": right, but hardly meant
     kind      a word for the class, as in docs/emulator-hazards.md
     message   both accesses and the missing edge
     line, text, prior_line, prior_text  PTX of the later and of the earlier access; None where there is none
@@ -61,7 +64,7 @@ def describe(checker, row: list[int]) -> Hazard:
     if code in (sh.OVERRUN, sh.TX_LEFT):
         instruction, before = before, None
     return Hazard(
-        "warning" if code in WARNINGS else "error",
+        "note" if code == sh.OUTSIDE else "warning" if code in WARNINGS else "error",
         KINDS[code],
         f"{_place(row)}: {_explain(code, row, record)}",
         instruction and instruction.line,
@@ -77,6 +80,10 @@ def _place(row: list[int]) -> str:
     space, rank, cell = row[sh.F_SPACE], row[sh.F_RANK], row[sh.F_CELL]
     if row[sh.F_CODE] in (sh.EXITED_WORK, sh.EXITED_COMMIT):
         return f"exit of CTA {rank}"
+    if row[sh.F_CODE] in (sh.OTHER_LANE, sh.ABSENT, sh.OUTSIDE):
+        return f"CTA {rank}"
+    if row[sh.F_CODE] == sh.NOT_STARTED:
+        return f"memory of CTA {rank}"
     if space == sh.SHARED:
         return f"shared memory of CTA {rank}, offset {cell:#x}"
     if space == sh.TMEM:
@@ -103,8 +110,10 @@ def _who(dim: int, warp: int, warps: int) -> str:
 def _explain(code: int, row: list[int], record: list[int] | None) -> str:
     warps = max(row[sh.F_WARPS], 1)
     now = _who(row[sh.F_DIM], row[sh.F_WARP], warps)
-    if code in (sh.EXITED_WORK, sh.EXITED_COMMIT):
+    if code in (sh.EXITED_WORK, sh.EXITED_COMMIT, sh.NOT_STARTED, sh.OTHER_LANE, sh.OUTSIDE):
         return f"{now}: {_TEXTS[code]}"
+    if code == sh.ABSENT:
+        return f"{now}: lanes {row[sh.F_CELL]:#010x} that should take part have exited"
     if record is None:
         return _TEXTS[code]
     then = _who(record[sh.R_DIM], record[sh.R_WARP], warps)
@@ -146,7 +155,15 @@ _TEXTS = {
     sh.EXITED_WORK: "no warp of the CTA knows before its exit that this use of its shared memory is complete",
     sh.EXITED_COMMIT: "no warp of the CTA has waited for the phase of its mbarrier that the commit arrives for",
     sh.WAIT_LD: "no tcgen05.wait::ld between (right only if registers that it loads were used before)",
-    sh.CROSS_CTA: "different clusters of the grid, without atomics that order them",
+    sh.CROSS_CTA: "different clusters of the grid, without a release (or fence, then write) by one and an acquire (or "
+    "read, then fence) of what it wrote by the other",
+    sh.SCOPE: "both are atomic or volatile, but the scope of one does not reach the other's CTA",
+    sh.ASYNC_LANES: "one lane issued it, no bar.warp.sync after the accesses of the warp's other lanes",
+    sh.PROXY_LANES: "one lane executed the fence.proxy.async, no bar.warp.sync after the other lanes' writes",
+    sh.NOT_STARTED: "the CTA is not known to have started: no barrier.cluster (or other news of it) before",
+    sh.OTHER_LANE: "commits or waits for the operations of its own thread only, and another lane of the warp issued them",
+    sh.OUTSIDE: "no element of the box lies within the tensor",
+    sh.NOT_CONSTANT: "ld.global.nc needs memory that nobody writes as long as the grid runs",
     sh.PREREQUISITE: "the grid that this one depends on, no griddepcontrol.wait before",
     sh.MAP_FENCE: "no fence.proxy.tensormap::generic.release (or tensormap.cp_fenceproxy) after the change of the "
     "map, or no .acquire of the map before the copy",

@@ -56,6 +56,8 @@ class TimedCluster(Cluster):
                 self._handle()
             elif stop == st.STOP_DONE:
                 break
+            elif stop == st.STOP_PAUSE:
+                continue
             elif stop == st.STOP_ERROR:
                 raise engine_error(self)
             elif head[st.H_PROGRESS] != retried and st.PYTHON in self._statuses():

@@ -23,6 +23,7 @@ from .units import OPTIONS, finish
 STOP_TIMED = 6  # Python is to account for the handler at H_STOP_*, approve it, and go on
 FOREVER = 1 << 40
 NEVER = 1e300
+PAUSE = 1 << 20  # turns between two looks of Python at signals
 SLACK = 4.0  # cycles that a warp may run ahead of the next
 
 
@@ -169,7 +170,7 @@ def run(t, p_head):
     n = head[st.H_WARPS]
     if t.misc[tb.TOUCHED] != 0 and t.misc[tb.APPROVED] == 0:
         ac.settle(t, p_head)  # of a handler that Python has executed
-    while True:
+    for _ in range(PAUSE):
         chosen, group, live = -1, -1, False
         first, second = NEVER, NEVER
         resumed = t.misc[tb.LAST_WARP] - 1 if t.misc[tb.APPROVED] != 0 else -1
@@ -200,3 +201,4 @@ def run(t, p_head):
         stop = _run_group(t, p_head, p_warp, chosen, group, second + SLACK)
         if stop >= 0:
             return stop
+    return np.int64(st.STOP_PAUSE)

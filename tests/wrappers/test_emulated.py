@@ -114,10 +114,11 @@ def peaked_problem(sigma: int, num_heads: int, kv_len: int) -> MlaProblem:
     )
 
 
-@pytest.mark.parametrize("num_ctas", [1, 148])
+@pytest.mark.parametrize("num_ctas", [1, 8])
 @pytest.mark.parametrize("sigma", PEAKED)
 def test_scaled_probabilities_keep_the_accuracy_of_a_peaked_softmax(sigma, num_ctas):
-    """Split among 148 CTAs each share has a maximum of its own, which hides part of the mutant's loss."""
+    """Each share has a maximum of its own, which hides part of the mutant's loss: of one key tile, all that matters; of
+    the four here, not."""
     good, bad = PEAKED[sigma]
     problem = peaked_problem(sigma, 8, 4096)
     result = compare(problem, *launch(problem, num_ctas=num_ctas))
