@@ -1,4 +1,4 @@
-"""What has changed in an installed peer since its parameter lists were recorded.
+"""What has changed in an installed peer or engine since its parameter lists were recorded.
 
 python -m wrappers.compat.changes                    # every peer of this environment
 python -m wrappers.compat.changes --at unpacked/     # folders of packages, e.g. of unzipped wheels
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wrappers import command_line
-from wrappers.compat.recorded import RECORDED, Recorded
+from wrappers.compat.recorded import CONTRACTS, RECORDED, Recorded
 
 
 def changes(recorded: Recorded, folder: Path) -> list[str]:
@@ -49,7 +49,8 @@ def parameters_of(given: ast.arguments, is_method: bool) -> dict[str, str]:
     defaults = [None] * (len(positional) - len(given.defaults)) + list(given.defaults)
     found = {each.arg: described("positional", value) for each, value in zip(positional, defaults, strict=True)}
     if is_method:
-        found.pop("self", None)
+        for first in ("self", "cls"):
+            found.pop(first, None)
     for kind, each in (("*", given.vararg), ("**", given.kwarg)):
         if each is not None:
             found[kind + each.arg] = kind
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.at is not None and not options.at.is_dir():
         parser.error(f"--at {options.at}: is not a folder")
     report, status = [], 0
-    for recorded in RECORDED:
+    for recorded in (*RECORDED, *CONTRACTS):
         folder = installed_folder(recorded.package, options.at)
         where = f"{recorded.distribution} {recorded.version} {recorded.name}"
         if folder is None:

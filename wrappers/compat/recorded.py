@@ -15,7 +15,7 @@ class Recorded:
 
     parameters: names and defaults as in a `def`, without annotations and without `self`. A default that the peer
     computes is written as its value.
-    ours: the module and name of the adapter.
+    ours: the module and name of the adapter, or "" for what an engine calls in us or we call in it.
     extra: keyword-only parameters that ours has besides.
     """
 
@@ -31,7 +31,7 @@ class Recorded:
 
 def in_package(distribution: str, version: str, package: str):
     def recorded(path: str, name: str, ours: str, parameters: str, extra: tuple[str, ...] = ()) -> Recorded:
-        return Recorded(distribution, version, package, path, name, parameters, f"wrappers.compat.{ours}", extra)
+        return Recorded(distribution, version, package, path, name, parameters, ours and f"wrappers.compat.{ours}", extra)
 
     return recorded
 
@@ -40,6 +40,7 @@ _tokenspeed = in_package("tokenspeed-mla", "2.0.4", "tokenspeed_mla")
 _flashinfer = in_package("flashinfer-python", "0.7.2.post1", "flashinfer")
 _vllm = in_package("vllm", "0.33.0", "vllm")
 _sgl_kernel = in_package("sgl-kernel", "0.3.21", "sgl_kernel")
+_sglang = in_package("sglang", "0.5.23", "sglang")
 
 RECORDED = (
     _tokenspeed(
@@ -157,5 +158,59 @@ RECORDED = (
     _sgl_kernel(
         "attention.py", "cutlass_mla_get_workspace_size", "cutlass.cutlass_mla_get_workspace_size",
         "max_seq_len, num_batches, sm_count=0, num_kv_splits=1",
+    ),
+)  # fmt: skip
+
+# What `wrappers.engines` overrides in the engines and calls there.
+_MLA_LAYER = "model_executor/layers/attention/mla_attention.py"
+CONTRACTS = (
+    _vllm(
+        _MLA_LAYER, "MLACommonImpl.__init__", "",
+        "num_heads, head_size, scale, num_kv_heads, alibi_slopes, sliding_window, kv_cache_dtype, logits_soft_cap, "
+        "attn_type, kv_sharing_target_layer_name, q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, "
+        "qk_head_dim, v_head_dim, kv_b_proj, indexer=None, q_pad_num_heads=None",
+    ),
+    _vllm(_MLA_LAYER, "MLACommonImpl.forward_mqa", "", "q, kv_c_and_k_pe_cache, attn_metadata, layer"),
+    _vllm(
+        _MLA_LAYER, "MLACommonMetadataBuilder.__init__", "",
+        "kv_cache_spec, layer_names, vllm_config, device, metadata_cls=None, supports_dcp_with_varlen=False",
+    ),
+    _vllm(
+        _MLA_LAYER, "MLACommonMetadataBuilder._build_decode", "",
+        "block_table_tensor, seq_lens_device, max_seq_len, query_start_loc_cpu, query_start_loc_device, "
+        "num_decode_tokens, max_query_len, dcp_tot_seq_lens_device",
+    ),
+    _vllm(
+        "v1/attention/backend.py", "AttentionBackend.supports_combination", "",
+        "head_size, dtype, kv_cache_dtype, block_size, use_mla, has_sink, use_sparse, use_mm_prefix, "
+        "device_capability",
+    ),
+    _vllm("v1/attention/backend.py", "MLAAttentionImpl.reserve_workspace", "", ""),
+    _vllm(
+        "v1/attention/backends/registry.py", "register_backend", "", "backend, class_path=None, is_mamba=False",
+    ),
+    _vllm(
+        "v1/worker/workspace.py", "WorkspaceManager.get_simultaneous", "", "*shapes_and_dtypes",
+    ),
+    _sglang(
+        "srt/layers/attention/cutedsl_mla_backend.py", "CuteDslMLABackend._run_decode_kernel", "",
+        "query, kv_cache, block_tables, seq_lens, max_seq_len, layer, *, causal_seqs=None, cp_world=1, cp_rank=0, "
+        "return_lse=False",
+    ),
+    _sglang(
+        "srt/layers/attention/trtllm_mla_backend.py", "TRTLLMMLABackend._compute_decode_bmm1_scale", "", "layer",
+    ),
+    _sglang(
+        "srt/layers/attention/torch_native_backend.py", "TorchNativeAttnBackend.forward_decode", "",
+        "q, k, v, layer, forward_batch, save_kv_cache=True",
+    ),
+    _sglang("srt/layers/attention/attention_registry.py", "register_attention_backend", "", "name"),
+    _sglang(
+        "srt/models/deepseek_common/attention_backend_handler.py", "AttentionBackendRegistry.register", "",
+        "backend_name, handler_func",
+    ),
+    _sglang(
+        "srt/models/deepseek_common/attention_forward_methods/forward_mla.py", "is_mla_dcp_lse_base_on_e", "",
+        "attention_backend",
     ),
 )  # fmt: skip
