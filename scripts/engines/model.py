@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 LAYERS, HIDDEN, HEADS, VOCABULARY, INTERMEDIATE = 2, 256, 4, 512, 512
 LATENT, NOPE, ROPE, VALUE = 512, 128, 64, 128
@@ -54,6 +53,9 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def write_model(folder: Path, seed: int = 0) -> None:
+    # On use: only the engines' environment has it.
+    from safetensors.torch import save_file
+
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in shapes().items():

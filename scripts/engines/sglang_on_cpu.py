@@ -45,9 +45,9 @@ for _name in STUBBED:
     sys.modules[_name].__spec__ = importlib.machinery.ModuleSpec(_name, None)
     sys.modules[_name].__path__ = []
 
-from scripts.engines.checked_calls import CheckedCalls  # noqa: E402
-from scripts.engines.model import prompts  # noqa: E402
-from wrappers.engines import sglang as engine  # noqa: E402
+from scripts.engines.checked_calls import CheckedCalls
+from scripts.engines.model import prompts
+from wrappers.engines import sglang as engine
 
 
 def check_decoding(counts: Path, mutant: bool) -> None:

@@ -2,9 +2,9 @@
 
 python -m scripts.engines.vllm_on_cpu --model FOLDER --attention blackwell --kv-cache-dtype auto --out FILE
 
-vLLM's CPU platform ignores the attention backend that is asked for and takes the one called CPU_MLA, so this replaces
-that name's class by ours. Three things are CPU-only: the cache is written in torch (vLLM's writer is a GPU kernel),
-pages are 16 tokens, and a call may be checked against the reference.
+vLLM's CPU platform takes the flag for the attention backend, and then one of its own, so this puts our class under those
+names. Two things are CPU-only: the cache is written in torch (vLLM's writer is a GPU kernel), and every call is checked against
+the reference.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ATTENTIONS = ("cpu_mla", "blackwell")
 CHECKED = CheckedCalls()
 
 
-def override_cpu_mla(mutant: bool) -> None:
+def override_cpu_backends(mutant: bool) -> None:
     import torch
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
@@ -55,11 +55,11 @@ def override_cpu_mla(mutant: bool) -> None:
 
     class CpuBackend(engine.BlackwellMLABackend):
         get_impl_cls = staticmethod(lambda: CpuImpl)
-        get_name = staticmethod(lambda: "CPU_MLA")
-        get_supported_kernel_block_sizes = staticmethod(lambda kv_cache_spec=None: [16])
 
+    # vLLM finds classes by name.
     globals()["CpuBackend"] = CpuBackend
-    register_backend(AttentionBackendEnum.CPU_MLA, f"{__name__}.CpuBackend")
+    for name in ("CPU_MLA", "AMX_MLA"):
+        register_backend(AttentionBackendEnum[name], f"{__name__}.CpuBackend")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -70,21 +70,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.attention == "blackwell":
         load_general_plugins()
-        override_cpu_mla(options.mutant)
+        override_cpu_backends(options.mutant)
     speculation = None
     if options.speculate:
         speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
     llm = LLM(
         str(options.model), skip_tokenizer_init=True, enforce_eager=True, dtype="bfloat16", max_model_len=256,
-        max_num_seqs=4, max_num_batched_tokens=256, enable_prefix_caching=False, kv_cache_dtype=options.kv_cache_dtype,
-        attention_config={"backend": "CPU_MLA"}, speculative_config=speculation,
+        max_num_seqs=4, max_num_batched_tokens=256, enable_prefix_caching=False, block_size=16, kv_cache_dtype=options.kv_cache_dtype,
+        attention_config={"backend": "BLACKWELL_MLA" if options.attention == "blackwell" else "CPU_MLA"}, speculative_config=speculation,
         # vLLM's CPU build computes wrong logits with its own operators for norms and activations.
         compilation_config={"custom_ops": ["none"]},
     )  # fmt: skip
     CHECKED.count_launches()
-    sampling = SamplingParams(
-        temperature=0.0, max_tokens=options.tokens, logprobs=1, ignore_eos=True, detokenize=False
-    )
+    sampling = SamplingParams(temperature=0.0, max_tokens=options.tokens, logprobs=1, ignore_eos=True, detokenize=False)
     outputs = llm.generate([{"prompt_token_ids": each} for each in prompts()], sampling, use_tqdm=False)
     completions = [each.outputs[0] for each in outputs]
     return {

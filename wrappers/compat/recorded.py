@@ -31,7 +31,9 @@ class Recorded:
 
 def in_package(distribution: str, version: str, package: str):
     def recorded(path: str, name: str, ours: str, parameters: str, extra: tuple[str, ...] = ()) -> Recorded:
-        return Recorded(distribution, version, package, path, name, parameters, ours and f"wrappers.compat.{ours}", extra)
+        return Recorded(
+            distribution, version, package, path, name, parameters, ours and f"wrappers.compat.{ours}", extra
+        )
 
     return recorded
 

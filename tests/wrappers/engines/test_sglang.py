@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 import types
-from dataclasses import replace
 
 import pytest
 import torch
@@ -73,7 +72,13 @@ def test_ranks_give_the_base_that_the_engine_expects_of_an_unknown_name():
     problem = make_problem(3, 3, 4, [5, 0, 70], page_size=PAGE_SIZE, softmax_scale=SCALE)
     for rank in range(2):
         own, local = shard(problem, 2, rank, 1, page_size=PAGE_SIZE), KeyShard(2, rank, 1).local_keys(problem.seq_lens)
-        given = {"block_tables": own.block_tables, "seq_lens": local, "cp_world": 2, "cp_rank": rank, "return_lse": True}
+        given = {
+            "block_tables": own.block_tables,
+            "seq_lens": local,
+            "cp_world": 2,
+            "cp_rank": rank,
+            "return_lse": True,
+        }
         out, lse = decode(own, causal_seqs=problem.seq_lens, **given)
         assert lse.shape == (3, 4, 3)
         assert_matches(own, out, lse * torch.log(torch.tensor(2.0)))

@@ -112,7 +112,9 @@ def test_ragged_verification_in_a_padded_batch(engine, is_causal):
 
 
 def test_a_block_that_is_not_causal_may_exceed_the_threshold(engine):
-    problem = make_problem(2, 3, 4, [9, 70], page_size=PAGE_SIZE, query_lens=[4, 4], is_causal=False, softmax_scale=SCALE)
+    problem = make_problem(
+        2, 3, 4, [9, 70], page_size=PAGE_SIZE, query_lens=[4, 4], is_causal=False, softmax_scale=SCALE
+    )
     metadata = metadata_of(engine, problem)
     metadata.decode.max_query_len = 2
     out, _ = make_impl(engine).forward_mqa(problem.query, problem.kv_cache, metadata, LAYER)
