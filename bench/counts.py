@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from bench.roofline import Workload, add_workload_arguments, workload_of
+from bench.workloads import Workload, add_workload_arguments, workload_of
 from mla import split_kv
 from mla.arch import SMEM_PORT_BYTES
 from mla.causal_mask import TilePhases
@@ -182,12 +182,10 @@ def summarise(config: MlaDecodeConfig, seq_lens: Sequence[int], reports: DecodeR
     )
 
 
-def count(
-    workload: Workload, page_size: int, is_causal: bool, num_ctas: int = EMULATED_CTAS, path: str = "auto"
-) -> Counts:
+def count(workload: Workload, is_causal: bool, num_ctas: int = EMULATED_CTAS, path: str = "auto") -> Counts:
     """Emulates one call of `workload` on `num_ctas` CTAs, on an operand path of MlaDecodeConfig, and counts."""
     problem = make_problem(
-        workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=page_size,
+        workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=workload.page_size,
         dtype=DTYPES[workload.dtype], is_causal=is_causal,
     )  # fmt: skip
     call = problem.decode_call(return_lse=False)
@@ -210,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="as JSON instead of text")
     options = parser.parse_args(arguments)
     workload = workload_of(options)
-    counts = count(workload, options.page_size, options.causal, options.num_ctas, options.path)
+    counts = count(workload, options.causal, options.num_ctas, options.path)
     print(json.dumps(asdict(counts), indent=2) if options.json else text_of(counts))
     return 0
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 
 from bench.hardware import B200, B300
-from bench.roofline import Workload, add_workload_arguments, roofline, workload_of
+from bench.roofline import roofline
+from bench.workloads import Workload, add_workload_arguments, workload_of
 from wrappers import command_line
 from wrappers.decode import KERNEL_ARCHS, mla_decode, workspace_bytes
 from wrappers.testing import make_problem
@@ -81,10 +82,10 @@ def capture(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def bench(workload: Workload, backend: str, page_size: int, warmup: int, repeats: int) -> dict[str, Timing]:
+def bench(workload: Workload, backend: str, warmup: int, repeats: int) -> dict[str, Timing]:
     """Timings by name: "events" for all backends, "graph" for cute (the torch backend reads lengths on the host)."""
     problem = make_problem(
-        workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=page_size,
+        workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=workload.page_size,
         dtype=DTYPES[workload.dtype],
     ).to("cuda")  # fmt: skip
     out = torch.empty(problem.out_shape, dtype=problem.out_dtype, device="cuda")
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"skipped: {reason}")
         return 0
     print(torch.cuda.get_device_name(), workload)
-    timings = bench(workload, options.backend, options.page_size, options.warmup, options.repeats)
+    timings = bench(workload, options.backend, options.warmup, options.repeats)
     for name, timing in timings.items():
         print(f"{name:7s} {timing}  {workload.kv_bytes / timing.median / 1e12:.2f} TB/s of KV")
     gpu = GPU_OF_ARCH.get(KERNEL_ARCHS.get(torch.cuda.get_device_capability()))

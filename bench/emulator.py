@@ -18,14 +18,14 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import torch
 
 from bench.counts import ARCH, DTYPES
-from bench.roofline import Workload, add_workload_arguments, workload_of
+from bench.workloads import Workload, add_workload_arguments, workload_of
 from mla.config import PATHS
 from ptx_emulator.asyncs import ORDERS
 from wrappers import command_line, emulated, kernel, validate
@@ -62,11 +62,11 @@ class Speed:
         return None if self.checked_cpu_seconds is None else self.checked_cpu_seconds / self.cpu_seconds
 
 
-def measure(workload: Workload, page_size: int, path: str, order: str, repeats: int, checks: bool) -> Speed:
+def measure(workload: Workload, path: str, order: str, repeats: int, checks: bool) -> Speed:
     """Emulates the call `repeats` times after one that warms up, and keeps the run of least CPU time; with `checks` as
     often with the happens-before checker."""
     problem = make_problem(
-        workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=page_size,
+        workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=workload.page_size,
         dtype=DTYPES[workload.dtype],
     )  # fmt: skip
     call = problem.decode_call()
@@ -152,8 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     rows = []
     for dtype, path, order in product(dtypes, paths, orders):
-        row = Workload(**{**asdict(workload), "dtype": dtype})
-        rows.append(measure(row, options.page_size, path, order, options.repeats, options.checks))
+        row = replace(workload, dtype=dtype)
+        rows.append(measure(row, path, order, options.repeats, options.checks))
     if options.json != "-":
         print(f"{machine()}\n{table(rows)}")
     if options.json:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -53,35 +54,48 @@ def details(p: Prediction) -> str:
     lines += [
         f"    busy {share:6.1%}  {name}" for name, share in sorted(p.busy.items(), key=lambda i: -i[1]) if share > 0.02
     ]
-    lines += [f"    waits {share:6.1%}  {name}" for name, share in p.waits.items() if share > 0.02]
+    lines += [
+        f"    {'works' if name.endswith('works') else 'waits'} {share:6.1%}  {name}"
+        for name, share in p.waits.items()
+        if share > 0.02
+    ]
     return "\n".join(lines)
 
 
-def run_all(workloads: Iterable[Workload], constants: Sequence[Constants], path: str, jobs: int) -> list[Prediction]:
-    """Every workload at every set of constants, in this order; progress on stderr."""
-    tasks = [(workload, c) for c in constants for workload in workloads]
-    done = []
+def predict_all(workload: Workload, tables: Sequence[Constants], path: str) -> list[Prediction]:
+    """One workload with every table of constants."""
+    return [predict(workload, constants, path) for constants in tables]
 
-    def progress(number: int, prediction: Prediction) -> None:
-        print(f"[{number}/{len(tasks)}] {prediction.workload}: {prediction.total:.1f} us", file=sys.stderr, flush=True)
-        done.append(prediction)
 
+def run_all(workloads: Sequence[Workload], tables: Sequence[Constants], path: str, jobs: int) -> list[list[Prediction]]:
+    """Every workload with every table: [table][workload]. Progress on stderr."""
+    began = time.perf_counter()
+    rows = []
+
+    def progress(found: list[Prediction]) -> None:
+        rows.append(found)
+        print(
+            f"[{len(rows)}/{len(workloads)}] {found[0].workload}: {found[0].total:.1f} us "
+            f"({len(tables)} in {time.perf_counter() - began:.0f} s)",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+    run = partial(predict_all, tables=tables, path=path)
     if jobs == 1:
-        for number, (workload, c) in enumerate(tasks, 1):
-            progress(number, predict(workload, c, path))
-        return done
-    with ProcessPoolExecutor(jobs) as pool:
-        futures = [pool.submit(partial(predict, path=path), workload, c) for workload, c in tasks]
-        for number, future in enumerate(futures, 1):
-            progress(number, future.result())
-    return done
+        for workload in workloads:
+            progress(run(workload))
+    else:
+        with ProcessPoolExecutor(jobs) as pool:
+            for found in pool.map(run, workloads):
+                progress(found)
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", help="workloads whose name contains this text")
+    parser.add_argument("--only", help="workloads of this name, or whose names contain this text; several with commas")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="one workload of your own, with the four below")
     parser.add_argument("--num-heads", type=int, default=16)
     parser.add_argument("--seq-len-q", type=int, default=4)
@@ -123,9 +137,14 @@ def _workloads(options: argparse.Namespace) -> list[Workload]:
         lengths = [int(text) for text in options.kv_len.split(",")]
         lengths = lengths * options.batch if len(lengths) == 1 else lengths
         return [Workload(options.dtype, options.num_heads, options.seq_len_q, tuple(lengths), options.page_size)]
-    chosen = [w for w in WORKLOADS if not options.only or options.only in w.name]
-    if not chosen:
-        raise ValueError(f"--only {options.only!r}: no workload's name contains it")
+    if not options.only:
+        return list(WORKLOADS)
+    chosen = []
+    for text in options.only.split(","):
+        named = [w for w in WORKLOADS if w.name == text] or [w for w in WORKLOADS if text in w.name]
+        if not named:
+            raise ValueError(f"--only {text!r}: no workload's name contains it")
+        chosen += [w for w in named if w not in chosen]
     return chosen
 
 
@@ -134,25 +153,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.trace or options.timeline:
         timeline.write(options.workloads[0], options.table[0], options.path, options.trace, options.timeline)
         return 0
-    predictions = run_all(options.workloads, options.table, options.path, options.jobs)
+    base = options.table[0]
+    asked = (("relaxed", options.relax, RELAXED), ("disputed", options.sensitivity, disputed()))
+    variants = [
+        (kind, name, base.replace(**changes(base))) for kind, given, of in asked if given for name, changes in of
+    ]
+    tables = [*options.table, *(constants for _, _, constants in variants)]
+    found = run_all(options.workloads, tables, options.path, options.jobs)
+    clocks, others = found[: len(options.table)], found[len(options.table) :]
+    predictions = [prediction for row in clocks for prediction in row]
     if options.json != "-":
         print(table_of(predictions, options.before))
         if options.waits:
             print("\n".join(details(p) for p in predictions))
-    for asked, title, variants in (
-        (options.relax, "twice as fast", RELAXED),
-        (options.sensitivity, "disputed constants", disputed()),
-    ):
-        if asked:
-            base = options.table[0]
-            tables = [base.replace(**changes(base)) for _, changes in variants]
-            found = run_all(options.workloads, tables, options.path, options.jobs)
-            print(table_of_variants(title, predictions[: len(options.workloads)], [n for n, _ in variants], found))
+        for kind, title in (("relaxed", "twice as fast"), ("disputed", "disputed constants")):
+            chosen = [i for i, variant in enumerate(variants) if variant[0] == kind]
+            if chosen:
+                names = [variants[i][1] for i in chosen]
+                print(table_of_variants(title, clocks[0], names, [others[i] for i in chosen]))
     if options.json:
-        changed = {n: v for n, v in options.table[0].values.items() if v != CONSTANTS[n].value and n != "clock"}
-        text = json.dumps({"changed": changed, "predictions": [asdict(p) for p in predictions]}, indent=1)
+        text = json_of(base, predictions, [(kind, name, row) for (kind, name, _), row in zip(variants, others, strict=True)],
+                       options.waits)  # fmt: skip
         print(text) if options.json == "-" else Path(options.json).write_text(text + "\n")
     return 0
+
+
+def json_of(
+    base: Constants,
+    predictions: Sequence[Prediction],
+    variants: Sequence[tuple[str, str, Sequence[Prediction]]],
+    waits: bool,
+) -> str:
+    """What --json writes, a line for each row: predictions at the clocks (busy and waits only if asked), totals of the
+    variants, (kind, name, their predictions), at the first clock."""
+    left_out = set() if waits else {"busy", "waits"}
+
+    def row(prediction: Prediction) -> str:
+        return json.dumps({key: _rounded(value) for key, value in asdict(prediction).items() if key not in left_out})
+
+    changed = {name: value for name, value in base.values.items() if value != CONSTANTS[name].value and name != "clock"}
+    totals = [
+        json.dumps({"kind": kind, "name": name, "workload": p.workload, "clock": p.clock, "total": _rounded(p.total)})
+        for kind, name, found in variants
+        for p in found
+    ]
+    parts = [f'"changed": {json.dumps(changed)}']
+    for name, rows in (("predictions", [row(p) for p in predictions]), ("variants", totals)):
+        parts.append(f'"{name}": [' + ",".join(f"\n  {text}" for text in rows) + "]")
+    return "{" + ",\n ".join(parts) + "}"
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: round(share, 4) for key, share in value.items()}
+    return round(value, 3) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
@@ -14,6 +15,8 @@ from mla import split_kv
 from mla.compile import compile_decode
 from mla.config import MlaDecodeConfig
 from mla.decode import MlaDecode
+from ptx_emulator import state
+from ptx_emulator.cubin import register_counts
 from ptx_emulator.timing import Constants, CtaTiming, LaunchTiming, time_host_function
 from wrappers.kernel import EMULATED_CTAS
 
@@ -22,14 +25,12 @@ OUTPUT_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfl
 POOL_PAGES = 3072  # distinct pages that tables walk through in a circle; more than one cluster reads
 MMA_FLOP = {"bf16": 8192, "fp16": 8192, "fp8": 16384}  # per cycle and SM (performance.md, section 2)
 TARGET_FACTOR, TARGET_MICROSECONDS = 1.05, 8.0
-# Of 256 threads with 80 registers each (`python -m scripts.resources`): the PTX does not tell registers.
-MERGE_CTAS_PER_SM = 3
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Modelled microseconds. hbm, mma, port: what each takes by itself. waits: of the longest cluster, (role, edge,
-    what ended the wait) -> share of its time. busy: unit -> share."""
+    """Modelled microseconds. hbm, mma, port: what each takes by itself. waits: of the longest cluster, see named_waits.
+    busy: unit -> share of its time."""
 
     workload: str
     path: str
@@ -58,12 +59,14 @@ def write_cuts(workspace: torch.Tensor, config: MlaDecodeConfig, kv_lens: Sequen
     """What every unit tells the merge, of which only some are executed."""
     plan = MlaDecode(config).plan
     of_units = [astuple(cut) for cut in cuts(config, kv_lens, EMULATED_CTAS)]
-    begin = split_kv.num_slots(len(of_units)) * plan.tile_rows * (LATENT_DIM + 1)
+    offset = split_kv.cuts_offset(len(of_units), plan.tile_rows, LATENT_DIM, config.partial_bytes)
+    begin = offset // workspace.element_size()
     table = workspace[begin : begin + len(of_units) * split_kv.CUT_INTS].view(torch.int32)
     fields = torch.tensor(of_units, dtype=torch.int32)
     table.view(-1, split_kv.CUT_INTS)[:, : fields.shape[1]] = fields
 
 
+@functools.lru_cache(maxsize=1)
 def host_arguments(workload: Workload, config: MlaDecodeConfig, seed: int = 0) -> tuple[object, ...]:
     """Normal data; block tables walk through a pool of pages in a circle, so that no cluster reads a page twice."""
     generator = torch.Generator().manual_seed(seed)
@@ -104,9 +107,11 @@ def timed_launches(
     busy = active * MlaDecode(config).plan.cluster_size
     options = [
         {"clusters": units, "busy_sms": busy, "trace_rows": trace_rows},
-        {"cached": True, "resident": MERGE_CTAS_PER_SM},
+        {"cached": True},
     ]
-    return time_host_function(kernel.ir, kernel.ptx, host_arguments(workload, config, seed), constants, options=options)
+    arguments = host_arguments(workload, config, seed)
+    registers = register_counts(kernel.cubin)
+    return time_host_function(kernel.ir, kernel.ptx, arguments, constants, options=options, registers=registers)
 
 
 def predict(workload: Workload, constants: Constants, path: str = "auto", seed: int = 0) -> Prediction:
@@ -141,22 +146,28 @@ def predict(workload: Workload, constants: Constants, path: str = "auto", seed: 
 
 
 def named_waits(description: MlaDecode, cluster: CtaTiming) -> dict[str, float]:
-    """Waits by role, edge and what completed it; the mean over the role's warps."""
+    """Shares of the cluster's time, by role, of a pair by role and CTA: "role <- edge (what completed it)" where it
+    waits, "role works" for what it does not wait. The mean over the role's warps."""
     plan = description.plan
     roles = roles_of(plan.warps)
     role_of = {warp: role for role, warps in roles.items() for warp in warps}
-    members = plan.cluster_size
-    shared: dict[str, float] = {}
-    start = 1024  # of dynamic shared memory
+    found: dict[tuple[str, str], float] = {}
+
+    def add(warp: int, what: str, cycles: float) -> None:
+        cta, number = divmod(warp, plan.warps.num_warps)
+        role = role_of[number]
+        label = role if plan.cluster_size == 1 else f"{role} of CTA {cta}"
+        found[label, what] = found.get((label, what), 0.0) + cycles / cluster.cycles / len(roles[role])
+
+    for warp, end in enumerate(cluster.ended):
+        add(warp, "works", end)
     for (warp, offset, by), cycles in cluster.waits.items():
-        role = role_of[warp % plan.warps.num_warps]
-        key = f"{role} <- {edge_at(plan, offset - start)} ({by})"
-        shared[key] = shared.get(key, 0.0) + cycles / cluster.cycles / len(roles[role]) / members
+        add(warp, f"<- {edge_at(plan, offset - state.SHARED_START)} ({by})", cycles)
+        add(warp, "works", -cycles)
     for (warp, kind), cycles in cluster.blocked.items():
-        role = role_of[warp % plan.warps.num_warps]
-        key = f"{role} <- {kind} barrier"
-        shared[key] = shared.get(key, 0.0) + cycles / cluster.cycles / len(roles[role]) / members
-    return dict(sorted(shared.items(), key=lambda item: (item[0].split(" ")[0], -item[1])))
+        add(warp, f"<- {kind} barrier", cycles)
+        add(warp, "works", -cycles)
+    return {f"{label} {what}": share for (label, what), share in sorted(found.items(), key=lambda i: (i[0][0], -i[1]))}
 
 
 def edge_at(plan, offset: int) -> str:

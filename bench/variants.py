@@ -27,8 +27,11 @@ RELAXED: tuple[tuple[str, Changes], ...] = (
     ("EX2", _times(2, "mufu")),
     ("issue, ALU, FMA", _times(2, "issue", "alu", "fma", "minmax")),
     ("TMA latency", _times(0.5, *_TMA)),
+    ("load latency", _times(0.5, "hbm_latency", "l2_latency")),
     ("L2 and link", _times(2, "l2_bytes")),
     ("synchronisation", _times(0.5, "arrive", "wake", "test", "remote", "named", "mma_latency")),
+    ("MMA issue", _times(0.5, "mma_issue")),
+    ("launch, hand-over", _times(0.5, "launch", "next_launch", "next_launch_pdl")),
 )
 
 
@@ -46,12 +49,14 @@ def disputed() -> list[tuple[str, Changes]]:
     return variants
 
 
-def table_of_variants(title: str, base: Sequence[Prediction], names: Sequence[str], found: Sequence[Prediction]) -> str:
-    """Totals relative to the base; `found` holds all workloads of the first variant, then those of the next."""
+def table_of_variants(
+    title: str, base: Sequence[Prediction], names: Sequence[str], found: Sequence[Sequence[Prediction]]
+) -> str:
+    """Totals relative to the base; `found[i]` holds all workloads of variant names[i]."""
     width = max(len(p.workload) for p in base)
     lines = [f"\n{title}: modelled total / total of the table above"]
     lines.append(" " * width + "".join(f"  {name:>18s}" for name in names))
     for i, prediction in enumerate(base):
-        ratios = [found[k * len(base) + i].total / prediction.total for k in range(len(names))]
+        ratios = [predictions[i].total / prediction.total for predictions in found]
         lines.append(f"{prediction.workload:{width}s}" + "".join(f"  {ratio:18.3f}" for ratio in ratios))
     return "\n".join(lines)

@@ -1,11 +1,15 @@
-"""The workloads that predictions are made for, as data: those with published or modelled figures of the peers."""
+"""Decode calls as data: what a benchmark is given, and those with published or modelled figures of the peers."""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
+
+from wrappers.command_line import integer
 
 HEAD_DIM, LATENT_DIM = 576, 512
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp8": 1}
+OUTPUT_BYTES = 2
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,13 @@ class Workload:
         return self.num_heads * self.seq_len_q
 
     @property
+    def kv_len(self) -> int:
+        """Keys of every request. Raises ValueError if they differ."""
+        if len(set(self.kv_lens)) != 1:
+            raise ValueError(f"kv_lens={self.kv_lens}: must be equal")
+        return self.kv_lens[0]
+
+    @property
     def name(self) -> str:
         lengths = sorted(set(self.kv_lens))
         keys = "+".join(f"{self.kv_lens.count(n)}x{_short(n)}" for n in reversed(lengths))
@@ -43,10 +54,32 @@ class Workload:
         """The cache read once."""
         return sum(self.kv_lens) * HEAD_DIM * ELEMENT_BYTES[self.dtype]
 
+    @property
+    def row_bytes(self) -> int:
+        """Query read once, output written once."""
+        return self.batch * self.rows * (HEAD_DIM * ELEMENT_BYTES[self.dtype] + LATENT_DIM * OUTPUT_BYTES)
+
+    def scores(self, tile_rows: int) -> int:
+        """Scores, which is exponentials, in whole row tiles of `tile_rows`: a partly empty one costs as much."""
+        return -(-self.rows // tile_rows) * tile_rows * sum(self.kv_lens)
+
     def flop(self, tile_rows: int) -> int:
         """Multiplications and additions of Q K^T and P V, in whole row tiles of `tile_rows`."""
-        rows = -(-self.rows // tile_rows) * tile_rows
-        return 2 * rows * sum(self.kv_lens) * (HEAD_DIM + LATENT_DIM)
+        return 2 * self.scores(tile_rows) * (HEAD_DIM + LATENT_DIM)
+
+
+def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of a call whose requests have the same number of keys."""
+    parser.add_argument("--batch", type=integer(1), default=64)
+    parser.add_argument("--num-heads", type=integer(1, 128), default=16)
+    parser.add_argument("--seq-len-q", type=integer(1, 2**20), default=8)
+    parser.add_argument("--kv-len", type=integer(1), default=2048)
+
+
+def workload_of(options: argparse.Namespace) -> Workload:
+    """The call of `add_workload_arguments`, a --dtype, and --page-size where the command has one."""
+    shape = (options.dtype, options.num_heads, options.seq_len_q, options.kv_len, options.batch)
+    return Workload.uniform(*shape, page_size=getattr(options, "page_size", 64))
 
 
 def _short(keys: int) -> str:

@@ -12,7 +12,7 @@ PAGE_SIZES = (16, 32, 64, 128)
 LSE_BASES = ("e", "2")
 PATHS = ("auto", "narrow", "wide")
 NARROW_ROWS = 64  # rows of a work unit on the narrow path
-ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp8": 1}
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,24 @@ class MlaDecodeConfig:
     @property
     def output_bytes(self) -> int:
         return ELEMENT_BYTES[self.output_dtype]
+
+    @property
+    def partial_dtype(self) -> str:
+        """Of partial results: "fp32", or "fp16" where the values are e4m3, whose averages are at most 448 and have 4
+        significant bits each.
+        """
+        return "fp16" if self.dtype == "fp8" else "fp32"
+
+    @property
+    def partial_bytes(self) -> int:
+        return ELEMENT_BYTES[self.partial_dtype]
+
+    @property
+    def partial_scale_log2(self) -> int:
+        """Partial results are stored times two to this power: 448 * 2^7 and what rounding adds stay below fp16's 65504,
+        and small averages above its subnormal numbers.
+        """
+        return 7 if self.partial_dtype == "fp16" else 0
 
     @property
     def probs_scale_log2(self) -> int:

@@ -9,7 +9,7 @@ import cutlass.cute as cute
 from cutlass import AddressSpace, Float32, Int32, Int64
 from cutlass.cute.nvgpu import cpasync
 
-from mla import operands, split_kv
+from mla import operands, reduction, split_kv
 from mla.arch import SMEM_ALIGN, TMEM_COLUMNS
 from mla.config import MlaDecodeConfig
 from mla.context import Arguments, Boxes, Context
@@ -17,7 +17,6 @@ from mla.line import RequestList
 from mla.memory_plan import MemoryPlan
 from mla.pipelines import BARRIER_BYTES, init_barriers
 from mla.plans import plan_of
-from mla.reduction import MergePartials
 from mla.roles import correction, load, mma, scheduler, softmax
 from mla.tile_scheduler import TileScheduler
 
@@ -100,25 +99,33 @@ class MlaDecode:
             stream=stream,
             min_blocks_per_mp=1,  # or ptxas does not know how many registers it starts with, and ignores setmaxnreg
         )
-        merge = MergePartials(config, self.scheduler)
+        merge = reduction.MergePartials(config, self.scheduler)
         merge.kernel(out, lse, partial_out, partial_lse, cuts, output_scale).launch(
             grid=[merge.num_ctas(num_units), 1, 1],
             block=[merge.threads, 1, 1],
             smem=merge.smem_bytes,
             stream=stream,
             use_pdl=True,
+            min_blocks_per_mp=reduction.CTAS_PER_SM,
+            preferred_smem_carveout=100,  # as decode leaves it: an SM that changes its own has to be empty
         )
 
     @cute.jit
     def partials(self, workspace: cute.Tensor, num_units: Int32):
         """Workspace as partial outputs [slot, row, latent], log-sum-exps in base 2 [slot, row], and cuts [unit, field]."""
         slots, rows, dims = split_kv.num_slots(num_units), self.plan.tile_rows, self.config.kv_lora_rank
+        element_bytes = self.config.partial_bytes
+        start = cute.recast_ptr(workspace.iterator, dtype=Int32)  # elements of FLOAT_BYTES
         out_layout = cute.make_layout((slots, rows, dims), stride=(rows * dims, dims, 1))
-        partial_out = cute.make_tensor(workspace.iterator, out_layout)
-        lse_start = workspace.iterator + Int64(slots) * (rows * dims)
-        partial_lse = cute.make_tensor(lse_start, cute.make_layout((slots, rows), stride=(rows, 1)))
+        partial_out = cute.make_tensor(
+            cute.recast_ptr(start, dtype=operands.ELEMENT_TYPE[self.config.partial_dtype]), out_layout
+        )
+        lse_start = start + Int64(slots) * (rows * dims * element_bytes // split_kv.FLOAT_BYTES)
+        lse_layout = cute.make_layout((slots, rows), stride=(rows, 1))
+        partial_lse = cute.make_tensor(cute.recast_ptr(lse_start, dtype=Float32), lse_layout)
+        cuts_start = start + split_kv.cuts_offset(Int64(num_units), rows, dims, element_bytes) // split_kv.INT_BYTES
         cuts_layout = cute.make_layout((num_units, split_kv.CUT_INTS), stride=(split_kv.CUT_INTS, 1))
-        cuts = cute.make_tensor(cute.recast_ptr(lse_start + slots * rows, dtype=Int32), cuts_layout)
+        cuts = cute.make_tensor(cuts_start, cuts_layout)
         return partial_out, partial_lse, cuts
 
     @cute.jit

@@ -100,8 +100,8 @@ def _all_but_the_last(parts: Any, member: Any, log2_members: Any) -> tuple[Any, 
     return begin, end - 1
 
 
-def _one_member(smem: Any, warp: Any, members: Any) -> Any:
-    return _COMBINE(smem, warp, cutlass.Int32(1))
+def _one_member(smem: Any, warp: Any, members: Any, vector: int) -> Any:
+    return _COMBINE(smem, warp, cutlass.Int32(1), vector)
 
 
 def _skip_probs_test(pipeline: Pipeline, count: Any) -> Any:

@@ -29,7 +29,12 @@ MMA_KIND = {
     "fp8": prims.Tcgen05MMAKind.F8F6F4,
 }
 OPERAND_FORMAT = {"fp16": 0, "bf16": 1, "fp8": 0}  # e4m3 is format 0 of kind::f8f6f4
-ELEMENT_TYPE = {"fp16": cutlass.Float16, "bf16": cutlass.BFloat16, "fp8": cutlass.Float8E4M3FN}
+ELEMENT_TYPE = {
+    "fp32": cutlass.Float32,
+    "fp16": cutlass.Float16,
+    "bf16": cutlass.BFloat16,
+    "fp8": cutlass.Float8E4M3FN,
+}
 TMEM_ADDRESS_SPACE = 6
 SECTOR_BYTES = 32  # of L2
 SECTOR_WORDS = 8
@@ -225,10 +230,20 @@ def store_aligned(address: Any, words: Any, align: int) -> None:
     store_words(pointer, words, 0, cute.size(words))
 
 
-def load_floats(row: Any, element: Any) -> Any:
-    """Four neighbouring fp32 of a row in global memory, from a multiple of 4 on, as a register tensor."""
-    address = row.iterator.toint() + cutlass.Int64(element) * 4
-    source = cute.make_ptr(cutlass.Float32, address, cutlass.AddressSpace.gmem, assumed_align=16)
-    fragment = cute.make_rmem_tensor(4, cutlass.Float32)
+def load_unit(address: Any) -> list[Any]:
+    """16 bytes from a global address, a multiple of 16, as 32-bit words."""
+    source = cute.make_ptr(Int32, address, cutlass.AddressSpace.gmem, assumed_align=16)
+    fragment = cute.make_rmem_tensor(4, Int32)
     cute.autovec_copy(cute.make_tensor(source, cute.make_layout(4)), fragment)
-    return fragment
+    return [fragment[i] for i in range(4)]
+
+
+def floats_of_words(words: list[Any], dtype: str) -> list[Any]:
+    """Counterpart of `register_words` and `converted_words`: the fp32 values of 32-bit words in `dtype`."""
+    fragment = cute.make_rmem_tensor(len(words), Int32)
+    for i, word in enumerate(words):
+        fragment[i] = word
+    values = cute.recast_tensor(fragment, ELEMENT_TYPE[dtype])
+    wide = cute.make_rmem_tensor(cute.size(values), cutlass.Float32)
+    wide.store(values.load().to(cutlass.Float32))
+    return [wide[i] for i in range(cute.size(values))]

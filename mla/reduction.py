@@ -6,7 +6,7 @@ untouched.
 
 A row tile of p parts is cut at p - 1 places, so a grid of a few CTAs to each cut of the line has enough of them for
 any lengths: those of a tile's cuts share its rows. Few parts take one warp a row; of many parts up to eight warps, each
-with neighbouring parts, share a quarter of a row's dimensions.
+with neighbouring parts, share a band of a row's dimensions, as many as a warp loads at once, 16 bytes a lane.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from cutlass import AddressSpace, Float32, Int32
 from mla import operands, softmax, split_kv
 from mla.arch import WARP_SIZE
 from mla.causal_mask import quotient, quotient_up
-from mla.config import MlaDecodeConfig
+from mla.config import ELEMENT_BYTES, MlaDecodeConfig
 from mla.line import Request
 from mla.tile_scheduler import TileScheduler
 
 WARPS = 8
 FEW_PARTS = 4  # up to here a row's parts are one warp's
-BANDS = 4  # of the latent dimensions of a row of more parts
-LOADS_IN_FLIGHT = 8  # 16-byte loads of partial results by one thread
+LOADS_IN_FLIGHT = 4  # of partial results, LOAD_BYTES each, by one thread
+LOAD_BYTES = 16
+LOAD_WORDS = LOAD_BYTES // 4
 PARTS_PER_WARP = 8  # beyond, more warps share the parts
-VECTOR = 4  # fp32 of a 16-byte load
+CTAS_PER_SM = 4  # for which registers are allotted
 
 
 def parts_of(parts: Any, member: Any, log2_members: Any) -> tuple[Any, Any]:
@@ -49,7 +50,7 @@ def log2_members(parts: Any) -> Any:
 
 @dataclass(frozen=True)
 class Sums:
-    """What a warp has added of a row's parts, relative to 2^highest; VECTOR dimensions per lane and group.
+    """What a warp has added of a row's parts, relative to 2^highest; some neighbouring dimensions per lane and band.
 
     values: registers. total: of the weights.
     """
@@ -61,10 +62,28 @@ class Sums:
 
 @dataclass(frozen=True)
 class Partials:
-    """Partial results [slot, row, latent] and their log-sum-exps [slot, row], base 2."""
+    """Partial results [slot, row, latent], in `dtype`, and their log-sum-exps [slot, row], base 2."""
 
     out: Any
     lse: Any
+    dtype: str
+
+    @property
+    def element_bytes(self) -> int:
+        return ELEMENT_BYTES[self.dtype]
+
+    @property
+    def vector(self) -> int:
+        """Dimensions that a lane loads at once."""
+        return LOAD_BYTES // self.element_bytes
+
+    @property
+    def later_bytes(self) -> int:
+        """Distance of neighbouring parts of a row tile, but for the first."""
+        return split_kv.SLOTS_PER_UNIT * self.out.stride[0] * self.element_bytes
+
+    def address(self, slot: Any, row: Any) -> Any:
+        return self.out[slot, row, None].iterator.toint()
 
 
 @dataclass(frozen=True)
@@ -88,9 +107,18 @@ class MergePartials:
         return WARPS * WARP_SIZE
 
     @property
+    def band_dims(self) -> int:
+        """Latent dimensions of a row that a warp loads at once."""
+        return WARP_SIZE * LOAD_BYTES // self.config.partial_bytes
+
+    @property
+    def bands(self) -> int:
+        return self.config.kv_lora_rank // self.band_dims
+
+    @property
     def smem_bytes(self) -> int:
-        """Per warp: VECTOR dimensions per lane, the maximum, the sum of weights."""
-        return WARPS * (WARP_SIZE * VECTOR + 2) * split_kv.FLOAT_BYTES
+        """Per warp: a band, the maximum, the sum of weights."""
+        return WARPS * (self.band_dims + 2) * split_kv.FLOAT_BYTES
 
     @property
     def ctas_per_cut(self) -> int:
@@ -111,13 +139,14 @@ class MergePartials:
     ):
         block = cute.arch.block_idx()[0]
         unit = quotient(block, self.ctas_per_cut) + 1
-        result = Result(out, lse, operands.scalar(output_scale))
+        partials = Partials(partial_out, partial_lse, self.config.partial_dtype)
+        result = Result(out, lse, operands.scalar(output_scale) * 2.0**-self.config.partial_scale_log2)
         cute.arch.griddepcontrol_wait()
         if unit < cute.size(cuts, mode=[0]):
             cut = read_cut(cuts[unit, None])
             number = block - cut.first_unit * self.ctas_per_cut
-            if number < ctas_of(cut):
-                self.merge(Partials(partial_out, partial_lse), result, cut, number)
+            if number < ctas_of(cut, self.bands):
+                self.merge(partials, result, cut, number)
 
     @cute.jit
     def merge(
@@ -132,9 +161,8 @@ class MergePartials:
         if cut.parts <= FEW_PARTS:
             row = number * WARPS + warp
             if row < cut.rows:
-                groups = self.config.kv_lora_rank // (VECTOR * WARP_SIZE)
-                sums = gather(partials, cut, row, Int32(0), Int32(0), cut.parts, groups)
-                self.write(result, cut, row, Int32(0), sums, groups)
+                sums = gather(partials, cut, row, Int32(0), Int32(0), cut.parts, self.bands)
+                self.write(result, cut, row, Int32(0), sums, self.bands)
         else:
             self.merge_band(partials, result, cut, number, warp)
 
@@ -151,15 +179,15 @@ class MergePartials:
         shift = log2_members(cut.parts)
         member = warp & ((Int32(1) << shift) - 1)
         unit = number * WARPS + warp >> shift
-        row = quotient(unit, BANDS)
-        first_dim = (unit - row * BANDS) * (self.config.kv_lora_rank // BANDS)
+        row = quotient(unit, self.bands)
+        first_dim = (unit - row * self.bands) * self.band_dims
         smem = cute.arch.get_dyn_smem(Float32, 16)
         if row < cut.rows:
             begin, end = parts_of(cut.parts, member, shift)
             put(smem, warp, gather(partials, cut, row, first_dim, begin, end, 1))
         cute.arch.sync_threads()
         if (row < cut.rows) & (member == 0):
-            self.write(result, cut, row, first_dim, combine(smem, warp, Int32(1) << shift), 1)
+            self.write(result, cut, row, first_dim, combine(smem, warp, Int32(1) << shift, partials.vector), 1)
 
     @cute.jit
     def write(
@@ -169,7 +197,7 @@ class MergePartials:
         row: Int32,
         first_dim: Int32,
         sums: cutlass.Constexpr,
-        groups: cutlass.Constexpr,
+        bands: cutlass.Constexpr,
     ):
         """A row's dimensions from `first_dim` on, and, with the first ones, its log-sum-exp."""
         config, lane = self.config, cute.arch.lane_idx()
@@ -178,11 +206,12 @@ class MergePartials:
         is_empty = sums.total == Float32(0.0)
         factor = result.scale / sums.total
         target = result.out[(*place, None)]
-        for group in cutlass.range_constexpr(groups):
-            values = sums.values[group * VECTOR : (group + 1) * VECTOR]
+        vector = len(sums.values) // bands
+        for band in cutlass.range_constexpr(bands):
+            values = sums.values[band * vector : (band + 1) * vector]
             values = [cutlass.select_(is_empty, Float32(0.0), value * factor) for value in values]
             words = operands.converted_words(values, config.output_dtype)
-            dim = first_dim + (group * WARP_SIZE + lane) * VECTOR
+            dim = first_dim + band * self.band_dims + lane * vector
             operands.store_row(target, dim * config.output_bytes, words)
         if cutlass.const_expr(config.lse_base is not None):
             if (lane == 0) & (first_dim == 0):
@@ -193,13 +222,13 @@ class MergePartials:
 
 def read_cut(fields: cute.Tensor) -> split_kv.Cut:
     """What the unit has told, as `scheduler.write_cut` wrote it."""
-    return split_kv.Cut(*(fields[i] for i in range(len(dataclasses.fields(split_kv.Cut)))))
+    return split_kv.Cut(*(cute.arch.make_warp_uniform(fields[i]) for i in range(len(dataclasses.fields(split_kv.Cut)))))
 
 
-def ctas_of(cut: split_kv.Cut) -> Any:
+def ctas_of(cut: split_kv.Cut, bands: int) -> Any:
     """CTAs that merge a row tile; never more than `ctas_per_cut` for each of its cuts."""
     of_few = quotient_up(cut.rows, WARPS)
-    of_many = quotient_up(cut.rows * BANDS << log2_members(cut.parts), WARPS)
+    of_many = quotient_up(cut.rows * bands << log2_members(cut.parts), WARPS)
     return cutlass.select_(cut.parts <= FEW_PARTS, of_few, of_many)
 
 
@@ -211,22 +240,22 @@ def gather(
     first_dim: Int32,
     begin: Int32,
     end: Int32,
-    groups: cutlass.Constexpr,
+    bands: cutlass.Constexpr,
 ):
-    """A warp's Sums of parts [begin, end) of a row: `groups` times 128 dimensions, from `first_dim` on.
+    """A warp's Sums of parts [begin, end) of a row: `bands` bands, from `first_dim` on.
 
     Log-sum-exps are a part to a lane, 32 at a time. The loads of partial results depend on none of them.
     """
     lane = cute.arch.lane_idx()
-    step = LOADS_IN_FLIGHT // groups
+    step, vector = LOADS_IN_FLIGHT // bands, partials.vector
     highest, total = Float32(softmax.NEG_INF), Float32(0.0)
-    values = [Float32(0.0) for _ in range(groups * VECTOR)]
+    values = [Float32(0.0) for _ in range(bands * vector)]
     for block in cutlass.range(begin, end, WARP_SIZE, unroll=1):
         block_end = cutlass.min(block + WARP_SIZE, end)
         lse = Float32(softmax.NEG_INF)
         if block + lane < end:
             lse = partials.lse[cut.slot(block + lane), row]
-        loaded = load_parts(partials, cut, row, first_dim, block, block_end, groups)
+        loaded = load_parts(partials, cut, row, first_dim, block, block_end, bands)
         previous, highest = highest, cute.arch.fmax(highest, warp_maximum(lse))
         reference = softmax.reference_maximum(highest)
         weight, faded = exp2(lse - reference), exp2(previous - reference)
@@ -235,9 +264,10 @@ def gather(
             for i in cutlass.range_constexpr(step):
                 of_part = cute.arch.shuffle_sync(weight, first - block + i)
                 total = total + of_part
-                for j in cutlass.range_constexpr(groups * VECTOR):
-                    values[j] = values[j] + of_part * loaded[i * groups * VECTOR + j]
-            loaded = load_parts(partials, cut, row, first_dim, first + step, block_end, groups)
+                words = loaded[i * bands * LOAD_WORDS : (i + 1) * bands * LOAD_WORDS]
+                if first + i < block_end:
+                    values = weighted_sum(values, of_part, operands.floats_of_words(words, partials.dtype))
+            loaded = load_parts(partials, cut, row, first_dim, first + step, block_end, bands)
     return Sums(values, highest, total)
 
 
@@ -249,60 +279,71 @@ def load_parts(
     first_dim: Int32,
     first: Int32,
     end: Int32,
-    groups: cutlass.Constexpr,
+    bands: cutlass.Constexpr,
 ):
-    """The lane's fp32 of parts first, first + 1 .. of a row, LOADS_IN_FLIGHT 16-byte loads; zeros from `end` on."""
+    """The lane's 32-bit words of parts first, first + 1 .. of a row, LOADS_IN_FLIGHT loads; undefined from `end` on:
+    words that were set there would take registers of their own, and wait for the loads.
+
+    Behind a row tile's first part they lie at equal distances: one address and constants, which saves registers.
+    """
     lane = cute.arch.lane_idx()
+    start = first_dim * partials.element_bytes + lane * LOAD_BYTES
+    addresses = [partials.address(slot, row) + start for slot in (cut.slot(first), cut.later_slot(first))]
     loaded = []
-    for i in cutlass.range_constexpr(LOADS_IN_FLIGHT // groups):
-        fragment = cute.make_rmem_tensor(groups * VECTOR, Float32)
-        fragment.fill(0.0)
+    for i in cutlass.range_constexpr(LOADS_IN_FLIGHT // bands):
+        fragment = cute.make_rmem_tensor(bands * LOAD_WORDS, Int32)
         if first + i < end:
-            source = partials.out[cut.slot(first + i), row, None]
-            for group in cutlass.range_constexpr(groups):
-                four = operands.load_floats(source, first_dim + (group * WARP_SIZE + lane) * VECTOR)
-                for j in cutlass.range_constexpr(VECTOR):
-                    fragment[group * VECTOR + j] = four[j]
-        loaded += [fragment[j] for j in range(groups * VECTOR)]
+            address = addresses[min(i, 1)] + i * partials.later_bytes
+            for band in cutlass.range_constexpr(bands):
+                words = operands.load_unit(address + band * (WARP_SIZE * LOAD_BYTES))
+                for j in cutlass.range_constexpr(LOAD_WORDS):
+                    fragment[band * LOAD_WORDS + j] = words[j]
+        loaded += [fragment[j] for j in range(bands * LOAD_WORDS)]
     return loaded
 
 
 @cute.jit
 def put(smem: cutlass.Constexpr, warp: Int32, sums: cutlass.Constexpr):
-    """A warp's Sums of one group to shared memory, for `combine`."""
-    lane = cute.arch.lane_idx()
-    fragment = operands.register_words(sums.values)
-    operands.store_words(cute.recast_ptr(smem + (warp * WARP_SIZE + lane) * VECTOR, dtype=Int32), fragment, 0, VECTOR)
+    """A warp's Sums of one band to shared memory, for `combine`."""
+    lane, vector = cute.arch.lane_idx(), len(sums.values)
+    words = operands.register_words(sums.values)
+    target = cute.recast_ptr(smem + (warp * WARP_SIZE + lane) * vector, dtype=Int32)
+    for first in cutlass.range_constexpr(0, vector, LOAD_WORDS):
+        operands.store_words(target + first, words, first, LOAD_WORDS)
     if lane == 0:
-        statistics = warp_statistics(smem)
+        statistics = warp_statistics(smem, vector)
         statistics[warp, 0] = sums.highest
         statistics[warp, 1] = sums.total
 
 
-def warp_statistics(smem: Any) -> Any:
+def warp_statistics(smem: Any, vector: int) -> Any:
     """[warp, (maximum, sum of weights)] behind the values."""
-    return cute.make_tensor(smem + WARPS * WARP_SIZE * VECTOR, cute.make_layout((WARPS, 2), stride=(2, 1)))
+    return cute.make_tensor(smem + WARPS * WARP_SIZE * vector, cute.make_layout((WARPS, 2), stride=(2, 1)))
 
 
 @cute.jit
-def combine(smem: cutlass.Constexpr, warp: Int32, members: Int32):
-    """The Sums of the `members` warps from `warp` on, in their order."""
+def combine(smem: cutlass.Constexpr, warp: Int32, members: Int32, vector: cutlass.Constexpr):
+    """The Sums of the `members` warps from `warp` on, in their order; `vector` dimensions per lane."""
     lane = cute.arch.lane_idx()
-    statistics = warp_statistics(smem)
+    statistics = warp_statistics(smem, vector)
     of_lane = warp + cutlass.min(lane, members - 1)
     lane_highest = statistics[of_lane, 0]
     highest = warp_maximum(lane_highest)
     weight = cutlass.select_(lane < members, exp2(lane_highest - softmax.reference_maximum(highest)), Float32(0.0))
     lane_total = weight * statistics[of_lane, 1]
-    total, values = Float32(0.0), [Float32(0.0) for _ in range(VECTOR)]
+    total, values = Float32(0.0), [Float32(0.0) for _ in range(vector)]
     for i in cutlass.range_constexpr(WARPS):
         of_warp = cute.arch.shuffle_sync(weight, i)
         total = total + cute.arch.shuffle_sync(lane_total, i)
         other = warp + cutlass.min(Int32(i), members - 1)
-        four = cute.make_tensor(smem + (other * WARP_SIZE + lane) * VECTOR, cute.make_layout(VECTOR))
-        for j in cutlass.range_constexpr(VECTOR):
-            values[j] = values[j] + cutlass.select_(i < members, of_warp * four[j], Float32(0.0))
+        dims = cute.make_tensor(smem + (other * WARP_SIZE + lane) * vector, cute.make_layout(vector))
+        for j in cutlass.range_constexpr(vector):
+            values[j] = values[j] + cutlass.select_(i < members, of_warp * dims[j], Float32(0.0))
     return Sums(values, highest, total)
+
+
+def weighted_sum(values: list[Any], weight: Any, others: list[Any]) -> list[Any]:
+    return [value + weight * other for value, other in zip(values, others)]
 
 
 def exp2(value: Any) -> Any:

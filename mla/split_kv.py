@@ -22,7 +22,8 @@ from mla.causal_mask import maximum, minimum, quotient
 # 9.6 / 14.8, 2 of 16 tiles 12.3 / 13.9 / 19.2; of wide fp8 h128 q1: 8 of 2 tiles 11.6 / 10.4 / 16.2, 1 of 64 tiles
 # 11.9 / 13.3 / 15.5.
 UNCUT_TILES = 2
-FLOAT_BYTES = 4
+FLOAT_BYTES = INT_BYTES = 4
+SLOTS_PER_UNIT = 2
 CUT_INTS = 8  # fields of a Cut, and padding to 16 bytes
 
 
@@ -107,18 +108,29 @@ class Cut:
         """Partial result of a part: of the first one, of the tile that its unit starts and does not finish."""
         return partial_slot(self.first_unit + part, part)
 
+    def later_slot(self, part: Any) -> Any:
+        """The same for any part but the first."""
+        return (self.first_unit + part) * SLOTS_PER_UNIT
+
 
 def partial_slot(unit: Any, begin: Any) -> Any:
     """Partial result of a unit's part of a row tile. A contiguous share has at most two: the tile it enters in the
     middle (even slot) and the tile it starts but does not finish (odd slot).
     """
-    return unit * 2 + 1 - minimum(begin, 1)
+    return unit * SLOTS_PER_UNIT + 1 - minimum(begin, 1)
 
 
 def num_slots(num_units: Any) -> Any:
-    return num_units * 2
+    return num_units * SLOTS_PER_UNIT
+
+
+def cuts_offset(num_units: Any, tile_rows: int, latent_dim: int, partial_bytes: int) -> Any:
+    """Byte offset of the cuts in the workspace: behind partial outputs of `partial_bytes` an element, and fp32
+    log-sum-exps.
+    """
+    return num_slots(num_units) * (tile_rows * (latent_dim * partial_bytes + FLOAT_BYTES))
 
 
 def workspace_bytes(num_units: int, tile_rows: int, latent_dim: int) -> int:
-    """Partial outputs and log-sum-exps, fp32, and the cuts. Any content will do; it needs no zeroing."""
-    return (num_slots(num_units) * tile_rows * (latent_dim + 1) + num_units * CUT_INTS) * FLOAT_BYTES
+    """What a launch needs at most, whatever the dtype. Any content will do; it needs no zeroing."""
+    return cuts_offset(num_units, tile_rows, latent_dim, FLOAT_BYTES) + num_units * CUT_INTS * INT_BYTES

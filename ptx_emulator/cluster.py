@@ -3,26 +3,62 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
+from enum import Enum, auto
 
 import numpy as np
 
 from . import asyncs, engine, native, native_mma, registry, remote
 from . import state as st
-from .diagnostics import deadlock, engine_error
+from .diagnostics import engine_error
 from .errors import EmulationError
 from .registry import Blocked
+from .spins import Spins
 from .warp import Warp
 
 SLICE = 256  # micro-operations of a warp's turn: short, so that warps advance evenly as on hardware
 STARVE_FOR = 64  # adversarial turns that the same warps are held back, on average
 MOST_STARVED = 4
 STALL_EVERY = 16  # random turns between two choices of warps to hold back, on average
-SPIN_LIMIT = 50  # times a million micro-operations without any change before a spin is taken for a deadlock
+SHARE_EVERY = 256  # adversarial turns between two switches to another cluster, on average
+SHORT_SPIN = 1 << 13  # micro-operations without any change after which another cluster may run, if it is known to spin
+LONG_SPIN = 1 << 16  # ... if it is not
+SOME_SPINS = 8  # times that, after which others get a turn
+MOST_SPINS = 800  # ... after which warps that are not known to go round in circles are taken to spin
 SHARED_PER_CTA = 232448  # bytes a kernel may use on sm_100 (PTX ISA release notes; CUDA programming guide, table 24)
 
 
 MOVING_SPECIALS = ("%ctaid", "%clusterid", "%smid")
 SMS = 148  # of a B200
+
+
+class Outcome(Enum):
+    """Why a cluster has stopped to run. STUCK: it needs others, if there are any. SWITCH: others may have a turn."""
+
+    DONE = auto()
+    STUCK = auto()
+    SWITCH = auto()
+
+
+class Patience(Enum):
+    """How long a cluster spins without any change until it counts as stuck: NONE, if it was stuck before; SOME, while
+    there are others to run; until that is CERTAIN."""
+
+    NONE = auto()
+    SOME = auto()
+    CERTAIN = auto()
+
+
+@dataclass(slots=True)
+class _Idle:
+    """What was tried since something last changed."""
+
+    progress: int = -1
+    timeouts: int = 0
+    retried: bool = False
+    spin_progress: int = -1
+    spins: int = 0
+    spin_timeouts: int = 0
 
 
 def _coordinates(rank: int, dim: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -69,7 +105,11 @@ class Cta:
 
 
 class Cluster:
-    """The memory and state of the CTAs that run together; reused for one cluster of the grid after another."""
+    """The memory and state of the CTAs that run together; reused for one cluster of the grid after another.
+
+    asyncs    its asynchronous work
+    observer  the hazard checker of a launch with checks (hazards/observer.py), or None
+    """
 
     def __init__(self, grid):
         self.grid = grid
@@ -84,6 +124,8 @@ class Cluster:
                 f"shared_bytes={grid.shared_bytes}: with {self._dynamic_start() - st.SHARED_START} static bytes more "
                 f"than the {SHARED_PER_CTA} of an SM"
             )
+        self.asyncs = asyncs.AsyncQueue(grid.order, grid.rng)
+        self.observer = None
         self.header = np.zeros(st.H_SIZE, np.int64)
         self.table = np.zeros((n_warps, st.W_SIZE), np.int64)
         self.counts = np.zeros((self.warps_per_cta, len(kernel.code)), np.int64)
@@ -122,6 +164,8 @@ class Cluster:
         self._stop = self.header[st.H_STOP_WARP : st.H_STOP_MASK + 1]
         self._starved: list[Warp] = []
         self._remote = remote.RemoteOperations(self)
+        self._spins = Spins(self)
+        self._idle = _Idle()
         self.blocked: dict[tuple[int, int], str] = {}
         self._fill_header()
         self._fill_fixed_rows()
@@ -148,6 +192,8 @@ class Cluster:
             h[slot] = bases.ctypes.data
         h[st.H_SCRATCH] = self._scratch.ctypes.data
         h[st.H_SLICE] = SLICE
+        h[st.H_PAUSE], h[st.H_IDLE_LIMIT] = 1 << 62, LONG_SPIN
+        h[st.H_SPURIOUS] = grid.spurious_timeouts
         h[st.H_NATIVE] = native.LEVELS.get(grid.order, 0)
         h[st.H_NATIVE_TABLE] = self._natives.ctypes.data
         h[st.H_CTA_TABLE] = self._cta_table.ctypes.data
@@ -191,8 +237,10 @@ class Cluster:
             st.H_BUDGET,
         ):
             h[slot] = 0
+        grid.enter(self)
         self.blocked.clear()
         self._remote.start()
+        self._spins.forget()
         self._registers32[:, len(kernel.fixed32) :] = 0xFFFFFFFF
         self._registers64[:, len(kernel.fixed64) :] = 0xFFFFFFFFFFFFFFFF
         self._local[:] = 0xFF
@@ -207,8 +255,8 @@ class Cluster:
             self._set_position(cta, clusterid)
         for warp in self.warps:
             self._start_warp(warp)
-        if grid.observer is not None:
-            grid.observer.start()
+        if self.observer is not None:
+            self.observer.start()
 
     def _set_position(self, cta: Cta, clusterid: tuple[int, int, int]) -> None:
         """Special registers that tell where in the grid a CTA is."""
@@ -292,19 +340,23 @@ class Cluster:
 
     # The loop.
 
-    def run(self) -> bool:
-        """Runs the cluster to its end; or, while griddepcontrol.wait blocks, until nothing else can run: returns
-        False then, and goes on when called again. Raises EmulationError."""
-        head, address, observer = self.header, self.header.ctypes.data, self.grid.observer
-        if observer is not None:
-            observer.activate()
-        idle_progress, timeouts, retried, spins = -1, 0, False, 0
+    def run(self, patience: Patience = Patience.CERTAIN) -> Outcome:
+        """Runs the cluster to its end, or until it can only go on if somebody else does something, or until the order
+        wants another cluster to run; the next call goes on. Raises EmulationError."""
+        head, address, grid, observer = self.header, self.header.ctypes.data, self.grid, self.observer
+        grid.enter(self)
+        head[st.H_RETRY] = 1  # what others have done may be what a handler waits for
+        head[st.H_IDLE_LIMIT] = SHORT_SPIN if patience is Patience.NONE else LONG_SPIN
+        head[st.H_IDLE_INSTRUCTIONS] = 0
+        self._idle = _Idle()
+        grid.watchdog.arm(self)
         while True:
             stop = engine.run(address)
             head[st.H_RETRY] = 0
             if observer is not None:
                 observer.drain()
             self._remote.collect()
+            outcome = None
             if stop == st.STOP_HANDLER:
                 self._handle()
             elif stop == st.STOP_DONE:
@@ -314,53 +366,77 @@ class Cluster:
                 self._remote.flush(int(head[st.H_STOP_WARP]), int(head[st.H_ERROR_EXTRA]))
             elif stop == st.STOP_ERROR:
                 raise engine_error(self)
-            elif stop == st.STOP_TRACE:
-                continue
             elif stop == st.STOP_SLICE:
-                spins = self._slice(spins)
-            else:
-                progress = int(head[st.H_PROGRESS])
-                if progress != idle_progress:
-                    idle_progress, timeouts, retried = progress, 0, False
-                if self.grid.asyncs.run_one(idle=True) or self._wake():
-                    continue
-                statuses = self._statuses()
-                if st.PYTHON in statuses and not retried:
-                    head[st.H_RETRY], retried = 1, True
-                elif (st.MBARRIER in statuses or st.TESTED in statuses) and timeouts < 8 * len(statuses) + 64:
-                    head[st.H_TIMEOUT] = 1
-                    timeouts += 1
-                elif not self.grid.prerequisite_done:
-                    head[st.H_RETRY] = 1
-                    return False
-                else:
-                    raise deadlock(self)
+                outcome = self._slice(patience)
+            elif stop == st.STOP_IDLE:
+                outcome = self._stand_still()
+            if head[st.H_CLOCK] >= head[st.H_PAUSE]:
+                grid.watchdog.check(self)
+                grid.watchdog.arm(self)
+            if outcome is not None:
+                grid.watchdog.check(self)
+                return outcome
         for cta in self.ctas:
             for check in registry.cta_exits():
                 check(cta)
-        self.grid.asyncs.drain()
+        self.asyncs.drain()
         if observer is not None:
             observer.end()
-        return True
+        grid.watchdog.check(self)
+        return Outcome.DONE
 
-    def _slice(self, spins: int) -> int:
-        """End of a random slice, or of a million micro-operations that changed nothing."""
+    def _stand_still(self) -> Outcome | None:
+        """No group can run: does asynchronous work, lets waits time out; STUCK if neither helps."""
+        head, idle = self.header, self._idle
+        if head[st.H_PROGRESS] != idle.progress:
+            idle.progress, idle.timeouts, idle.retried = int(head[st.H_PROGRESS]), 0, False
+        if self.asyncs.run_one(idle=True) or self._wake():
+            return None
+        statuses = self._statuses()
+        if st.PYTHON in statuses and not idle.retried:
+            head[st.H_RETRY], idle.retried = 1, True
+        elif (st.MBARRIER in statuses or st.TESTED in statuses) and idle.timeouts < 8 * len(statuses) + 64:
+            head[st.H_TIMEOUT] = 1
+            idle.timeouts += 1
+        else:
+            return Outcome.STUCK
+        return None
+
+    def _slice(self, patience: Patience) -> Outcome | None:
+        """End of a random slice, or of many micro-operations that changed nothing."""
         head, grid = self.header, self.grid
-        if head[st.H_IDLE_INSTRUCTIONS] > 1000000:
+        if head[st.H_IDLE_INSTRUCTIONS] > head[st.H_IDLE_LIMIT]:
             head[st.H_IDLE_INSTRUCTIONS] = 0
-            if grid.asyncs.run_one(idle=True) or self._wake():
-                return 0
-            if spins >= SPIN_LIMIT:
-                raise deadlock(self)
-            return spins + 1
+            return self._spin(patience)
         if grid.order in asyncs.SEEDED:
             for _ in range(grid.rng.randrange(3)):
-                grid.asyncs.run_one()
+                self.asyncs.run_one()
             if grid.order == "adversarial":
                 self._starve()
+                if grid.shares_time and grid.rng.randrange(SHARE_EVERY) == 0:
+                    return Outcome.SWITCH
             elif grid.rng.randrange(STALL_EVERY) == 0:
                 self._stall()
-        return 0 if head[st.H_PROGRESS] != head[st.H_IDLE_PROGRESS] else spins
+        return None
+
+    def _spin(self, patience: Patience) -> Outcome | None:
+        """Warps run and nothing changes: as _stand_still; STUCK if all that run go round in circles, or have changed
+        nothing for as long as `patience` allows."""
+        head, idle = self.header, self._idle
+        if self.asyncs.run_one(idle=True) or self._wake():
+            return None
+        if patience is Patience.NONE:
+            return Outcome.STUCK
+        if head[st.H_PROGRESS] != idle.spin_progress:
+            idle.spin_progress, idle.spins, idle.spin_timeouts = int(head[st.H_PROGRESS]), 0, 0
+        idle.spins += 1
+        statuses = self._statuses()
+        if (st.MBARRIER in statuses or st.TESTED in statuses) and idle.spin_timeouts < len(statuses):
+            head[st.H_TIMEOUT] = 1
+            idle.spin_timeouts += 1
+        elif self._spins.closed() or idle.spins >= (SOME_SPINS if patience is Patience.SOME else MOST_SPINS):
+            return Outcome.STUCK
+        return None
 
     def _stall(self) -> None:
         """Holds back a few warps until nothing else can run: many races show only if one side is very late."""
@@ -392,17 +468,21 @@ class Cluster:
         w, g, pc, mask = self._stop.tolist()
         warp = self.warps[w]
         handler, inst = self.kernel.handlers[self.kernel.code[pc, 2]]
+        if self.observer is not None:
+            self.observer.lanes = mask
         try:
             result = handler.execute(warp, inst, mask)
         except EmulationError as error:
             if error.line is None:
                 raise type(error)(str(error), line=inst.line, text=inst.text) from error
             raise
+        except registry.MISFITS as error:
+            raise registry.misfit(inst, error) from error
         row, group = warp.row, st.W_GROUP0 + g * st.G_SIZE
         if result is None:
             row[group + st.G_PC] = pc + 1
             self.counts[warp.index, pc] += 1
-            head[st.H_PROGRESS] += 1
+            head[st.H_PROGRESS] += handler.changes
         elif isinstance(result, Blocked):
             row[group + st.G_STATUS] = st.PYTHON
             row[group + st.G_A] = head[st.H_PROGRESS]

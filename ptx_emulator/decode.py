@@ -13,7 +13,7 @@ from .emitter import SINK_ROW, Emitter
 from .ir import Instruction
 from .liveness import allocate, intervals
 from .parser import Function, Module, Variable, parse
-from .registry import Handler
+from .registry import Handler, reading, unsupported
 from .turns import takes_turns
 
 
@@ -192,7 +192,8 @@ def _attach_native_forms(emitter: Emitter, code: np.ndarray) -> None:
     for row in code:
         if row[0] == mc.HANDLER:
             handler, inst = emitter.handlers[row[2]]
-            arguments = handler.native(inst, emitter.symbols) if handler.native is not None else None
+            with reading(inst):
+                arguments = handler.native(inst, emitter.symbols) if handler.native is not None else None
             if arguments is not None:
                 row[7] = len(emitter.aux)
                 emitter.aux.extend(arguments)
@@ -215,6 +216,10 @@ def _final_code(emitter: Emitter, rows: list[dict[int, int]]) -> np.ndarray:
                     aux[i] = -1 if emitter.aux[i] == SINK_ROW else table[emitter.aux[i]]
             if letter == "i" and row[0] >> mc.FAMILY_SHIFT <= mc.CONVERT and row[0] >> mc.FAMILY_SHIFT != mc.CONTROL:
                 column = mc.COLUMNS - 1
-            code[pc, column] = value
+            try:
+                code[pc, column] = value
+            except OverflowError:
+                inst = emitter.instructions[emitter.origin[pc]]
+                raise unsupported(inst, f"{inst.name}: {value} does not fit 32 bits") from None
     emitter.aux = aux
     return code

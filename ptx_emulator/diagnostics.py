@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from . import state as st
 from .barriers import describe
-from .errors import BarrierMisuse, ConvergenceError, Deadlock, EmulationError, Misaligned, OutOfBounds, Trap
+from .errors import (
+    BarrierMisuse,
+    ConvergenceError,
+    Deadlock,
+    EmulationError,
+    LimitExceeded,
+    Misaligned,
+    OutOfBounds,
+    Trap,
+)
 
 
 def instruction_at(cluster, pc: int):
@@ -84,22 +93,51 @@ def _describe(cluster, error: int, address: int, extra: int) -> tuple[type[Emula
     return Trap, "trap"
 
 
-def deadlock(cluster) -> Deadlock:
-    """A Deadlock that says what every group of lanes waits for."""
+MOST_LINES = 200  # of a message
+
+
+def deadlock(*clusters, never: int = 0) -> Deadlock:
+    """A Deadlock that says what every group of lanes of the resident clusters waits for. `never`: clusters that have
+    not started."""
+    lines = [line for cluster in clusters for line in _standing(cluster, "spins without anything changing")]
+    if never:
+        lines.append(
+            f"{never} clusters have not started: {len(clusters)} are resident, as many as resident_clusters lets"
+        )
+    return Deadlock("no warp can run:\n    " + "\n    ".join(_shortened(lines)))
+
+
+def limit_exceeded(cluster, message: str) -> LimitExceeded:
+    """A LimitExceeded for the warp that ran last, which says where the others of its cluster stand."""
+    warp = cluster.warps[int(cluster.header[st.H_STOP_WARP])]
+    groups = warp.row[st.W_GROUP0 :].reshape(-1, st.G_SIZE)[: max(int(warp.row[st.W_GROUPS]), 1)]
+    inst = instruction_at(cluster, max(int(groups[:, st.G_PC].min()), 0))
+    who = f"CTA {warp.cta.ctaid}, warp {warp.index} runs here"
+    lines = _shortened(_standing(cluster, "runs"))
+    return LimitExceeded(f"{message}; {who}\n    " + "\n    ".join(lines), line=inst.line, text=inst.text)
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    left_out = len(lines) - MOST_LINES
+    return lines if left_out <= 0 else [*lines[:MOST_LINES], f"and {left_out} more"]
+
+
+def _standing(cluster, running: str) -> list[str]:
+    """Where every group of lanes stands; `running`: what one does that waits for nothing."""
     lines = []
     for w, warp in enumerate(cluster.warps):
         if not warp.live:
             continue
         for g in range(int(warp.row[st.W_GROUPS])):
             start = st.W_GROUP0 + g * st.G_SIZE
-            lines.append(_waiting(cluster, w, warp, [int(v) for v in warp.row[start : start + st.G_SIZE]]))
-    pending = cluster.grid.asyncs.descriptions()
+            lines.append(_waiting(cluster, w, warp, [int(v) for v in warp.row[start : start + st.G_SIZE]], running))
+    pending = cluster.asyncs.descriptions()
     if pending:
         lines.append("asynchronous work pending: " + "; ".join(pending))
-    return Deadlock("no warp can run:\n    " + "\n    ".join(lines))
+    return lines
 
 
-def _waiting(cluster, w: int, warp, group: list[int]) -> str:
+def _waiting(cluster, w: int, warp, group: list[int], running: str) -> str:
     mask, pc, status = group[st.G_MASK], group[st.G_PC], group[st.G_STATUS]
     a, b, c = group[st.G_A], group[st.G_B], group[st.G_C]
     before = pc - 1 if status in (st.CLUSTER, st.TESTED) or (status == st.NAMED and c != st.REDUCING) else pc
@@ -118,7 +156,7 @@ def _waiting(cluster, w: int, warp, group: list[int]) -> str:
     elif status == st.PYTHON:
         reason = f"waits: {cluster.blocked.get((w, pc), '')}"
     else:
-        reason = "spins without anything changing"
+        reason = running
     return (
         f"CTA {warp.cta.ctaid} rank {warp.cta.rank} warp {warp.index} lanes {mask:#010x}, line {inst.line}: "
         f"{inst.text}\n        {reason}"

@@ -9,7 +9,7 @@ import numpy as np
 from . import microcode as mc
 from . import registry
 from .errors import PtxSyntaxError
-from .ir import Address, Imm, Instruction, Not, Pair, Reg, Sink, Symbol, Vector
+from .ir import Address, Imm, Instruction, Not, Reg, Sink, Symbol, registers
 from .parser import Function, Variable
 from .registry import Handler, unsupported
 
@@ -120,6 +120,8 @@ class Emitter:
     def _symbol(self, symbol: Symbol, table: dict[tuple, int]) -> int:
         if symbol.space == "label" or symbol.name not in self.symbols:
             raise self.error(f"operand {symbol.name.split('@')[0]}: not a variable")
+        if table is self.fixed32 and symbol.space in ("global", "const", "param"):
+            raise self.error(f"operand {symbol.name}: an address of 64 bits, expected 32")
         return self._fixed(table, ("symbol", symbol.name))
 
     def d32(self, operand) -> int:
@@ -165,10 +167,11 @@ class Emitter:
         around = guard is not None and (isinstance(entry, Handler) or inst.name in BRANCH_AROUND)
         if around:
             self.emit(mc.BRA, 0, guard=(guard[0], not guard[1]))
-        if isinstance(entry, Handler):
-            self._handler(entry, inst)
-        else:
-            entry(self, inst)
+        with registry.reading(inst):
+            if isinstance(entry, Handler):
+                self._handler(entry, inst)
+            else:
+                entry(self, inst)
         if guard is None:
             return
         if not around and self._clobbers(start, guard[0]):
@@ -198,7 +201,7 @@ class Emitter:
         written: tuple[list[int], list[int]] = ([], [])
         read: tuple[list[int], list[int]] = ([], [])
         for number, operand in enumerate(inst.operands):
-            for reg in _registers(operand):
+            for reg in registers(operand):
                 rows = [self.row(reg)]
                 if reg.is128:
                     rows.append(rows[0] + 1)
@@ -224,30 +227,16 @@ class Emitter:
         for pc, label in self._branches:
             if label not in self.labels:
                 inst = self.instructions[self.origin[pc]]
-                raise PtxSyntaxError(f"label {label.split('@')[0]} is not declared", line=inst.line, text=inst.text)
+                name = label.split("@")[0]
+                raise PtxSyntaxError(
+                    f"label {name} is not declared", line=inst.line, text=inst.text, column=inst.column
+                )
             self.code[pc][2] = self.labels[label]
 
 
 # Operations that may make a group wait or check convergence: a guard becomes a branch around them, so that
 # exactly the lanes that execute the instruction form the group.
 BRANCH_AROUND: set[str] = set()
-
-
-def _registers(operand):
-    if type(operand) is Reg:
-        yield operand
-    elif type(operand) is Not:
-        yield operand.reg
-    elif type(operand) is Vector:
-        for element in operand.elements:
-            yield from _registers(element)
-    elif type(operand) is Pair:
-        yield from _registers(operand.first)
-        yield from _registers(operand.second)
-    elif type(operand) is Address:
-        yield from _registers(operand.base)
-        for element in operand.extra:
-            yield from _registers(element)
 
 
 def f32_bits(f64_pattern: int) -> int:

@@ -17,6 +17,7 @@ from .engine_barrier import finish_named, live_threads, run_barriers, settle_clu
 from .engine_common import (
     ENTRY_OPTIONS,
     OPTIONS,
+    UNCHANGED,
     call_native,
     code_table,
     guarded,
@@ -236,6 +237,11 @@ def _control(p_head, p_warp, g, pc, m, budget):
             group[st.G_A] = need
             group[st.G_PC] = pc
             return np.int64(-100)
+        if head[st.H_TRACE] != 0 and warp[st.W_LIVE] != st.FULL_MASK:
+            named = np.int64(st.FULL_MASK)
+            if op == mc.CONVERGE:
+                named = np.int64(rows_u32(p32)[np.uint64(row[2])][np.int64(popcount(np.int64((m & -m) - 1)))])
+            trace_row(p_head, p_warp, et.ABSENT, pc, m, named, 0, 0)
         return pc + 1
     if op == mc.SETTLE and warp[st.W_LOADS] == 0:
         int64s(warp[st.W_COUNTS])[np.uint64(pc)] += 1
@@ -247,8 +253,10 @@ def _control(p_head, p_warp, g, pc, m, budget):
             if function[1] <= head[st.H_NATIVE]:
                 address = int64s(head[st.H_NATIVE_TABLE])[np.int64(function[0])]
                 head[st.H_STOP_PC] = pc
-                if call_native(address, p_head, p_warp, arguments, m):
-                    head[st.H_PROGRESS] += 1
+                done = call_native(address, p_head, p_warp, arguments, m)
+                if done != 0:
+                    if done != UNCHANGED:
+                        head[st.H_PROGRESS] += 1
                     int64s(warp[st.W_COUNTS])[np.uint64(pc)] += 1
                     return pc + 1
         head[st.H_STOP_GROUP] = g
@@ -358,7 +366,7 @@ def run(p_head):
 
     STOP_HANDLER: H_STOP_* name the warp, group, micro-op and lanes of a handler to call.
     STOP_IDLE: no group can run. STOP_SLICE: a time slice is over (random order), or much was executed without
-    anything changing. STOP_ERROR: H_ERROR*.
+    anything changing. STOP_PAUSE: H_CLOCK has reached H_PAUSE. STOP_ERROR: H_ERROR*.
     """
     head = int64s(p_head)
     n = head[st.H_WARPS]
@@ -389,6 +397,7 @@ def run(p_head):
             return np.int64(st.STOP_IDLE if live else st.STOP_DONE)
         head[st.H_CURSOR] = chosen
         head[st.H_STOP_WARP] = chosen
+        int64s(p_warp)[st.W_TURNS] += 1
         if budget <= 0 or chosen != first:
             budget = head[st.H_SLICE]
         while g >= 0 and budget >= 0:
@@ -409,5 +418,7 @@ def run(p_head):
             head[st.H_IDLE_INSTRUCTIONS] += head[st.H_SLICE] - budget
         if head[st.H_TRACE_COUNT] > et.ROWS // 2 or head[st.H_REMOTE_COUNT] > ROWS // 2:
             return np.int64(st.STOP_TRACE)
-        if head[st.H_RANDOM] != 0 or head[st.H_IDLE_INSTRUCTIONS] > 1000000:
+        if head[st.H_RANDOM] != 0 or head[st.H_IDLE_INSTRUCTIONS] > head[st.H_IDLE_LIMIT]:
             return np.int64(st.STOP_SLICE)
+        if head[st.H_CLOCK] >= head[st.H_PAUSE]:
+            return np.int64(st.STOP_PAUSE)

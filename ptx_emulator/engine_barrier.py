@@ -254,6 +254,11 @@ def _test(p_head, p_warp, p_group, row, m, p32, p64, scratch):
         elif wait_slot < 0:
             wait_rank, wait_slot, wait_phase = address >> st.RANK_SHIFT, (address & st.OFFSET_MASK) >> 3, awaited
     tries = op == mc.MB_TRY or op == mc.MB_TRY_STATE
+    if tries and head[st.H_SPURIOUS] != 0 and not done_any:
+        chance = np.uint64(head[st.H_CLOCK] * 32 + head[st.H_STOP_WARP]) * np.uint64(0x9E3779B97F4A7C15)
+        if chance >> np.uint64(63) == 0:
+            store32(p32, row[2], scratch, m)
+            return True
     if done_any or (tries and head[st.H_TIMEOUT]):
         store32(p32, row[2], scratch, m)
         head[st.H_TIMEOUT] = 0

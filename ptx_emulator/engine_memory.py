@@ -323,7 +323,9 @@ def _atomic64(kind, old, b, c):
 
 @njit(**OPTIONS)
 def _atomic(row, m, p32, p64, scratch):
-    """ATOM / XATOM, lanes in ascending order. Immediates: kind, bytes | byte offset << 8."""
+    """ATOM / XATOM, lanes in ascending order. Immediates: kind, bytes | byte offset << 8. Returns whether memory has
+    changed: one that leaves it as it is, as a failed compare-and-swap, is nothing that anybody could wait for."""
+    changed = False
     pointers = int64s(scratch + POINTERS)
     kind, size, step = np.int64(row[5]), np.int64(row[6]) & 255, np.int64(row[6]) >> 8
     if row[0] == mc.XATOM:
@@ -336,9 +338,10 @@ def _atomic(row, m, p32, p64, scratch):
                     cell_f64(p)[0] = cell_f64(p)[0] + np.uint64(b[i]).view(np.float64)
                 else:
                     cell_u64(p)[0] = _atomic64(kind, old, b[i], c[i])
+                changed |= cell_u64(p)[0] != old
                 t[i] = old
         store64(p64, row[2], scratch, m)
-        return
+        return changed
     nb, nc, tn = rows_u32(p32)[np.uint64(row[3])], rows_u32(p32)[np.uint64(row[4])], rows_u32(scratch)[0]
     for i in range(32):
         if (m >> i) & 1:
@@ -346,6 +349,7 @@ def _atomic(row, m, p32, p64, scratch):
             if size == 2:
                 old2 = np.uint32(cell_u16(p)[0])
                 cell_u16(p)[0] = np.uint16(_atomic32(kind, old2, nb[i], nc[i]) & np.uint32(0xFFFF))
+                changed |= np.uint32(cell_u16(p)[0]) != old2
                 tn[i] = old2
             else:
                 old4 = cell_u32(p)[0]
@@ -353,8 +357,10 @@ def _atomic(row, m, p32, p64, scratch):
                     cell_f32(p)[0] = cell_f32(p)[0] + np.uint32(nb[i]).view(np.float32)
                 else:
                     cell_u32(p)[0] = _atomic32(kind, old4, nb[i], nc[i])
+                changed |= cell_u32(p)[0] != old4
                 tn[i] = old4
     store32(p32, row[2], scratch, m)
+    return changed
 
 
 @njit(**OPTIONS)
@@ -397,7 +403,7 @@ def run_memory(p_head, p_warp, p_code, p_aux, p_counts, pc, limit, mask, p32, p6
             _store(p_aux, row, m, p32, p64, scratch)
             head[st.H_PROGRESS] += 1
         else:
-            _atomic(row, m, p32, p64, scratch)
-            head[st.H_PROGRESS] += 1
+            if _atomic(row, m, p32, p64, scratch):
+                head[st.H_PROGRESS] += 1
         pc += 1
     return pc

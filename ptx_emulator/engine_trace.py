@@ -29,6 +29,7 @@ EXIT = 13
 FRAGMENT = 14  # first cell in Tensor Memory, host address of the form's arguments, whether it writes
 MULTIPLY = 15  # host address of the plan, addresses of D and of A; then the first CTA, whether D is added
 COMMIT = 16  # as ARRIVE
+ABSENT = 18  # the lanes that a warp-synchronising instruction names, of which some have exited
 COPY = 17  # as ARRIVE; then where to, bytes, host address of the tensor map's row, the box
 
 T_KIND = 0

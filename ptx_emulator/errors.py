@@ -6,17 +6,20 @@ from __future__ import annotations
 class EmulationError(Exception):
     """An emulated program did something that the emulator cannot, or hardware would not, carry out.
 
-    `line` is the 1-based line of the PTX text and `text` the instruction there; both are None where no
-    single instruction is to blame. `hazards` is what a launch with checks had found until then.
+    `line` is the 1-based line of the PTX text and `text` the instruction there; both are None where no single
+    instruction is to blame. `column`, from 1, is known for what is wrong with the text itself. `hazards` is what a
+    launch with checks had found until then.
     """
 
     hazards: tuple = ()
 
-    def __init__(self, message: str, *, line: int | None = None, text: str | None = None):
+    def __init__(self, message: str, *, line: int | None = None, text: str | None = None, column: int | None = None):
         self.message = message
         self.line = line
         self.text = text
-        where = "" if line is None else f"PTX line {line}: {text}\n    "
+        self.column = column
+        place = "" if column is None else f", column {column}"
+        where = "" if line is None else f"PTX line {line}{place}: {text}\n    "
         super().__init__(where + message)
 
 
@@ -50,6 +53,10 @@ class ConvergenceError(EmulationError):
 
 class Deadlock(EmulationError):
     """No warp can run. The message lists what each one waits for."""
+
+
+class LimitExceeded(EmulationError):
+    """The launch has taken more steps or more time than it was allowed. The message says where every warp stands."""
 
 
 class Trap(EmulationError):

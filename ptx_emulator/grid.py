@@ -1,12 +1,14 @@
-"""Launches: grids of clusters of CTAs, run one cluster after the other."""
+"""Launches: grids of clusters of CTAs. Which cluster runs when: residents.py."""
 
 from __future__ import annotations
 
+import operator
+import os
 import random
 import time
-from collections import Counter, deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,23 +24,29 @@ from .memory import Buffers
 from .native_tma import TensorMaps
 from .observers import Report
 from .parser import Variable
+from .residents import CLUSTER_ORDERS, Residents, Waiting
+from .watchdog import Limits, Watchdog
 
 if TYPE_CHECKING:
     from .hazards import Checker
 
 Dim3 = tuple[int, int, int]
+MOST_CTAS = (2**31 - 1, 65535, 65535)  # of a grid, per dimension (CUDA programming guide, table of technical limits)
 
 
 class Grid:
     """One launch.
 
     buffers   the host memory that the kernel may touch
-    asyncs    its asynchronous work
+    asyncs, observer  of the cluster that runs now (cluster.py)
     counters  totals for the report; those of native forms are added at the end
     tensor_maps  the tensor maps it has used, for native forms
     rng       random.Random(seed)
     waiting   the clusters that have not started, as (x, y, z)
-    observer  the hazard checker of a launch with checks (hazards/observer.py), or None
+    watchdog  its limits
+    resident_clusters, cluster_order  as in `launch`
+    shares_time  clusters take turns although none is stuck
+    spurious_timeouts  as in `launch`
     prerequisite_done  False while the grid that this one depends on has not ended
     dependent  it may start early; overlaps: and the grid before it lets it
     """
@@ -60,13 +68,18 @@ class Grid:
         self.tensor_maps = TensorMaps()
         self.native_counters = np.zeros(len(native.COUNTERS), np.int64)
         self.addresses: dict[str, int] = {}  # of param, global and const symbols
-        self.waiting: deque[Dim3] = deque()
+        self.waiting = Waiting((0, 0, 0), "ascending", self.rng)
+        self.resident_clusters: int | None = None
+        self.cluster_order = "random" if order == "adversarial" else "ascending"
+        self.watchdog = Watchdog(Limits())
+        self.shares_time = False
+        self.spurious_timeouts = False
         self.checker = None
+        self.names: list = []
         self.observer = None
         self.prerequisite_done = True
         self.dependent = self.overlaps = False
-        self._cluster: Cluster | None = None
-        self._suspended = False
+        self._residents: Residents | None = None
 
     def place(self, variable: Variable, data: np.ndarray, offset: int = 0) -> None:
         self.addresses[variable.name] = data.ctypes.data + offset
@@ -89,52 +102,58 @@ class Grid:
                 self.place(variable, data)
 
     def begin(self) -> None:
-        """Makes the cluster that runs the grid, and its observer."""
-        self._cluster = Cluster(self)
-        if self.checker is not None:
-            self.observer = self.checker.observer(self, self._cluster)
-            self.observer.overlapped = self.overlaps
-        nx, ny, nz = (g // c for g, c in zip(self.dim, self.cluster_dim, strict=True))
-        self.waiting.extend((x, y, z) for z in range(nz) for y in range(ny) for x in range(nx))
+        """Makes the first cluster that runs the grid, and its observer."""
+        clusters = tuple(g // c for g, c in zip(self.dim, self.cluster_dim, strict=True))
+        self.waiting = Waiting(clusters, self.cluster_order, self.rng)
+        number = None if self.checker is None else self.checker.next_launch(self)
+
+        def make() -> Cluster:
+            cluster = Cluster(self)
+            if self.checker is not None:
+                cluster.observer = self.checker.observer(self, cluster, number)
+                cluster.observer.overlapped = self.overlaps
+            return cluster
+
+        self._residents = Residents(self, make, self.resident_clusters)
+
+    def enter(self, cluster: Cluster) -> None:
+        """From now on `cluster` runs."""
+        self.asyncs, self.observer = cluster.asyncs, cluster.observer
+        if self.observer is not None:
+            self.observer.activate()
 
     def run_early(self) -> None:
         """Runs the first cluster as far as it gets before the grid that this one depends on has done anything."""
         self.prerequisite_done = False
-        self._cluster.start(self.waiting.popleft())
-        self._suspended = not self._cluster.run()
+        self._residents.run_one()
         self.prerequisite_done = True
 
     def run(self) -> Report:
         """Runs the grid, or what run_early has left of it."""
         started = time.perf_counter()
-        cluster = self._cluster
-        by_cluster, before = [], Counter()
-        while self._suspended or self.waiting:
-            if not self._suspended:
-                cluster.start(self.waiting.popleft())
-            cluster.run()
-            self._suspended = False
-            total = self._total_counters()
-            by_cluster.append(total - before)
-            before = total
+        residents = self._residents
+        residents.run_all()
         return Report(
             self.kernel.name,
-            cluster.instruction_counts(),
+            sum(cluster.instruction_counts() for cluster in residents.clusters),
             self.kernel.instructions,
-            self._total_counters(),
+            self.total_counters(),
             time.perf_counter() - started,
             int(np.prod(self.dim)),
             [] if self.checker is None else self.checker.hazards,
-            by_cluster,
+            [residents.counters[number] for number in sorted(residents.counters)],
+            [] if self.checker is None else self.checker.notes,
         )
 
     def end(self) -> None:
-        """Lets go of the cluster and its observer, whose cycles would keep their tables until Python looks for them."""
-        self._cluster = self.observer = None
+        """Lets go of the clusters and observers, whose cycles would keep their tables until Python looks for them."""
+        for cluster in self._residents.clusters if self._residents is not None else ():
+            cluster.observer = None
+        self._residents = self.observer = None
         if self.checker is not None:
             self.checker.rest()
 
-    def _total_counters(self) -> Counter:
+    def total_counters(self) -> Counter:
         """Those of the handlers and those of native forms, without zeros."""
         total = Counter(self.counters)
         for name, amount in zip(native.COUNTERS, self.native_counters, strict=True):
@@ -159,25 +178,46 @@ def launch(
     cluster: Sequence[int] = (1, 1, 1),
     shared_bytes: int = 0,
     params: Sequence[bytes] = (),
-    buffers: Sequence = (),
+    buffers: Sequence | Mapping[str, Any] = (),
     order: str = "in_order",
     seed: int = 0,
     checks: bool | Checker = False,
+    suppress: str | os.PathLike | None = None,
+    step_limit: int | None = None,
+    time_limit: float | None = None,
+    resident_clusters: int | None = None,
+    cluster_order: str | None = None,
+    spurious_timeouts: bool = False,
 ) -> Report:
     """Runs entry `kernel` of PTX text on the CPU.
 
     grid, block, cluster  dimensions, grid in CTAs, block in threads, cluster in CTAs
     shared_bytes          dynamic shared memory per CTA
     params                the bytes of each `.param`, in order, of exactly the declared sizes
-    buffers               numpy arrays (contiguous) or CPU tensors whose memory the kernel may read and write
+    buffers               numpy arrays (contiguous) or CPU tensors whose memory the kernel may read and write, or a
+                          mapping of names to them, which reports then use
     checks                True, or a hazards.Checker: follow memory accesses and report what is not ordered (hazards of
                           the Report)
+    suppress              a file of hazards that are known and accepted (hazards/suppressions.py)
     order                 when asynchronous work is done and which warp runs: "in_order", "late", "random" or
                           "adversarial" (asyncs.py); the last two choose by `seed`
+    step_limit            micro-operations (about one per warp and PTX instruction) that the launch may take
+    time_limit            seconds that it may take
+    resident_clusters     clusters that may be resident together, which is what clusters that wait for each other need;
+                          as many as have an SM of a B200 to themselves, unless given
+    cluster_order         in which order they start: "ascending", "descending" or "random"; "random" unless given if the
+                          order is "adversarial", else "ascending"
+    spurious_timeouts     mbarrier.try_wait times out now and then although it could wait, as hardware may at any time
 
+    Beyond a limit the launch ends with a LimitExceeded that says where every warp stands. Ctrl-C works at any time.
     Raises ValueError for arguments that do not fit the kernel, EmulationError for what goes wrong in it.
     """
-    options = {"params": params, "buffers": buffers, "order": order, "seed": seed, "checks": checks}
+    options = {
+        "params": params, "buffers": buffers, "order": order, "seed": seed, "checks": checks, "suppress": suppress,
+        "step_limit": step_limit,
+        "time_limit": time_limit, "resident_clusters": resident_clusters, "cluster_order": cluster_order,
+        "spurious_timeouts": spurious_timeouts,
+    }  # fmt: skip
     prepared = prepare_launch(
         ptx, kernel, grid=grid, block=block, cluster=cluster, shared_bytes=shared_bytes, **options
     )
@@ -193,29 +233,49 @@ def prepare_launch(
     cluster: Sequence[int],
     shared_bytes: int,
     params: Sequence[bytes],
-    buffers: Sequence,
+    buffers: Sequence | Mapping[str, Any],
+    names: Mapping[str, Any] | None = None,
     order: str = "in_order",
     seed: int = 0,
     checks: bool | Checker = False,
+    suppress: str | os.PathLike | None = None,
     dependent: bool = False,
+    step_limit: int | None = None,
+    time_limit: float | None = None,
+    resident_clusters: int | None = None,
+    cluster_order: str | None = None,
+    spurious_timeouts: bool = False,
 ) -> Grid:
-    """A launch that has not run; arguments as `launch`. `dependent`: a programmatic dependent launch."""
+    """A launch that has not run; arguments as `launch`. `dependent`: a programmatic dependent launch. `names`: of
+    arrays that lie in the buffers."""
     program = ptx if isinstance(ptx, Program) else Program.parse(ptx)
     decoded = program.kernel(kernel)
     dims = [_dim3(name, value) for name, value in (("grid", grid), ("block", block), ("cluster", cluster))]
     _check_dims(decoded, *dims)
     if order not in ORDERS:
         raise ValueError(f"order={order!r}: must be one of {', '.join(ORDERS)}")
-    launched = Grid(decoded, *dims, shared_bytes, order, seed)
-    for i, buffer in enumerate(buffers):
-        launched.buffers.add(buffer, name=f"buffers[{i}]")
+    if cluster_order not in (None, *CLUSTER_ORDERS):
+        raise ValueError(f"cluster_order={cluster_order!r}: must be one of {', '.join(CLUSTER_ORDERS)}")
+    launched = Grid(decoded, *dims, _whole("shared_bytes", shared_bytes, 0), order, seed)
+    launched.watchdog = Watchdog(Limits(step_limit, time_limit))
+    launched.cluster_order = cluster_order or launched.cluster_order
+    launched.spurious_timeouts = bool(spurious_timeouts)
+    if resident_clusters is not None:
+        launched.resident_clusters = _whole("resident_clusters", resident_clusters, 1)
+    known = buffers if isinstance(buffers, Mapping) else {f"buffers[{i}]": b for i, b in enumerate(buffers)}
+    for name, buffer in known.items():
+        launched.buffers.add(buffer, name=name)
     launched.load_symbols(_param_bytes(decoded, params))
+    if suppress is not None and checks is not True:
+        raise ValueError(f"suppress={str(suppress)!r}: needs checks=True (a Checker has its own)")
     if checks:
         from .hazards import Checker  # compiled code that launches without checks do not load
+        from .hazards.names import named_arrays
 
         if not isinstance(checks, bool | Checker):
             raise TypeError(f"checks={checks!r}: must be a bool or a hazards.Checker")
-        launched.checker = Checker() if checks is True else checks
+        launched.checker = Checker(suppress) if checks is True else checks
+        launched.names = named_arrays(known if names is None else names)
     launched.dependent = dependent
     return launched
 
@@ -245,6 +305,17 @@ def run_grids(grids: list[Grid]) -> list[Report]:
     return reports
 
 
+def _whole(name: str, value: int, least: int) -> int:
+    """`value` as a whole number of at least `least`. Raises ValueError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: must be a whole number of at least {least}")
+    return number
+
+
 def _dim3(name: str, value: Sequence[int]) -> Dim3:
     dims = tuple(int(v) for v in value) + (1,) * (3 - len(value))
     if len(dims) != 3 or min(dims) < 1:
@@ -260,6 +331,8 @@ def _check_dims(kernel: Kernel, grid: Dim3, block: Dim3, cluster: Dim3) -> None:
         raise ValueError(f"block={block}: the kernel allows at most .maxntid {function.max_block}")
     if function.required_cluster and cluster != function.required_cluster:
         raise ValueError(f"cluster={cluster}: the kernel requires .reqnctapercluster {function.required_cluster}")
+    if any(g > most for g, most in zip(grid, MOST_CTAS, strict=True)):
+        raise ValueError(f"grid={grid}: at most {MOST_CTAS} CTAs")
     if np.prod(block) > 1024:
         raise ValueError(f"block={block}: more than 1024 threads")
     if np.prod(cluster) > 16:

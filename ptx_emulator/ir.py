@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 WIDTH_BYTES = {"8": 1, "16": 2, "32": 4, "64": 8, "128": 16}
@@ -123,7 +124,7 @@ class Instruction:
     mods      the parts after `name`, in order
     operands  Reg | Not | Imm | Symbol | Vector | Sink | Pair | Address
     guard     (Reg, negated) or None
-    line      1-based line in the PTX text; `text` is the statement, whitespace collapsed
+    line, column  where it starts in the PTX text, from 1; `text` is the statement, whitespace collapsed
     data      what the handler's `prepare` returned
     """
 
@@ -136,3 +137,22 @@ class Instruction:
     name: str = ""
     mods: tuple[str, ...] = ()
     data: object = None
+    column: int | None = None
+
+
+def registers(operand: object) -> Iterator[Reg]:
+    """Every register that an operand names, those of an address and of a vector included."""
+    if type(operand) is Reg:
+        yield operand
+    elif type(operand) is Not:
+        yield operand.reg
+    elif type(operand) is Vector:
+        for element in operand.elements:
+            yield from registers(element)
+    elif type(operand) is Pair:
+        yield from registers(operand.first)
+        yield from registers(operand.second)
+    elif type(operand) is Address:
+        yield from registers(operand.base)
+        for element in operand.extra:
+            yield from registers(element)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import struct
 
-from .errors import PtxSyntaxError
 from .ir import Imm, type_bytes
 
 _INTEGER = re.compile(r"(-?)(0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)U?$")
@@ -31,7 +30,7 @@ def split(text: str) -> list[str]:
 
 
 def literal(text: str) -> Imm | None:
-    """The number that `text` spells, or None."""
+    """The number that `text` spells, or None. Raises ValueError for digits that its base does not have."""
     match = _FLOAT_BITS.match(text)
     if match and len(match[3]) == (8 if match[2] in "fF" else 16):
         bits = 32 if match[2] in "fF" else 64
@@ -53,13 +52,13 @@ def literal(text: str) -> Imm | None:
 
 
 def initial_bytes(text: str, kind: str, nbytes: int) -> bytes:
-    """A variable's memory from its initialiser, padded with zeros to `nbytes`."""
+    """A variable's memory from its initialiser, padded with zeros to `nbytes`. Raises ValueError."""
     values = [literal(v.strip()) for v in split(text.strip().strip("{}").replace("{", "").replace("}", ""))]
     element = type_bytes(kind)
     data = bytearray()
     for value in values:
         if value is None:
-            raise PtxSyntaxError(f"initial value {text.strip()!r}: only numbers are implemented")
+            raise ValueError(f"initial value {text.strip()!r}: only numbers are implemented")
         if value.float_bits == 64 and kind == "f32":
             data += struct.pack("<f", struct.unpack("<d", struct.pack("<Q", value.value))[0])
         else:

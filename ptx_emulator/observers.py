@@ -19,7 +19,8 @@ class Report:
     counters      totals that operations keep (`tma_load_bytes`, ...)
     wall_seconds  time spent, decoding not included
     hazards       what checks found (hazards.Hazard), errors first; of all launches so far that share a checker
-    by_cluster    the counters of each cluster, in the order in which they ran: x fastest, then y, z
+    notes         what checks found that is right, but hardly meant
+    by_cluster    the counters of each cluster, by their number in the grid (x fastest, then y, z)
     """
 
     kernel: str
@@ -30,6 +31,13 @@ class Report:
     ctas: int = 0
     hazards: list = field(default_factory=list)
     by_cluster: list[Counter] = field(default_factory=list, repr=False)
+    notes: list = field(default_factory=list)
+
+    def grouped(self) -> list:
+        """The hazards by root cause (hazards.HazardGroup), errors first."""
+        from .hazards import grouped  # compiled code that launches without checks do not load
+
+        return grouped(self.hazards)
 
     @property
     def warp_instructions(self) -> int:

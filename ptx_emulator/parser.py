@@ -26,8 +26,8 @@ SPECIAL_PRED = {"%is_explicit_cluster"}
 
 # Directives of a function or module that change nothing about what the code computes.
 IGNORED_DIRECTIVES = {
-    ".version", ".target", ".address_size", ".loc", ".file", ".pragma", ".maxnreg", ".minnctapersm",
-    ".maxnctapersm", ".noreturn", ".branchtargets", ".abi_preserve", ".abi_preserve_control", ".blocksareclusters",
+    ".version", ".target", ".address_size", ".loc", ".file", ".pragma", ".maxnctapersm", ".noreturn", ".branchtargets",
+    ".abi_preserve", ".abi_preserve_control", ".blocksareclusters",
 }  # fmt: skip
 
 _IDENT = r"[A-Za-z_$%][A-Za-z0-9_$]*"
@@ -55,7 +55,8 @@ class Variable:
 
 @dataclass(slots=True)
 class Function:
-    """An `.entry`. `code` holds Instructions and, as plain strings, the labels' unique names between them."""
+    """An `.entry`. `code` holds Instructions and, as plain strings, the labels' unique names between them. max_registers
+    (per thread) and min_resident (CTAs per SM) change nothing about what it computes."""
 
     name: str
     params: list[Variable]
@@ -66,6 +67,8 @@ class Function:
     max_block: tuple[int, int, int] | None = None
     required_cluster: tuple[int, int, int] | None = None
     explicit_cluster: bool = False
+    max_registers: int | None = None
+    min_resident: int | None = None
 
 
 @dataclass(slots=True)
@@ -126,10 +129,20 @@ class _Parser:
         self._line_pos = self.pos
         return self._line
 
-    def error(self, message: str, text: str = "") -> PtxSyntaxError:
-        return PtxSyntaxError(
-            message, line=self.line(), text=text or self.text[self.pos : self.pos + 60].split("\n")[0]
-        )
+    def error(self, message: str, text: str = "", at: int | None = None) -> PtxSyntaxError:
+        """An error (to raise) at a position of the text, where the parser stands unless given."""
+        at = self.pos if at is None else at
+        line = self.text.count("\n", 0, at) + 1
+        column = at - self.text.rfind("\n", 0, at)
+        text = " ".join(text.split()) or self.text[at : at + 60].split("\n")[0]
+        return PtxSyntaxError(message, line=line, text=text, column=column)
+
+    def number(self, text: str, what: str, at: int) -> int:
+        """A number in a directive, which is at a position of the text."""
+        value = literal(text.strip()) if text.strip().isalnum() else None
+        if value is None or value.float_bits:
+            raise self.error(f"{what} {text.strip()!r}: expected a number", at=at)
+        return value.value
 
     def skip_space(self) -> None:
         self.pos = self._space.match(self.text, self.pos).end()
@@ -202,9 +215,10 @@ class _Parser:
             function = self._entry()
             entries[function.name] = function
             return
+        start = self.pos
         statement = self.until(";")
         if not statement.startswith(".pragma"):
-            self._declare(statement, self.globals, self.variables)
+            self._declare(statement, self.globals, self.variables, start)
         self.pos += 1
 
     def _function_declaration(self) -> None:
@@ -219,18 +233,24 @@ class _Parser:
     def _entry(self) -> Function:
         self.skip_space()
         name = re.compile(_IDENT).match(self.text, self.pos)
+        if not name:
+            raise self.error("expected the name of the entry")
         self.pos = name.end()
         function = Function(name[0], [])
         self.specials = {}
         scope = self._new_scope(self.globals)
         if self.peek() == "(":
             self.pos += 1
+            start = self.pos
             body = self.until(")")
             for declaration in split(body):
-                self._declare(declaration, scope, function.params)
+                self._declare(declaration, scope, function.params, start)
             self.pos += 1
         while self.peek() == ".":
-            self._entry_directive(function, re.compile(r"(\.\w+)([^\n.{;]*)").match(self.text, self.pos))
+            directive = re.compile(r"(\.\w+)([^\n.{;]*)").match(self.text, self.pos)
+            if not directive:
+                raise self.error("expected a directive of the entry")
+            self._entry_directive(function, directive)
         if self.peek() == ";":
             self.pos += 1
             return function
@@ -242,12 +262,16 @@ class _Parser:
     def _entry_directive(self, function: Function, match: re.Match) -> None:
         word, numbers = match[1], match[2]
         if word in (".reqntid", ".maxntid", ".reqnctapercluster"):
-            values = tuple(int(v) for v in numbers.split(","))
+            values = tuple(self.number(v, word, match.start()) for v in numbers.split(","))
             values += (1,) * (3 - len(values))
             attribute = {
                 ".reqntid": "required_block", ".maxntid": "max_block", ".reqnctapercluster": "required_cluster",
             }[word]  # fmt: skip
             setattr(function, attribute, values)
+        elif word == ".maxnreg":
+            function.max_registers = int(numbers)
+        elif word == ".minnctapersm":
+            function.min_resident = int(numbers)
         elif word == ".explicitcluster":
             function.explicit_cluster = True
         elif word not in IGNORED_DIRECTIVES and word != ".maxclusterrank":
@@ -292,20 +316,23 @@ class _Parser:
             inst.operands = tuple(self._resolve_label(op, inst_scope, inst) for op in inst.operands)
 
     def _body_directive(self, function: Function, scope: _Scope) -> None:
-        word = re.compile(r"\.\w+").match(self.text, self.pos)[0]
+        directive, start = re.compile(r"\.\w+").match(self.text, self.pos), self.pos
+        if not directive:
+            raise self.error("expected a directive")
+        word = directive[0]
         if word in (".loc", ".file"):
             self.skip_line()
             return
         statement = self.until(";")
         if word == ".reg":
-            self._declare_registers(statement, scope, function)
+            self._declare_registers(statement, scope, start)
         elif word in (".shared", ".local", ".param", ".const", ".global"):
-            self._declare(statement, scope, function.variables)
+            self._declare(statement, scope, function.variables, start)
             if word == ".param":
                 argument = function.variables[-1]
                 argument.name, argument.space = f"{argument.name}@{scope.serial}", "param::func"
         elif word not in IGNORED_DIRECTIVES:
-            raise self.error(f"directive {word} is not implemented", statement)
+            raise self.error(f"directive {word} is not implemented", statement, start)
         self.pos += 1
 
     def _label_or_instruction(self, function: Function, scope: _Scope, pending: list) -> None:
@@ -318,38 +345,45 @@ class _Parser:
             function.code.append(unique)
             self.pos = label.end()
             return
-        line = self.line()
+        line, start = self.line(), self.pos
         statement = " ".join(self.until(";").split())
         self.pos += 1
-        inst = self._instruction(statement, line, scope)
+        inst = self._instruction(statement, line, scope, start)
         function.code.append(inst)
         pending.append((inst, scope))
 
-    def _instruction(self, statement: str, line: int, scope: _Scope) -> Instruction:
+    def _instruction(self, statement: str, line: int, scope: _Scope, start: int) -> Instruction:
         rest = statement
         guard = None
         match = _GUARD.match(rest)
         if match:
             reg = scope.find(match[2])
             if not isinstance(reg, Reg) or reg.type != "pred":
-                raise PtxSyntaxError(f"guard {match[2]}: not a predicate register", line=line, text=statement)
+                raise self.error(f"guard {match[2]}: not a predicate register", statement, start)
             guard = (reg, match[1] == "!")
             rest = rest[match.end() :]
         match = _OPCODE.match(rest)
         if not match:
-            raise PtxSyntaxError("expected an instruction", line=line, text=statement)
-        opcode = match[0]
-        try:
-            operands = tuple(self._operand(text, scope) for text in split(rest[match.end() :]))
-        except ValueError as error:
-            raise PtxSyntaxError(str(error), line=line, text=statement) from None
-        return Instruction(opcode, tuple(opcode.split(".")), operands, guard, line, statement)
+            raise self.error("expected an instruction", statement, start)
+        opcode, operands = match[0], []
+        for text in split(rest[match.end() :]):
+            try:
+                operands.append(self._operand(text, scope))
+            except ValueError as error:
+                place = self.text.find(text.strip(), self.text.find(opcode, start) + len(opcode), self.pos)
+                raise self.error(str(error), statement, max(place, start)) from None
+        column = start - self.text.rfind("\n", 0, start)
+        return Instruction(opcode, tuple(opcode.split(".")), tuple(operands), guard, line, statement, column=column)
 
     def _operand(self, text: str, scope: _Scope):
         text = text.strip()
+        if not text:
+            raise ValueError("an operand is missing")
         if text == "_":
             return Sink()
         if text[0] in "{(":
+            if text[-1] != ("}" if text[0] == "{" else ")"):
+                raise ValueError(f"operand {text}: its brackets do not match")
             return Vector(tuple(self._operand(t, scope) for t in split(text[1:-1])))
         if text[0] == "[":
             return self._address(text, scope)
@@ -359,21 +393,21 @@ class _Parser:
                 raise ValueError(f"operand {text}: not a predicate register")
             return Not(reg)
         if "|" in text:
-            first, second = text.split("|")
+            first, second = text.split("|", 1)
             return Pair(self._operand(first, scope), self._operand(second, scope))
         return literal(text) or self._name(text, scope)
 
     def _address(self, text: str, scope: _Scope) -> Address:
         if not text.endswith("]"):
             raise ValueError(f"address {text}: expected ]")
-        first, *extra = split(text[1:-1])
+        first, *extra = split(text[1:-1]) or [""]
         operands = tuple(self._operand(t, scope) for t in extra)
         first = first.strip()
         match = _ADDRESS_PLUS.match(first)
         offset = 0
         if match:
             number = literal(match[3])
-            if number is None:
+            if number is None or number.float_bits:
                 raise ValueError(f"address {text}: offset {match[3]} is not a number")
             offset = -number.value if match[2] == "-" else number.value
             first = match[1]
@@ -418,33 +452,36 @@ class _Parser:
         if isinstance(operand, Symbol) and operand.space == "label" and "@" not in operand.name:
             found = scope.find(operand.name)
             if not (isinstance(found, Symbol) and found.space == "label"):
-                raise PtxSyntaxError(f"name {operand.name}: not declared", line=inst.line, text=inst.text)
+                raise PtxSyntaxError(
+                    f"name {operand.name}: not declared", line=inst.line, text=inst.text, column=inst.column
+                )
             return found
         return operand
 
     # Declarations.
 
-    def _declare_registers(self, statement: str, scope: _Scope, function: Function) -> None:
-        words = statement.split(None, 1)[1]
-        match = re.match(r"\.(\w+)\s+(.*)", words, re.S)
+    def _declare_registers(self, statement: str, scope: _Scope, start: int) -> None:
+        match = re.match(r"\.reg\s+\.(\w+)\s+(.*)", statement, re.S)
+        if not match:
+            raise self.error("register declaration without a type or names", statement, start)
         kind = match[1]
         if kind in ("v2", "v4"):
-            raise self.error("vector registers are not implemented", statement)
+            raise self.error("vector registers are not implemented", statement, start)
         if kind != "b128":
             try:
                 type_bytes(kind)
             except ValueError as error:
-                raise self.error(str(error), statement) from None
+                raise self.error(str(error), statement, start) from None
         for item in split(match[2]):
             variable = _VARIABLE.match(item.strip())
             if not variable or variable[3]:
-                raise self.error(f"register declaration {item!r} cannot be read", statement)
+                raise self.error(f"register declaration {item!r} cannot be read", statement, start)
             if variable[2]:
                 scope.ranges[variable[1]] = (int(variable[2]), kind)
             else:
                 scope.names[variable[1]] = Reg(variable[1], kind)
 
-    def _declare(self, statement: str, scope: _Scope, into: list[Variable]) -> None:
+    def _declare(self, statement: str, scope: _Scope, into: list[Variable], start: int) -> None:
         head, _, initial = statement.partition("=")
         words = head.replace(".ptr", " .ptr ").split()
         space, align, kind, extern, name = "", 0, "", False, ""
@@ -454,8 +491,9 @@ class _Parser:
             if word == ".align":
                 # `.ptr .align n` describes what a parameter points to, not the parameter.
                 position += 1
+                given = self.number(words[position] if position < len(words) else "", ".align", start)
                 if ".ptr" not in words[:position]:
-                    align = int(words[position])
+                    align = given
             elif word in (".shared", ".local", ".param", ".const", ".global"):
                 space = space or word[1:]
             elif word == ".extern":
@@ -469,15 +507,18 @@ class _Parser:
             position += 1
         match = _VARIABLE.match(name)
         if not match or not space or not kind:
-            raise self.error("declaration cannot be read", statement)
+            raise self.error("declaration cannot be read", statement, start)
         try:
             element = type_bytes(kind)
         except ValueError as error:
-            raise self.error(str(error), statement) from None
+            raise self.error(str(error), statement, start) from None
         count = 1
         for size in re.findall(r"\[(\d*)\]", match[3]):
             count *= int(size or 0)
-        data = initial_bytes(initial, kind, element * count) if initial else None
+        try:
+            data = initial_bytes(initial, kind, element * count) if initial else None
+        except ValueError as error:
+            raise self.error(str(error), statement, start) from None
         nbytes = len(data) if data is not None and count == 0 else element * count
         variable = Variable(match[1], space, align or element, nbytes, data, extern)
         scope.names[match[1]] = variable

@@ -7,7 +7,9 @@ executed; handlers are for instructions that are rare or do much work per execut
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .errors import UnsupportedInstruction
@@ -34,6 +36,7 @@ class Handler:
     sync: str
     writes: int
     native: Callable | None
+    changes: bool
 
 
 _handlers: dict[str, Handler] = {}
@@ -49,6 +52,7 @@ def op(
     sync: str = "none",
     writes: int = -1,
     native: Callable | None = None,
+    changes: bool = True,
 ):
     """Registers `fn(warp, inst, mask)` for every opcode that starts with one of `names` (whole dot parts).
 
@@ -64,6 +68,8 @@ def op(
     `native(inst, symbols)` returns the arguments of the instruction's native form (native.py), or None if it has
     none; `symbols` are the kernel's variables by name.
 
+    `changes`: whether a warp could be waiting for what the instruction does. A loop of others is stuck.
+
     `fn` gets the lanes to act on as the int bit mask `mask` (never 0) and returns None, or `Blocked(...)`.
     """
 
@@ -72,7 +78,7 @@ def op(
             if name in _handlers or (name, "") in _lowerings:
                 raise ValueError(f"opcode name {name!r} registered twice")
             allowed = None if modifiers is None else frozenset(modifiers)
-            _handlers[name] = Handler(name, fn, prepare, allowed, sync, writes, native)
+            _handlers[name] = Handler(name, fn, prepare, allowed, sync, writes, native, changes)
         return fn
 
     return register
@@ -144,4 +150,23 @@ def prepare(handler: Handler, inst) -> None:
 
 def unsupported(inst, message: str) -> UnsupportedInstruction:
     """An UnsupportedInstruction error (to raise) that names the instruction's line."""
-    return UnsupportedInstruction(message, line=inst.line, text=inst.text)
+    return UnsupportedInstruction(message, line=inst.line, text=inst.text, column=inst.column)
+
+
+# Lowerings and handlers take operands for what their instruction has there. Where a malformed text has something else,
+# what they stumble over (these) becomes an UnsupportedInstruction that names the instruction.
+MISFITS = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, struct.error)
+
+
+def misfit(inst, error: Exception) -> UnsupportedInstruction:
+    message = f"{inst.name or inst.opcode}: operands or modifiers do not fit ({type(error).__name__}: {error})"
+    return unsupported(inst, message)
+
+
+@contextmanager
+def reading(inst):
+    """While operands of `inst` are read: a misfit names the instruction."""
+    try:
+        yield
+    except MISFITS as error:
+        raise misfit(inst, error) from error

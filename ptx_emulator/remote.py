@@ -78,7 +78,7 @@ class RemoteOperations:
         queue = self._queues.setdefault((w, rank), deque())
         queue.append((storing, run))
         unit = ("remote", warp.index, rank)
-        cluster.grid.asyncs.submit(warp.cta, unit, lambda: self._next(w, rank), f"{inst.name}, line {inst.line}")
+        cluster.asyncs.submit(warp.cta, unit, lambda: self._next(w, rank), f"{inst.name}, line {inst.line}")
 
     def _next(self, w: int, rank: int) -> None:
         """Does the oldest operation of a warp on a CTA, if one is left."""

@@ -63,6 +63,9 @@ H_TENSOR_MAPS = 40  # -> the tensor maps seen so far (native_tma.py)
 H_PLANS = 41  # -> the matrix products seen so far (native_mma.py)
 H_REMOTE = 42  # host address of the log of operations on other CTAs (engine_remote.py); 0: they are done at once
 H_REMOTE_COUNT = 43  # rows in it
+H_PAUSE = 44  # value of H_CLOCK at which the engine stops, so that Python can look at limits and signals
+H_IDLE_LIMIT = 45  # micro-operations without any change after which it stops
+H_SPURIOUS = 46  # 1: an mbarrier.try_wait that has to wait may time out at any time
 H_SIZE = 48
 
 # Row of a warp.
@@ -81,6 +84,7 @@ W_STALLED = 11  # 1: kept from running until nothing else can (random order)
 W_LOADS = 12  # tcgen05.ld that have not read yet (deferred_loads.py)
 W_REMOTE = 13  # operations on other CTAs that are not done yet (remote.py)
 W_REMOTE_STORES = 14  # stores among them
+W_TURNS = 15  # turns that it has had
 W_GROUP0 = 16
 G_MASK = 0
 G_PC = 1
@@ -131,6 +135,7 @@ STOP_IDLE = 2
 STOP_ERROR = 3
 STOP_SLICE = 4
 STOP_TRACE = 5
+STOP_PAUSE = 7  # 6: timing/engine.py
 
 # Errors that the engine finds.
 ERR_NONE = 0

@@ -13,22 +13,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from ptx_emulator.cubin import read_attributes, read_sections, read_symbols
 from wrappers import command_line
-
-ELF_MAGIC = b"\x7fELF\x02\x01"  # 64-bit, little-endian
-EM_CUDA = 190
-SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
-SYMBOL = struct.Struct("<IBBHQQ")
-STT_FUNC = 2
-STO_ENTRY = 0x10  # st_other of a kernel; subroutines of its own that a kernel calls lack it
-
-# Attribute records of .nv.info: one byte of format, one of attribute, then a 2-byte value or a 2-byte size and that
-# many bytes. The sized values of these three are (symbol index, number), both u32. The layout was checked against what
-# `ptxas -v` prints (registers, stack frame) for kernels with and without spills; STL/LDL counts against nvdisasm.
-SIZED_VALUE = 0x04
-EIATTR_FRAME_SIZE = 0x11
-EIATTR_MIN_STACK_SIZE = 0x12
-EIATTR_REGCOUNT = 0x2F
 
 # From Volta on, an instruction is 16 bytes and its opcode the low 12 bits.
 INSTRUCTION_BYTES = 16
@@ -56,13 +42,6 @@ class KernelReport:
     def is_clean(self) -> bool:
         """No register is spilled and no local memory is used."""
         return self.stack_bytes == 0 and self.local_stores == 0 and self.local_loads == 0
-
-
-@dataclass(frozen=True)
-class Section:
-    name: str
-    kind: int
-    data: bytes
 
 
 def report_cubin(cubin: bytes) -> list[KernelReport]:
@@ -97,53 +76,8 @@ def report_cubin(cubin: bytes) -> list[KernelReport]:
     return reports
 
 
-def read_sections(cubin: bytes) -> list[Section]:
-    if cubin[: len(ELF_MAGIC)] != ELF_MAGIC:
-        raise ValueError(f"not a 64-bit ELF file: starts with {cubin[:6].hex()}, a cubin with {ELF_MAGIC.hex()}")
-    (machine,) = struct.unpack_from("<H", cubin, 18)
-    if machine != EM_CUDA:
-        raise ValueError(f"ELF machine {machine}: a cubin has {EM_CUDA}")
-    (table,) = struct.unpack_from("<Q", cubin, 0x28)
-    count, names_index = struct.unpack_from("<HH", cubin, 0x3C)
-    headers = [SECTION_HEADER.unpack_from(cubin, table + i * SECTION_HEADER.size) for i in range(count)]
-    names_at = headers[names_index][4]
-    return [
-        Section(read_name(cubin, names_at + header[0]), header[1], cubin[header[4] : header[4] + header[5]])
-        for header in headers
-    ]
-
-
-def read_symbols(sections: dict[str, Section]) -> list[tuple[str, bool]]:
-    """`(name, is a kernel)` of every symbol, by index."""
-    table, names = sections[".symtab"].data, sections[".strtab"].data
-    return [
-        (read_name(names, name_at), (info & 0xF) == STT_FUNC and bool(other & STO_ENTRY))
-        for name_at, info, other, *_ in SYMBOL.iter_unpack(table)
-    ]
-
-
-def read_attributes(info: bytes) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
-    """Registers, frame bytes and minimum stack bytes per symbol index."""
-    found: dict[int, dict[int, int]] = {EIATTR_REGCOUNT: {}, EIATTR_FRAME_SIZE: {}, EIATTR_MIN_STACK_SIZE: {}}
-    at = 0
-    while at < len(info):
-        form, attribute, value = struct.unpack_from("<BBH", info, at)
-        at += 4
-        if form != SIZED_VALUE:
-            continue
-        if attribute in found:
-            symbol, number = struct.unpack_from("<II", info, at)
-            found[attribute][symbol] = number
-        at += value
-    return found[EIATTR_REGCOUNT], found[EIATTR_FRAME_SIZE], found[EIATTR_MIN_STACK_SIZE]
-
-
 def read_opcodes(code: bytes) -> list[int]:
     return [struct.unpack_from("<H", code, at)[0] & OPCODE_MASK for at in range(0, len(code), INSTRUCTION_BYTES)]
-
-
-def read_name(table: bytes, at: int) -> str:
-    return table[at : table.index(b"\0", at)].decode()
 
 
 def report_file(file: Path) -> list[KernelReport]:

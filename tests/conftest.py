@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import pytest
 import torch
 
 from wrappers.decode import KERNEL_ARCHS
 
-# A test of the compiler compiles; tests of the compile cache name a folder of their own.
-os.environ.setdefault("MLA_COMPILE_CACHE", "off")
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # Every run compiles anew, each kernel once: the workers share this folder. Tests of the compile cache name their own.
+    os.environ["MLA_COMPILE_CACHE"] = tempfile.mkdtemp(prefix="mla-test-kernels-")
+    atexit.register(shutil.rmtree, os.environ["MLA_COMPILE_CACHE"], ignore_errors=True)
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 

@@ -30,13 +30,12 @@ def half_of_lane(lane: Any) -> Any:
     return lane // ROWS
 
 
-def output_dim(lane: Any, column: int) -> Any:
-    """Latent dimension held at O column `column` (0..255) of TMEM lane `lane`."""
-    half_n = OUTPUT_N // 2
-    return half_of_lane(lane) * half_n + (column // half_n * OUTPUT_N + column % half_n)
+def output_dim(lane: Any, half: Any, column: Any) -> Any:
+    """Latent dimension held at column `column` (0..127) of a half of O, of TMEM lane `lane`."""
+    return half * OUTPUT_N + half_of_lane(lane) * (OUTPUT_N // 2) + column
 
 
-def output_address(ctx: Context, half: int) -> Any:
+def output_address(ctx: Context, half: Any) -> Any:
     """TMEM address of latent dimensions [256 * half, 256 * half + 256) of O."""
     return ctx.tmem + (ctx.plan.output_column + half * (OUTPUT_N // 2))
 

@@ -61,7 +61,7 @@ def rescale(ctx: cutlass.Constexpr, count: Int32, lane: Int32, factor: Float32):
     """O *= factor between P*V(count) and the next, half by half; skipped where no row of the warp has a new maximum."""
     plan, output = ctx.plan, ctx.pipe("output")
     is_current = cute.arch.vote_all_sync(factor == Float32(1.0))
-    for half in cutlass.range_constexpr(plan.output_halves):
+    for half in cutlass.range(plan.output_halves, unroll=1):
         held = count * plan.output_halves + half
         output.wait_full(held)
         operands.fence_after_sync()

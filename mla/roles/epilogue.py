@@ -1,7 +1,7 @@
 """Epilogue, run by the correction warps: O / row sum to global memory.
 
-Consumes: row sums, edge `output` (O of the work item's last key tile). Produces: out (times output_scale), or a fp32
-partial result where other CTAs have the rest of the row tile. Rows that saw no key are written as zeros.
+Consumes: row sums, edge `output` (O of the work item's last key tile). Produces: out (times output_scale), or a partial
+result where other CTAs have the rest of the row tile. Rows that saw no key are written as zeros.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CHUNK_COLUMNS = 64
 class Target:
     """Where the calling thread and its neighbour write the rows of their lanes.
 
-    is_partial: to the partial results, fp32. even_row, odd_row: byte addresses, see operands.store_pair.
+    is_partial: to the partial results. even_row, odd_row: byte addresses, see operands.store_pair.
     """
 
     is_partial: Any
@@ -35,21 +35,22 @@ class Target:
 @cute.jit
 def run(ctx: cutlass.Constexpr, work: cutlass.Constexpr, lane: Int32, tiles: Int32, row_sum: Float32):
     """Write one work item's result; `tiles` key tiles lie behind its end."""
-    plan = ctx.plan
+    plan, config = ctx.plan, ctx.config
     # The largest probability of a row that sees a key is 1, so its sum is 0 iff it sees none; NaN sums propagate.
     is_empty = row_sum == Float32(0.0)
-    factor = cutlass.select_(work.slot < 0, ctx.args.output_scale, Float32(1.0)) / row_sum
+    factor = cutlass.select_(work.slot < 0, ctx.args.output_scale, Float32(2.0**config.partial_scale_log2)) / row_sum
     own_row = row_address(ctx, work, accumulator.row_of_lane(lane))
     other_row, is_odd = operands.other_lane_long(own_row), lane % 2 == 1
     target = Target(
         work.slot >= 0, cutlass.select_(is_odd, other_row, own_row), cutlass.select_(is_odd, own_row, other_row)
     )
     if work.phases.num_tiles > 0:
-        for half in cutlass.range_constexpr(plan.output_halves):
+        for half in cutlass.range(plan.output_halves, unroll=1):
             write_half(ctx, target, lane, half, (tiles - 1) * plan.output_halves + half, factor, is_empty)
     else:
-        for column in cutlass.range(0, plan.output_columns, CHUNK_COLUMNS, unroll=1):
-            store(ctx, target, lane, column, None)
+        for half in cutlass.range(plan.output_halves, unroll=1):
+            for column in cutlass.range(0, plan.half_columns, CHUNK_COLUMNS, unroll=1):
+                store(ctx, target, lane, half, column, None)
 
 
 @cute.jit
@@ -69,7 +70,7 @@ def write_half(
     ctx: cutlass.Constexpr,
     target: cutlass.Constexpr,
     lane: Int32,
-    half: cutlass.Constexpr,
+    half: Int32,
     held: Int32,
     factor: Float32,
     is_empty: cutlass.Boolean,
@@ -84,27 +85,32 @@ def write_half(
             operands.fence_before_sync()
             output.warp_arrive_empty(held)
         scaled = [cutlass.select_(is_empty, Float32(0.0), value) for value in softmax.scaled(values, factor)]
-        store(ctx, target, lane, half * columns + column, scaled)
+        store(ctx, target, lane, half, column, scaled)
 
 
 @cute.jit
 def store(
-    ctx: cutlass.Constexpr, target: cutlass.Constexpr, lane: Int32, column: cutlass.Constexpr, values: cutlass.Constexpr
+    ctx: cutlass.Constexpr,
+    target: cutlass.Constexpr,
+    lane: Int32,
+    half: Int32,
+    column: Int32,
+    values: cutlass.Constexpr,
 ):
-    """CHUNK_COLUMNS values of O, from `column` on, to the output or to the partial result. None: zeros."""
-    dtype, dim = ctx.config.output_dtype, accumulator.output_dim(lane, column)
+    """CHUNK_COLUMNS values of a half of O, from its `column` on, to the output or to the partial result. None: zeros."""
+    config, dim = ctx.config, accumulator.output_dim(lane, half, column)
     if target.is_partial:
-        operands.store_pair(target.even_row, target.odd_row, dim * 4, words_of(values, None))
+        words = words_of(values, config.partial_dtype)
+        operands.store_pair(target.even_row, target.odd_row, dim * config.partial_bytes, words)
     else:
-        operands.store_pair(
-            target.even_row, target.odd_row, dim * ctx.config.output_bytes, words_of(values, dtype)
-        )
+        words = words_of(values, config.output_dtype)
+        operands.store_pair(target.even_row, target.odd_row, dim * config.output_bytes, words)
 
 
-def words_of(values: list[Any] | None, dtype: str | None) -> Any:
-    """CHUNK_COLUMNS fp32 values in `dtype`, or as they are, as a register tensor of 32-bit words; zeros for None."""
+def words_of(values: list[Any] | None, dtype: str) -> Any:
+    """CHUNK_COLUMNS fp32 values in `dtype`, as a register tensor of 32-bit words; zeros for None."""
     if values is None:
-        words = cute.make_rmem_tensor(CHUNK_COLUMNS * ELEMENT_BYTES.get(dtype, 4) // 4, Int32)
+        words = cute.make_rmem_tensor(CHUNK_COLUMNS * ELEMENT_BYTES[dtype] // 4, Int32)
         words.fill(0)
         return words
-    return operands.register_words(values) if dtype is None else operands.converted_words(values, dtype)
+    return operands.register_words(values) if dtype == "fp32" else operands.converted_words(values, dtype)

@@ -45,19 +45,15 @@ def soften_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     row_max, row_sum = Float32(softmax.NEG_INF), Float32(0.0)
     shift = tiles - phases.begin
 
-    # Where no mask code runs, the largest score is that of the largest product, which a negative scale turns round.
+    # The final tile is one more of those without mask code, or of those with it. Where no mask code runs, the largest
+    # score is that of the largest product, which a negative scale turns round.
     is_turned = ctx.args.scale_log2 < Float32(0.0)
-    bulk_end = cutlass.select_(is_turned, phases.begin, phases.bulk_end)
-    for tile in cutlass.range(phases.begin, bulk_end, unroll=1):
+    unmasked_end = cutlass.select_(phases.final_straddles, phases.bulk_end, phases.end)
+    unmasked_end = cutlass.select_(is_turned, phases.begin, unmasked_end)
+    for tile in cutlass.range(phases.begin, unmasked_end, unroll=1):
         row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, bound, row_max, row_sum, False)
-    for tile in cutlass.range(bulk_end, phases.end - 1, unroll=1):
+    for tile in cutlass.range(unmasked_end, phases.end, unroll=1):
         row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, bound, row_max, row_sum, True)
-    if phases.num_tiles > 0:
-        tile = phases.end - 1
-        if phases.final_straddles | is_turned:
-            row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, bound, row_max, row_sum, True)
-        else:
-            row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, bound, row_max, row_sum, False)
     finish(ctx, work, tiles + phases.num_tiles + item, lane, row_max, row_sum)
     return tiles + phases.num_tiles
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 
 from . import shadow as sh
+from .flags import Place
+from .names import NamedArray
 from .observer import Observer
 from .report import Hazard, describe
+from .suppressions import Suppressions
 
-CLUSTERS = 1 << 16
 CELLS = 1 << 32  # bytes of writable memory that can be followed
 _COUNTERS = [sh.P_RECORDS, sh.P_NODES, sh.P_FINDINGS]
 
@@ -18,15 +21,17 @@ _COUNTERS = [sh.P_RECORDS, sh.P_NODES, sh.P_FINDINGS]
 class Checker:
     """Follows the memory accesses of launches. Give it to `launch(checks=...)`; launches that share one are ordered.
 
-    `hazards` lists what was found; see report.Hazard and docs/emulator-hazards.md.
+    `hazards` lists what was found; see report.Hazard and docs/emulator-hazards.md. `suppress`: a file of hazards that
+    are known and accepted (suppressions.py); they are in `suppressed`, and `hazards` is without them.
     """
 
-    def __init__(self):
+    def __init__(self, suppress: Suppressions | str | Path | None = None):
+        self.suppressions = suppress if isinstance(suppress, Suppressions | None) else Suppressions.read(suppress)
+        self.names: list[list[NamedArray]] = []  # of each launch's arrays
         self.records = np.zeros((sh.RECORDS, sh.R_SIZE), np.int32)
         self.findings = np.zeros((sh.FINDINGS, sh.F_SIZE), np.int64)
-        self.known = np.zeros(CLUSTERS, np.int32)
         self.reads: dict[int, list] = defaultdict(list)
-        self.published: dict[int, np.ndarray] = {}
+        self.places: dict[int, Place] = {}  # in global memory
         self.kernels: list = []
         self.buffers = np.zeros((0, 5), np.int64)
         self.memory = np.zeros((2, 0), np.int32)
@@ -51,7 +56,6 @@ class Checker:
         for slot, table in (
             (sh.T_RECORDS, self.records),
             (sh.T_FINDINGS, self.findings),
-            (sh.T_KNOWN, self.known),
             (sh.T_BUFFERS, self.buffers),
             (sh.T_MEMORY, self.memory),
             (sh.T_NODES, self.nodes),
@@ -63,11 +67,17 @@ class Checker:
         p[sh.P_BUFFERS], p[sh.P_CELLS] = len(self.buffers), self.memory.shape[1]
         p[sh.P_FULL] = p[sh.P_PAIR] = 0
 
-    def observer(self, grid, cluster) -> Observer:
-        """The observer of a grid that is about to start."""
-        self.kernels.append(cluster.kernel)
+    def next_launch(self, grid) -> int:
+        """The number of a grid that is about to start."""
+        self.kernels.append(grid.kernel)
+        self.names.append(grid.names)
+        self.places.clear()
         self._place_buffers(grid.buffers.table)
-        return Observer(self, grid, cluster, len(self.kernels) - 1)
+        return len(self.kernels) - 1
+
+    def observer(self, grid, cluster, number: int) -> Observer:
+        """An observer of the clusters of launch `number` that `cluster` runs, one after the other."""
+        return Observer(self, grid, cluster, number)
 
     def _place_buffers(self, table: np.ndarray) -> None:
         """Gives every writable buffer its cells; history is kept if they are those of the launch before."""
@@ -87,20 +97,8 @@ class Checker:
         self.reads.clear()
 
     def next_cluster(self) -> int:
-        self._clusters = min(self._clusters + 1, CLUSTERS - 1)
+        self._clusters = min(self._clusters + 1, sh.CLUSTERS - 1)
         return self._clusters
-
-    def publish(self, address: int, cluster: int, record: int) -> None:
-        """Another cluster that reads `address` atomically from now on knows what this one did so far."""
-        known = self.known[: cluster + 1].copy()
-        known[cluster] = record
-        self.published[address] = known
-
-    def learn(self, address: int) -> None:
-        """The running cluster reads `address` atomically."""
-        known = self.published.get(address)
-        if known is not None:
-            np.maximum(self.known[: known.size], known, out=self.known[: known.size])
 
     # The counters that all observers share live in the active one's table.
 
@@ -181,8 +179,33 @@ class Checker:
 
     @property
     def hazards(self) -> list[Hazard]:
-        """What was found so far, errors first."""
+        """What was found so far that is wrong, errors first."""
+        return [h for h in self.found if h.severity != "note" and not self._is_suppressed(h)]
+
+    @property
+    def suppressed(self) -> list[Hazard]:
+        """What was found that a rule of the suppressions accepts."""
+        return [h for h in self.found if h.severity != "note" and self._is_suppressed(h)]
+
+    def _is_suppressed(self, hazard: Hazard) -> bool:
+        return self.suppressions is not None and self.suppressions.suppresses(hazard)
+
+    @property
+    def notes(self) -> list[Hazard]:
+        """What is right, but hardly meant."""
+        return [hazard for hazard in self.found if hazard.severity == "note"]
+
+    @property
+    def found(self) -> list[Hazard]:
+        """Hazards and notes."""
         if self._active is not None:
             self.collect(self._active)
-        found = [describe(self, row) for row in self.findings[: self._p[sh.P_FINDINGS]].tolist()]
+        rows = self.findings[: self._p[sh.P_FINDINGS]].tolist()
+        # A commit that arrives in a CTA that may have exited is an error already.
+        wrong = {(row[sh.F_LAUNCH], row[sh.F_INST]) for row in rows if row[sh.F_CODE] in (sh.EXITED, sh.EXITED_WORK)}
+        found = [
+            describe(self, row)
+            for row in rows
+            if row[sh.F_CODE] != sh.EXITED_COMMIT or (row[sh.F_LAUNCH], row[sh.F_INST]) not in wrong
+        ]
         return sorted(found, key=lambda hazard: (hazard.severity != "error", hazard.launch, hazard.line or 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from .. import state as st
 from ..engine_common import ENTRY_OPTIONS, OPTIONS, int32s, int64s
 from . import shadow as sh
 
@@ -70,15 +71,82 @@ def new_record(s, dim, clock, inst, w, mode, write, flags):
     return n
 
 
+@njit("int64(int64, int64, int64, int64, int64, int64)", **ENTRY_OPTIONS)
+def add_event(s, cluster, w, time, hb, px):
+    """Warp `w` has acquired, at its time, clocks of the agents of another cluster. Returns the row, 0 if all are taken:
+    from then on accesses of other clusters are not judged."""
+    p = int64s(s)
+    n = p[sh.P_EVENTS]
+    if n >= sh.EVENTS:
+        return np.int64(0)
+    e, heads = sh.event(s, n), int32s(p[sh.T_HEADS])
+    e[sh.E_WARP], e[sh.E_TIME], e[sh.E_NEXT], e[sh.E_HB], e[sh.E_PX] = w, time, heads[cluster], hb, px
+    e[sh.E_CLUSTER] = cluster
+    heads[cluster] = n
+    p[sh.P_EVENTS] = n + 1
+    return n
+
+
 @njit(**OPTIONS)
-def _judge(s, w, dim, mode, flags, prior):
+def _judge_foreign(s, w, mode, prior):
+    """As `_judge`, for a record of another cluster of the grid."""
+    r, p = sh.record(s, prior), int64s(s)
+    if p[sh.P_EVENTS] >= sh.EVENTS:
+        return 0
+    d, c, warps, hb = np.int64(r[sh.R_DIM]), r[sh.R_CLOCK], p[sh.P_WARPS], sh.knowledge(s, sh.HB, w)
+    i = np.int64(int32s(p[sh.T_HEADS])[r[sh.R_CLUSTER]])
+    found = sh.CROSS_CTA
+    while i != 0:
+        e = sh.event(s, i)
+        i = e[sh.E_NEXT]
+        if e[sh.E_TIME] < 0 or e[sh.E_WARP] != w and hb[e[sh.E_WARP]] < e[sh.E_TIME]:
+            continue
+        known = int32s(e[sh.E_HB])
+        if known[d] < c:
+            if d >= warps and known[r[sh.R_WARP]] >= r[sh.R_ISSUE] and found == sh.CROSS_CTA:
+                found = sh.INCOMPLETE
+            continue
+        # A fence of ours makes of all that was known a vector that was fenced.
+        fenced = int32s(e[sh.E_PX])[d if e[sh.E_PX] == e[sh.E_HB] else sh.A_GLOBAL * warps + d] if d < warps else c
+        if d < warps and not r[sh.R_FLAGS] & sh.SOLO and known[sh.A_STRICT * warps + d] < c:
+            found = sh.ELECTED
+        elif d < warps and mode == sh.ASYNC and fenced < c:
+            found = sh.PROXY if r[sh.R_WRITE] else sh.PROXY_READ
+        else:
+            return 0
+    return found
+
+
+@njit(**OPTIONS)
+def _in_scope(s, w, flags, r):
+    """Whether two strong accesses reach each other with their scopes."""
+    mine, other = (flags >> sh.SCOPE_SHIFT) & 3, (r[sh.R_FLAGS] >> sh.SCOPE_SHIFT) & 3
+    if r[sh.R_CLUSTER] != int64s(s)[sh.P_CLUSTER]:
+        return min(mine, other) >= sh.GPU
+    return sh.cta_of(s)[r[sh.R_WARP]] == sh.cta_of(s)[w] or min(mine, other) >= sh.CLUSTER_SCOPE
+
+
+@njit(**OPTIONS)
+def _judge(s, w, dim, mode, flags, prior, space):
     """0 if record `prior` happened before what warp `w` (or its agent `dim`) does now, else the finding's code."""
     r, p = sh.record(s, prior), int64s(s)
-    if flags & sh.STRONG and r[sh.R_FLAGS] & sh.STRONG:
+    if flags & r[sh.R_FLAGS] & sh.REDUCES:
         return 0
+    if (flags | r[sh.R_FLAGS]) & sh.CONSTANT and r[sh.R_LAUNCH] == p[sh.P_LAUNCH]:
+        return sh.NOT_CONSTANT
+    strong = flags & r[sh.R_FLAGS] & sh.STRONG != 0
+    if strong and _in_scope(s, w, flags, r):
+        return 0
+    code = _judge_order(s, w, dim, mode, flags, prior, space)
+    return sh.SCOPE if strong and (code == sh.RACE or code == sh.CROSS_CTA) else code
+
+
+@njit(**OPTIONS)
+def _judge_order(s, w, dim, mode, flags, prior, space):
+    r, p = sh.record(s, prior), int64s(s)
     if r[sh.R_CLUSTER] != p[sh.P_CLUSTER]:
         if r[sh.R_LAUNCH] == p[sh.P_LAUNCH]:
-            return 0 if int32s(p[sh.T_KNOWN])[r[sh.R_CLUSTER]] >= prior else sh.CROSS_CTA
+            return _judge_foreign(s, w, mode, prior)
         if flags & sh.EARLY and r[sh.R_LAUNCH] == p[sh.P_LAUNCH] - 1:
             return sh.PREREQUISITE
         if r[sh.R_FLAGS] & sh.EARLY and r[sh.R_LAUNCH] == p[sh.P_LAUNCH] + 1:
@@ -87,12 +155,20 @@ def _judge(s, w, dim, mode, flags, prior):
     d, c, warps = np.int64(r[sh.R_DIM]), r[sh.R_CLOCK], p[sh.P_WARPS]
     hb = sh.knowledge(s, sh.HB, w)
     if d < warps:
+        by_several = not r[sh.R_FLAGS] & sh.SOLO
         if d != w and hb[d] < c:
             return sh.RACE
-        if mode == sh.ASYNC and sh.knowledge(s, sh.PX, w)[d] < c:
-            return sh.PROXY if r[sh.R_WRITE] else sh.PROXY_READ
-        if d != w and not r[sh.R_FLAGS] & sh.SOLO and hb[sh.A_STRICT * warps + d] < c:
+        if d != w and by_several and hb[sh.A_STRICT * warps + d] < c:
             return sh.ELECTED
+        if mode != sh.ASYNC:
+            return 0
+        if d == w and by_several and flags & sh.SOLO and c >= sh.synced(s)[w]:
+            return sh.ASYNC_LANES
+        px = sh.knowledge(s, sh.PX, w)
+        if px[sh.A_GLOBAL * warps + d if space == sh.GLOBAL else d] < c:
+            return sh.PROXY if r[sh.R_WRITE] else sh.PROXY_READ
+        if by_several and r[sh.R_WRITE] and px[sh.A_STRICT * warps + d] < c:
+            return sh.PROXY_LANES
         return 0
     if d == dim and d // warps == sh.A_PIPE:
         return 0
@@ -117,7 +193,7 @@ def check(s, prior, r, w, dim, space, rank, cell):
         return
     p[sh.P_PAIR] = pair
     row = sh.record(s, r)
-    code = _judge(s, w, dim, np.int64(row[sh.R_MODE]), np.int64(row[sh.R_FLAGS]), prior)
+    code = _judge(s, w, dim, np.int64(row[sh.R_MODE]), np.int64(row[sh.R_FLAGS]), prior, space)
     if code:
         report(s, code, prior, np.int64(row[sh.R_INST]), w, dim, np.int64(row[sh.R_WRITE]), space, rank, cell)
 
@@ -178,7 +254,8 @@ def complete_mbarrier(s, barrier, count):
     given[first_copy(s) + p[sh.P_ROWS] + barrier] = count
     if b[sh.M_OBSERVED] > 0 and b[sh.M_OBSERVED] < count - 1:
         prior = b[sh.M_INIT]
-        report(s, sh.OVERRUN, prior, np.int64(sh.record(s, prior)[sh.R_INST]), 0, 0, 0, sh.BARRIER, 0, barrier)
+        rank, cell = b[sh.M_PLACE] >> st.RANK_SHIFT, b[sh.M_PLACE] & st.OFFSET_MASK
+        report(s, sh.OVERRUN, prior, np.int64(sh.record(s, prior)[sh.R_INST]), 0, 0, 0, sh.BARRIER, rank, cell)
 
 
 @njit("void(int64, int64, int64, int64, int64, int64)", **ENTRY_OPTIONS)
@@ -187,12 +264,13 @@ def use_mbarrier(s, w, barrier, phases, inst, remote):
     b = sh.barrier_row(s, barrier)
     prior, hb = b[sh.M_INIT], sh.knowledge(s, sh.HB, w)
     row = sh.record(s, prior)
+    rank, cell = b[sh.M_PLACE] >> st.RANK_SHIFT, b[sh.M_PLACE] & st.OFFSET_MASK
     if row[sh.R_DIM] != w and hb[row[sh.R_DIM]] < row[sh.R_CLOCK]:
-        report(s, sh.INIT, prior, inst, w, w, 1, sh.BARRIER, 0, barrier)
+        report(s, sh.INIT, prior, inst, w, w, 1, sh.BARRIER, rank, cell)
     elif remote and not b[sh.M_FENCED]:
-        report(s, sh.INIT_FENCE, prior, inst, w, w, 1, sh.BARRIER, 0, barrier)
+        report(s, sh.INIT_FENCE, prior, inst, w, w, 1, sh.BARRIER, rank, cell)
     elif phases > 0 and hb[first_copy(s) + int64s(s)[sh.P_ROWS] + barrier] < phases:
-        report(s, sh.PHASE, prior, inst, w, w, 1, sh.BARRIER, 0, barrier)
+        report(s, sh.PHASE, prior, inst, w, w, 1, sh.BARRIER, rank, cell)
 
 
 @njit(**OPTIONS)
@@ -205,19 +283,66 @@ def warp_sync(s, w):
 
 
 @njit(**OPTIONS)
-def proxy_fence(s, w):
-    """fence.proxy.async: what warp `w` knows may be used in the async proxy."""
-    px, clock = sh.knowledge(s, sh.PX, w), sh.clock(s)
-    join(px, sh.knowledge(s, sh.HB, w), int64s(s)[sh.P_DIMS])
-    px[w] = clock[w]
+def proxy_fence(s, w, whole, marks):
+    """fence.proxy.async: what warp `w` knows may be used in the async proxy, in the state spaces that `marks` (I_*)
+    tell. `whole`: by all lanes of the warp."""
+    px, clock, p = sh.knowledge(s, sh.PX, w), sh.clock(s), int64s(s)
+    hb, warps = sh.knowledge(s, sh.HB, w), p[sh.P_WARPS]
+    if marks & sh.I_PROXY_SHARED:
+        join(px, hb, p[sh.P_DIMS])
+        px[w] = clock[w]
+    if marks & sh.I_PROXY_GLOBAL:
+        for d in range(warps):
+            px[sh.A_GLOBAL * warps + d] = max(px[sh.A_GLOBAL * warps + d], hb[d])
+            px[sh.A_STRICT * warps + d] = max(px[sh.A_STRICT * warps + d], hb[sh.A_STRICT * warps + d])
+        px[sh.A_GLOBAL * warps + w] = clock[w]
+    strict = sh.A_STRICT * warps + w
+    px[strict] = clock[w] if whole else max(px[strict], sh.synced(s)[w] - 1)
+    heads = int32s(p[sh.T_HEADS])
+    for i in range(1, p[sh.P_EVENTS] if marks & sh.I_PROXY_GLOBAL else 1):
+        # What is known of other clusters too.
+        e = sh.event(s, i)
+        if e[sh.E_TIME] > 0 and e[sh.E_PX] != e[sh.E_HB] and (e[sh.E_WARP] == w or hb[e[sh.E_WARP]] >= e[sh.E_TIME]):
+            last = sh.event(s, np.int64(heads[e[sh.E_CLUSTER]]))
+            if last[sh.E_WARP] != w or last[sh.E_HB] != e[sh.E_HB] or last[sh.E_PX] != e[sh.E_HB]:
+                add_event(s, e[sh.E_CLUSTER], w, np.int64(clock[w]), e[sh.E_HB], e[sh.E_HB])
     clock[w] += 1
+
+
+@njit(**OPTIONS)
+def _has_started(s, rank, w):
+    """Whether warp `w` knows of anything that a warp of CTA `rank` has done."""
+    hb, ctas = sh.knowledge(s, sh.HB, w), sh.cta_of(s)
+    for other in range(int64s(s)[sh.P_WARPS]):
+        if ctas[other] == rank and hb[other] > 0:
+            return True
+    return False
+
+
+@njit(**OPTIONS)
+def issues(s, w, lanes):
+    """`lanes` of a warp issue a tensor core operation."""
+    int64s(int64s(s)[sh.T_PIPE])[w] |= lanes
+
+
+@njit(**OPTIONS)
+def commits(s, w, inst, lanes):
+    """`lanes` of a warp commit: what they have issued themselves."""
+    issuers = int64s(int64s(s)[sh.T_PIPE])
+    if issuers[w] != 0 and issuers[w] & lanes == 0:
+        report(s, sh.OTHER_LANE, 0, inst, w, w, 0, sh.BARRIER, np.int64(sh.cta_of(s)[w]), 0)
+    issuers[w] &= ~lanes
 
 
 @njit("void(int64, int64, int64, int64, int64)", **ENTRY_OPTIONS)
 def outlived(s, rank, r, dim, clock):
-    """A CTA must not exit before what record `r` stands for is complete: when agent `dim` has reached `clock`."""
+    """A CTA must not exit before what record `r` stands for is complete: when agent `dim` has reached `clock`. If it is
+    the work of another CTA, that must know that this one has started."""
     row = sh.record(s, r)
     clocks = sh.remote(s, 0, rank)
+    if sh.cta_of(s)[row[sh.R_WARP]] != rank and not _has_started(s, rank, np.int64(row[sh.R_WARP])):
+        w = np.int64(row[sh.R_WARP])
+        report(s, sh.NOT_STARTED, 0, np.int64(row[sh.R_INST]), w, dim, np.int64(row[sh.R_WRITE]), sh.SHARED, rank, 0)
     if sh.ended(s, rank)[int64s(s)[sh.P_DIMS]] == 0:
         report(s, sh.EXITED, 0, np.int64(row[sh.R_INST]), np.int64(row[sh.R_WARP]), dim, 1, sh.SHARED, rank, 0)
     elif clock >= clocks[dim]:

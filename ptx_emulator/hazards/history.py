@@ -20,7 +20,9 @@ def _replaces(s, new, old):
         other[sh.R_DIM] == mine[sh.R_DIM]
         and other[sh.R_CLUSTER] == mine[sh.R_CLUSTER]
         and not other[sh.R_FLAGS] & ~mine[sh.R_FLAGS] & sh.EARLY
-        and not mine[sh.R_FLAGS] & ~other[sh.R_FLAGS] & sh.SOLO
+        and not mine[sh.R_FLAGS] & ~other[sh.R_FLAGS] & (sh.SOLO | sh.STRONG)
+        and not other[sh.R_FLAGS] & ~mine[sh.R_FLAGS] & sh.CONSTANT
+        and (other[sh.R_FLAGS] >> sh.SCOPE_SHIFT & 3) >= (mine[sh.R_FLAGS] >> sh.SCOPE_SHIFT & 3)
     )
 
 

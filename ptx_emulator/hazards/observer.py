@@ -20,9 +20,18 @@ from ..tensormap import MAX_RANK, box_extent
 from . import core, history
 from . import operations as ops
 from . import shadow as sh
+from .flags import Flags
 from .map_proxy import MapProxy
 from .marks import instruction_marks
 from .trace import consume
+
+
+_BULK, _CP = (sh.A_BULK_READ, sh.A_BULK_WRITE), (sh.A_CP,)
+
+
+def full_lanes(cluster, warp) -> int:
+    """The lanes that a warp has at its start."""
+    return (1 << min(cluster.threads - warp.index * st.LANES, st.LANES)) - 1
 
 
 class Operation:
@@ -60,11 +69,20 @@ class Observer:
         self.tmem = np.zeros((2, ctas, sh.TMEM_WORDS), words)
         self.recent = np.zeros((warps, 2 * len(kernel.instructions)), words)
         self.ended = np.zeros((ctas, dims + 1), words)
+        self.events = np.zeros((sh.EVENTS, sh.E_SIZE), np.int64)
+        self._heads = np.zeros(sh.CLUSTERS, words)
+        self._flags = Flags(None, {})
         self.cleared = [
             self.views, self.barriers, self.shared_cells, self.tmem, self.recent, self.ended,
             np.zeros(warps, words), np.zeros((2, sh.PLANES, rows, dims), words), np.zeros((2, ctas, dims), words),
         ]  # fmt: skip
         synced, joined, remote = self.cleared[-3:]
+        self.pipe_lanes = np.zeros(warps, np.int64)
+        self._issued, self._open = (
+            {},
+            {},
+        )  # (warp, kinds) -> lanes with copies not waited for, with copies not committed
+        self.cleared.append(self.pipe_lanes)
         self.tables = {
             sh.T_VIEWS: self.views, sh.T_CLOCK: self.clock, sh.T_SYNCED: synced, sh.T_EARLY: self.early,
             sh.T_CTA: np.array([w.cta.rank for w in cluster.warps], words), sh.T_JOINED: joined,
@@ -73,6 +91,8 @@ class Observer:
             sh.T_BASES: np.ascontiguousarray(cluster.host_bases()),
             sh.T_INST: np.stack([kernel.origin, marks], axis=1).astype(words), sh.T_REMOTE: remote,
             sh.T_ENDED: self.ended, sh.T_VIEW: np.zeros((sh.PLANES, dims), words),
+            sh.T_HEADS: self._heads, sh.T_EVENTS: self.events, sh.T_PIPE: self.pipe_lanes,
+            sh.T_FULL: np.array([full_lanes(cluster, w) for w in cluster.warps], np.int64),
         }  # fmt: skip
         self.p = p = np.zeros(sh.P_SIZE, np.int64)
         self.s = p.ctypes.data
@@ -97,8 +117,12 @@ class Observer:
         self.p[sh.P_MBARRIERS] = 0
         self.p[sh.P_CLUSTER] = self.shared.next_cluster()
         self._gaps: dict[int, set[int]] = {}
-        self._locations: dict[int, np.ndarray] = {}
+        self._issued.clear()
+        self._open.clear()
+        self.p[sh.P_EVENTS] = 1
+        self._heads[list(self._flags.clusters)] = 0
         self.maps = MapProxy(weakref.proxy(self))
+        self._flags = Flags(weakref.proxy(self), self.shared.places)
         self.cluster.header[st.H_TRACE_COUNT] = 0
         self.shared.running.append(self)
         self.activate()
@@ -140,19 +164,29 @@ class Observer:
             elif stopped >= 0:
                 self._write_down_reads(stopped)
             else:
-                (self._atomic if stopped == sh.STOP_ATOMIC else self._read_box)(self.log[i])
+                read = {sh.STOP_ATOMIC: self._flags.access, sh.STOP_FENCE: self._flags.fence}.get(
+                    stopped, self._read_box
+                )
+                read(self.log[i])
                 i += 1
         head[st.H_TRACE_COUNT] = 0
         if sh.is_full(self.s):
             self.shared.make_room(self)
 
-    # Records and ranges.
+    # Records and ranges. `lanes`: those that execute the instruction whose handler runs.
+
+    lanes = 0
+
+    @property
+    def solo(self) -> int:
+        """The flag of what a single lane issues."""
+        return 0 if self.lanes & (self.lanes - 1) else sh.SOLO
 
     def at(self, warp) -> int:
         return warp.cta.rank * len(warp.cta.warps) + warp.index
 
-    def _record(self, warp, inst, dim: int, mode: int, write: bool) -> int:
-        return ops.new_record(self.s, self.at(warp), self.index[id(inst)], dim, mode, int(write))
+    def _record(self, warp, inst, dim: int, mode: int, write: bool, flags: int = 0) -> int:
+        return ops.new_record(self.s, self.at(warp), self.index[id(inst)], dim, mode, int(write), flags)
 
     def _shared(self, cta, first: int, count: int, r: int) -> None:
         history.touch_shared(self.s, cta.rank, self.s + 8 * sh.P_ZERO, 1, first, count, r)
@@ -193,6 +227,10 @@ class Observer:
     def _boxes(self, tensor, boxes, r: int) -> None:
         for box in boxes:
             low, high = box_extent(box, tensor.table)
+            if low >= high:
+                record = self.shared.records[r]
+                inst, w, dim, write = (int(record[i]) for i in (sh.R_INST, sh.R_WARP, sh.R_DIM, sh.R_WRITE))
+                core.report(self.s, sh.OUTSIDE, 0, inst, w, dim, write, sh.GLOBAL, 0, 0)
             buffer = self.buffer_at(tensor.address + low) if low < high else -1
             if buffer >= 0 and not self._postponed(buffer, r, partial(tensor.rows_of, box)):
                 addresses, nbytes = tensor.rows_of(box)
@@ -247,10 +285,10 @@ class Observer:
 
     # Copies.
 
-    def load(self, warp, inst, targets, nbytes: int, run, *, boxes=None, memory=None, shared=None):
+    def load(self, warp, inst, targets, nbytes: int, run, *, boxes=None, memory=None, shared=None, reduces=False):
         """A copy into shared memory that completes on mbarriers. `targets`: [(CTA, offset, barrier's CTA, its offset)];
         from `boxes` = (tensor map, boxes, the map's address), `memory` = (address, bytes) or `shared` = (CTA, offset,
-        bytes)."""
+        bytes). `reduces`: it is an atomic reduction there."""
         barriers, copies, w, index = [], [], self.at(warp), self.index[id(inst)]
         for target, offset, holder, place in targets:
             barrier = self._barrier(holder, place)
@@ -259,7 +297,7 @@ class Observer:
             phases = int(holder.mbarriers[place >> 3, st.B_PHASE])
             number = ops.issue_copy(self.s, w, index, barrier, phases)
             if not barriers:
-                read = ops.copy_record(self.s, w, index, barrier, number, 0)
+                read = ops.copy_record(self.s, w, index, barrier, number, 0, self.solo)
                 if boxes is not None:
                     self._boxes(*boxes[:2], read)
                     self.maps.use(boxes[2], read)
@@ -267,43 +305,70 @@ class Observer:
                     self.touch_global(np.array(memory[:1], np.int64), memory[1], read)
                 if shared is not None:
                     self._shared(*shared, read)
-            ops.copy_write(self.s, w, index, barrier, number, target.rank, offset, nbytes)
+            flags = self.solo | (sh.REDUCES if reduces else 0)
+            ops.copy_write(self.s, w, index, barrier, number, target.rank, offset, nbytes, flags)
             barriers.append(barrier)
             copies.append((barrier, number))
         return self._completing(Operation(self._snapshot(w), barriers, copies), run)
 
-    def store(self, warp, inst, start: int, nbytes: int, *, boxes=None, memory=None) -> None:
+    def store(self, warp, inst, start: int, nbytes: int, *, boxes=None, memory=None, reduces=False) -> None:
         """A copy from shared to global memory that completes in a bulk group; see `load`."""
         w = self.at(warp)
-        read = self._record(warp, inst, sh.A_BULK_READ * self.warps + w, sh.ASYNC, False)
+        self._issue(w, _BULK)
+        read = self._record(warp, inst, sh.A_BULK_READ * self.warps + w, sh.ASYNC, False, self.solo)
         self._shared(warp.cta, start, nbytes, read)
-        r = self._record(warp, inst, sh.A_BULK_WRITE * self.warps + w, sh.ASYNC, True)
+        flags = sh.REDUCES if reduces else 0
+        r = self._record(warp, inst, sh.A_BULK_WRITE * self.warps + w, sh.ASYNC, True, flags)
         if boxes is not None:
             self._boxes(*boxes[:2], r)
             self.maps.use(boxes[2], read)
         if memory is not None:
             self.touch_global(np.array(memory[:1], np.int64), memory[1], r)
 
-    def _commit_kinds(self, warp, kinds) -> None:
-        for kind in kinds:
-            self.clock[kind * self.warps + self.at(warp)] += 1
+    # Groups are of a thread: those of other lanes of its warp it neither commits nor waits for.
 
-    def _wait_kinds(self, warp, kinds, allowed: int) -> None:
-        """All but the `allowed` latest groups of `kinds` are complete."""
+    def _issue(self, w: int, kinds) -> None:
+        for table in (self._issued, self._open):
+            table[w, kinds] = table.get((w, kinds), 0) | self.lanes
+
+    def _other_lane(self, w: int, inst) -> None:
+        core.report(self.s, sh.OTHER_LANE, 0, self.index[id(inst)], w, w, 0, sh.BARRIER, 0, 0)
+
+    def _commit_kinds(self, warp, inst, kinds) -> None:
         w = self.at(warp)
+        lanes = self._open.pop((w, kinds), 0)
+        if lanes & ~self.lanes:
+            self._open[w, kinds] = lanes & ~self.lanes
+            if not lanes & self.lanes:
+                self._other_lane(w, inst)
+            return
+        for kind in kinds:
+            self.clock[kind * self.warps + w] += 1
+
+    def _wait_kinds(self, warp, inst, kinds, allowed: int, *, of: tuple = ()) -> None:
+        """All but the `allowed` latest groups of `kinds` (of copies of the kinds `of`) are complete."""
+        w, of = self.at(warp), of or kinds
+        lanes = self._issued.get((w, of), 0)
+        if not allowed and kinds == of:
+            self._issued[w, of] = lanes & ~self.lanes
+        if lanes & ~self.lanes:
+            if not lanes & self.lanes:
+                self._other_lane(w, inst)
+            return
         for kind in kinds:
             dim = kind * self.warps + w
             done = int(self.clock[dim]) - 1 - allowed
             self.views[sh.HB, w, dim] = max(int(self.views[sh.HB, w, dim]), done)
 
-    def bulk_commit(self, warp) -> None:
-        self._commit_kinds(warp, (sh.A_BULK_READ, sh.A_BULK_WRITE))
+    def bulk_commit(self, warp, inst) -> None:
+        self._commit_kinds(warp, inst, _BULK)
 
-    def bulk_wait(self, warp, allowed: int, *, read: bool) -> None:
-        self._wait_kinds(warp, (sh.A_BULK_READ,) if read else (sh.A_BULK_READ, sh.A_BULK_WRITE), allowed)
+    def bulk_wait(self, warp, inst, allowed: int, *, read: bool) -> None:
+        self._wait_kinds(warp, inst, _BULK[:1] if read else _BULK, allowed, of=_BULK)
 
     def cp_async(self, warp, inst, moves) -> None:
         """`moves`: (shared offset, bytes, global address, bytes read) of each lane."""
+        self._issue(self.at(warp), _CP)
         dim = sh.A_CP * self.warps + self.at(warp)
         write = self._record(warp, inst, dim, sh.GENERIC, True)
         read = self._record(warp, inst, dim, sh.GENERIC, False)
@@ -312,13 +377,13 @@ class Observer:
             if count:
                 self.touch_global(np.array([address], np.int64), count, read)
 
-    def cp_commit(self, warp) -> None:
-        self._commit_kinds(warp, (sh.A_CP,))
+    def cp_commit(self, warp, inst) -> None:
+        self._commit_kinds(warp, inst, _CP)
 
-    def cp_wait(self, warp, allowed: int) -> None:
-        if not allowed:
-            self._commit_kinds(warp, (sh.A_CP,))
-        self._wait_kinds(warp, (sh.A_CP,), allowed)
+    def cp_wait(self, warp, inst, allowed: int) -> None:
+        if not allowed and not self._open.get((self.at(warp), _CP), 0) & ~self.lanes:
+            self._commit_kinds(warp, inst, _CP)
+        self._wait_kinds(warp, inst, _CP, allowed)
 
     def cp_arrive(self, warp, inst, cta, offset: int) -> None:
         """An arrival that follows the completion of the warp's earlier cp.async."""
@@ -365,19 +430,21 @@ class Observer:
         rows[:, :, column : column + columns] = 0
 
     def pipe(self, warp) -> int:
-        """The agent of the tensor-core operations that a warp issues."""
+        """The agent of the tensor-core operations that a warp issues, for one that it issues now."""
+        ops.issuing(self.s, self.at(warp), -1, self.lanes)
         return sh.A_PIPE * self.warps + self.at(warp)
 
     def mma(self, warp, inst, plan: np.ndarray, place: int, a_address: int, first, *, accumulate: bool) -> None:
         """tcgen05.mma with a plan (native_mma.P_*) in the CTAs from `first` on; see operations.multiply."""
         w, index = self.at(warp), self.index[id(inst)]
-        ops.multiply(self.s, w, index, plan.ctypes.data, place, a_address, first.rank, int(accumulate))
+        keep = int(accumulate)
+        ops.multiply(self.s, w, index, plan.ctypes.data, place, a_address, first.rank, keep, self.lanes)
 
     def scaled_mma(self, warp, inst, parts, *, accumulate: bool) -> None:
         """A block-scaled tcgen05.mma. `parts`: per CTA (CTA, its shared operands (`start`, `runs`), [(starts, words)]
         of scale factors and A in Tensor Memory, (starts, words) of D)."""
         dim = self.pipe(warp)
-        read = self._record(warp, inst, dim, sh.ASYNC, False)
+        read = self._record(warp, inst, dim, sh.ASYNC, False, self.solo)
         read_tensor = self._record(warp, inst, dim, sh.TENSOR, False)
         write = self._record(warp, inst, dim, sh.TENSOR, True)
         for cta, operands, held, d in parts:
@@ -391,7 +458,7 @@ class Observer:
     def tensor_copy(self, warp, inst, members, source, destination) -> None:
         """tcgen05.cp: `source` (its `start` and `runs`), `destination` (starts, words), in each of `members`."""
         dim = self.pipe(warp)
-        read = self._record(warp, inst, dim, sh.ASYNC, False)
+        read = self._record(warp, inst, dim, sh.ASYNC, False, self.solo)
         write = self._record(warp, inst, dim, sh.TENSOR, True)
         for cta in members:
             starts, nbytes = source.runs
@@ -406,6 +473,7 @@ class Observer:
     def commit(self, warp, inst, targets, offset: int, run):
         """tcgen05.commit: the arrival follows the completion of what the warp issued before."""
         w, index, barriers = self.at(warp), self.index[id(inst)], []
+        ops.issuing(self.s, w, index, self.lanes)
         for cta in targets:
             barrier = self._barrier(cta, offset)
             if barrier < 0:
@@ -422,24 +490,3 @@ class Observer:
     def waited_for_grid(self, warp) -> None:
         """griddepcontrol.wait: whatever the grid before did has happened before."""
         self.early[self.at(warp)] = 0
-
-    def _atomic(self, row: np.ndarray) -> None:
-        """A strong access: release and acquire patterns (PTX ISA 8.7), address by address."""
-        w, inst = int(row[et.T_WARP]), self.cluster.kernel.instructions[int(self.tables[sh.T_INST][row[et.T_PC], 0])]
-        mods, views = set(inst.parts), self.views
-        for address in {int(row[et.T_LANES + lane]) for lane in range(st.LANES) if row[et.T_MASK] >> lane & 1}:
-            place = self._locations.setdefault(address, np.zeros((2, views.shape[2]), np.int32))
-            if inst.name != "st":
-                self.shared.learn(address)
-                target = views[sh.HB if mods & {"acquire", "acq_rel"} else sh.AQ, w]
-                np.maximum(target, place[0], out=target)
-                np.maximum(views[sh.PX, w], place[1], out=views[sh.PX, w])
-            if inst.name not in ("ld", "ldu"):
-                given = views[sh.FE, w]
-                if mods & {"release", "acq_rel"}:
-                    given = views[sh.HB, w]
-                    given[w] = self.clock[w]
-                    self.clock[w] += 1
-                np.maximum(place[0], given, out=place[0])
-                np.maximum(place[1], views[sh.PX, w], out=place[1])
-                self.shared.publish(address, int(self.p[sh.P_CLUSTER]), int(self.p[sh.P_RECORDS]))

@@ -38,6 +38,7 @@ P_INSTRUCTIONS = 15
 P_CELLS = 16  # of global memory
 P_BUFFERS = 17
 P_ZERO = 18  # 0, where places are counted from
+P_EVENTS = 19  # next free row of T_EVENTS
 # Host addresses of tables, and what they hold: int32 unless said otherwise; [W] warps of the cluster, [D] agents,
 # [C] its CTAs, [B] barriers.
 P_TABLES = 20
@@ -65,10 +66,13 @@ P_TABLES = 20
     T_INST,  # [micro-operations, 2]: instruction, flags
     T_REMOTE,  # [2 (clock, record), C, D]: what must be complete when the CTA exits
     T_ENDED,  # [C, D + 1]: what the CTA's exited warps knew; last, how many warps live
-    T_KNOWN,  # [clusters]: the latest record of each earlier cluster that atomics made visible
+    T_HEADS,  # [CLUSTERS]: the last row of T_EVENTS about each other cluster, 0 for none
+    T_EVENTS,  # int64[EVENTS, E_SIZE]: what warps have acquired from other clusters (flags.py)
     T_VIEW,  # [PLANES, D]: scratch
-) = range(P_TABLES, P_TABLES + 25)
-P_SIZE = P_TABLES + 25
+    T_PIPE,  # int64[W]: lanes that have issued tensor core operations since their last commit
+    T_FULL,  # int64[W]: lanes of a warp
+) = range(P_TABLES, P_TABLES + 28)
+P_SIZE = P_TABLES + 28
 
 # Views of a warp: for each agent the latest clock that is known
 HB = 0  # to have happened before (base causality order, 8.9.5)
@@ -76,20 +80,24 @@ PX = 1  # ... with a proxy fence on the way, from ordinary accesses to the async
 TC = 2  # ... with tcgen05 fences on the way
 TI = 3  # received, but no tcgen05.fence::after_thread_sync yet
 TO = 4  # given away: what was known at the last tcgen05.fence::before_thread_sync
-FE = 5  # what was known at the last fence.acq_rel: what a relaxed store gives away
-AQ = 6  # what relaxed loads have seen: known after the next fence.acq_rel
-TS = 7  # TO as of the last time that the warp's lanes synchronised: what one lane's arrival gives away
-VIEWS = 8
+TS = 5  # TO as of the last time that the warp's lanes synchronised: what one lane's arrival gives away
+FE = 6  # FE + scope: what was known at the last fence of that scope: what a relaxed store gives away
+AQ = 9  # AQ + scope: what relaxed loads have seen: known after the next fence of that scope or a wider one
+VIEWS = 12
 PLANES = 3  # what a barrier hands on: HB, PX, TC
 
-# First dimension of each kind of agent, in units of the number of warps. After them one dimension per barrier for the
-# copies that complete on it, and one for its phases.
-A_THREADS, A_LD, A_ST, A_PIPE, A_BULK_READ, A_BULK_WRITE, A_CP, A_STRICT, A_KINDS = range(9)
+# First dimension of each kind of agent, in units of the number of warps. A_STRICT and A_GLOBAL are no agents: of a
+# warp, what all of its lanes have given away, and (in PX only) what a proxy fence has covered of global memory. After
+# them one dimension per barrier for the copies that complete on it, and one for its phases.
+A_THREADS, A_LD, A_ST, A_PIPE, A_BULK_READ, A_BULK_WRITE, A_CP, A_STRICT, A_GLOBAL, A_KINDS = range(10)
 MBARRIERS_PER_CTA = 64
 
 # Records. R_ISSUE: the clock of the warp that issued it.
 R_DIM, R_CLOCK, R_INST, R_CLUSTER, R_LAUNCH, R_WARP, R_MODE, R_WRITE, R_FLAGS, R_ISSUE, R_SIZE = range(11)
 STRONG, EARLY, SOLO = 1, 2, 4  # atomic or volatile; before griddepcontrol.wait; by one lane
+SCOPE_SHIFT = 3  # of a strong access: CTA, CLUSTER_SCOPE or GPU
+CONSTANT, REDUCES = 32, 64  # ld.global.nc; an asynchronous reduction, which is atomic
+CTA, CLUSTER_SCOPE, GPU = range(3)
 RECORDS = 1 << 20
 FORGOTTEN = 1
 
@@ -102,8 +110,9 @@ SHARED, TMEM, GLOBAL, BARRIER = range(4)
 # Findings.
 (
     RACE, PROXY, PROXY_READ, TENSOR_FENCE, LANES, ELECTED, UNWRITTEN, PHASE, INIT, INIT_FENCE, OVERRUN, EXITED,
-    WAIT_LD, CROSS_CTA, PREREQUISITE, TX_LEFT, NAMED_LEFT, INCOMPLETE, EXITED_WORK, EXITED_COMMIT, MAP_FENCE,
-) = range(1, 22)  # fmt: skip
+    WAIT_LD, CROSS_CTA, PREREQUISITE, TX_LEFT, NAMED_LEFT, INCOMPLETE, EXITED_WORK, EXITED_COMMIT, MAP_FENCE, SCOPE,
+    NOT_CONSTANT, ASYNC_LANES, PROXY_LANES, NOT_STARTED, OTHER_LANE, ABSENT, OUTSIDE,
+) = range(1, 30)  # fmt: skip
 (
     F_CODE, F_PRIOR, F_INST, F_WARP, F_DIM, F_WRITE, F_SPACE, F_RANK, F_CELL, F_CLUSTER, F_LAUNCH, F_COUNT, F_WARPS,
     F_SIZE,
@@ -116,17 +125,27 @@ M_FENCED = 1  # a fence followed the init
 M_OBSERVED = 2  # how many phases were complete when somebody last got through a wait
 M_ISSUED = 3  # copies issued to it
 M_COMPLETE = 4  # copies complete without a gap
-M_WAITING = 5  # warps that wait (named and cluster barriers), a bit each, 48 per column
-M_SIZE = 16
+M_PLACE = 5  # an mbarrier's address in the cluster's shared memory
+M_WAITING = 6  # warps that wait (named and cluster barriers), a bit each, 48 per column
+M_SIZE = 17
 
-STOP_ATOMIC, STOP_COPY, STOP_FULL = -1, -2, -3
+STOP_ATOMIC, STOP_COPY, STOP_FULL, STOP_FENCE = -1, -2, -3, -4
 
 B_START, B_END, B_FIRST, B_WRITTEN, B_TOUCHED, BUFFER_SIZE = range(6)
 
-# Flags of an instruction.
+# Flags of an instruction. I_SC: a fence.sc that other CTAs notice.
 (
-    I_STRONG, I_SKIP, I_PROXY, I_INIT_FENCE, I_WARP_SYNC, I_FENCE, I_LOADS, I_STORES, I_BEFORE, I_AFTER,
-) = (1 << i for i in range(10))  # fmt: skip
+    I_STRONG, I_SKIP, I_PROXY, I_INIT_FENCE, I_WARP_SYNC, I_FENCE, I_LOADS, I_STORES, I_BEFORE, I_AFTER, I_CONSTANT,
+    I_SC, I_PROXY_SHARED, I_PROXY_GLOBAL,
+) = (1 << i for i in range(14))  # fmt: skip
+I_SCOPE = 14  # shift of its scope
+
+# What warps have acquired from other clusters: the warp, its time (negative until its next fence), the row about the
+# same cluster before, host addresses of int32[D]: the clocks of that cluster's agents that are known, and those known
+# with a proxy fence; the cluster.
+E_WARP, E_TIME, E_NEXT, E_HB, E_PX, E_CLUSTER, E_SIZE = range(7)
+EVENTS = 1 << 16
+CLUSTERS = 1 << 20
 
 NODES, HASH = 1 << 19, 1 << 20
 ENOUGH = NODES // 4 * 3  # nodes; from here on room is made
@@ -228,6 +247,11 @@ def memory_cells(s, kind):
 @njit(**OPTIONS)
 def buffer_row(s, i):
     return int64s(int64s(s)[T_BUFFERS] + i * (BUFFER_SIZE * 8))
+
+
+@njit(**OPTIONS)
+def event(s, i):
+    return int64s(int64s(s)[T_EVENTS] + i * (E_SIZE * 8))
 
 
 @njit(**OPTIONS)

@@ -41,6 +41,14 @@ def _find_cta(s, address):
 
 
 @njit(**OPTIONS)
+def _first_address(row):
+    lane = 0
+    while lane < 31 and not row[et.T_MASK] >> lane & 1:
+        lane += 1
+    return row[et.T_LANES + lane]
+
+
+@njit(**OPTIONS)
 def _unknown_history(s, row):
     """The buffer whose earlier copies are not in the shadow yet although this access writes to it, or -1."""
     for lane in range(32):
@@ -58,7 +66,9 @@ def _access(s, p_row, inst, marks):
     w, mask = row[et.T_WARP], row[et.T_MASK]
     nbytes, write = row[et.T_A] & 255, row[et.T_A] >> 16
     early = sh.early(s)[w] != 0
-    flags = (sh.STRONG if marks & sh.I_STRONG else 0) | (sh.EARLY if early else 0)
+    flags = (sh.EARLY if early else 0) | (sh.CONSTANT if marks & sh.I_CONSTANT else 0)
+    if marks & sh.I_STRONG:
+        flags |= sh.STRONG | ((marks >> sh.I_SCOPE) & 3) << sh.SCOPE_SHIFT
     if mask & (mask - 1) == 0:
         flags |= sh.SOLO
     if write and row[et.T_B] == 0:
@@ -133,7 +143,7 @@ def _initialise(s, p_row, inst):
     row[et.T_LANES] = slot * 8
     history.touch_shared(s, rank, p_row + et.T_LANES * 8, 1, 0, 8, r)
     b = sh.barrier_row(s, i)
-    b[sh.M_INIT], b[sh.M_FENCED], b[sh.M_OBSERVED] = r, 0, 0
+    b[sh.M_INIT], b[sh.M_FENCED], b[sh.M_OBSERVED], b[sh.M_PLACE] = r, 0, 0, address
     # A place that is used again starts to count phases again.
     phases = core.first_copy(s) + p[sh.P_ROWS] + i
     for other in range(p[sh.P_WARPS]):
@@ -188,7 +198,8 @@ def _waited(s, row, inst):
     barrier = sh.barrier_row(s, b)
     r = sh.record(s, barrier[sh.M_INIT])
     if r[sh.R_DIM] != w and sh.knowledge(s, sh.HB, w)[r[sh.R_DIM]] < r[sh.R_CLOCK]:
-        core.report(s, sh.INIT, barrier[sh.M_INIT], inst, w, w, 0, sh.BARRIER, 0, b)
+        rank, cell = barrier[sh.M_PLACE] >> st.RANK_SHIFT, barrier[sh.M_PLACE] & st.OFFSET_MASK
+        core.report(s, sh.INIT, barrier[sh.M_INIT], inst, w, w, 0, sh.BARRIER, rank, cell)
     core.acquire(s, w, b)
     barrier[sh.M_OBSERVED] = max(barrier[sh.M_OBSERVED], row[et.T_B])
 
@@ -223,22 +234,18 @@ def _named(s, address):
 
 
 @njit(**OPTIONS)
-def _fence(s, w, lanes, marks):
+def _fence(s, w, lanes, live, marks):
     p = int64s(s)
     if marks & (sh.I_LOADS | sh.I_STORES):
         ops.tensor_wait(s, w, marks & sh.I_LOADS)
     if marks & (sh.I_BEFORE | sh.I_AFTER):
         ops.tensor_fence(s, w, lanes, marks & sh.I_BEFORE)
     if marks & sh.I_PROXY:
-        core.proxy_fence(s, w)
+        core.proxy_fence(s, w, lanes == live, marks)
     if marks & sh.I_WARP_SYNC:
         core.warp_sync(s, w)
     if marks & sh.I_FENCE:
-        hb, fe, clock = sh.knowledge(s, sh.HB, w), sh.knowledge(s, sh.FE, w), sh.clock(s)
-        core.join(hb, sh.knowledge(s, sh.AQ, w), p[sh.P_DIMS])
-        core.join(fe, hb, p[sh.P_DIMS])
-        fe[w] = clock[w]
-        clock[w] += 1
+        ops.memory_fence(s, w, (marks >> sh.I_SCOPE) & 3)
     if marks & (sh.I_INIT_FENCE | sh.I_PROXY | sh.I_FENCE):
         for b in range(p[sh.P_MBARRIERS]):
             row = sh.barrier_row(s, b)
@@ -261,13 +268,15 @@ def _fragment(s, row, inst):
 @njit(**OPTIONS)
 def _multiply(s, row, inst):
     first, keep = row[et.T_LANES + mm.FIRST], row[et.T_LANES + mm.KEEP]
-    ops.multiply(s, row[et.T_WARP], inst, row[et.T_A], row[et.T_B], row[et.T_C], first, np.int64(keep != 0))
+    place, a_address, lanes = row[et.T_B], row[et.T_C], row[et.T_MASK]
+    ops.multiply(s, row[et.T_WARP], inst, row[et.T_A], place, a_address, first, np.int64(keep != 0), lanes)
 
 
 @njit(**OPTIONS)
 def _commit(s, row, inst):
     w, address, view = row[et.T_WARP], row[et.T_A], int64s(s)[sh.T_VIEW]
     b = _mbarrier(s, address)
+    core.commits(s, w, inst, row[et.T_MASK])
     if b < 0:
         return
     ops.issue_commit(s, w, inst, b, row[et.T_B], address >> st.RANK_SHIFT)
@@ -283,10 +292,10 @@ def _copy(s, row, inst):
     w, b, view = row[et.T_WARP], _mbarrier(s, row[et.T_A]), int64s(s)[sh.T_VIEW]
     if b < 0:
         return np.int64(0)
-    number = ops.issue_copy(s, w, inst, b, row[et.T_B])
-    read = ops.copy_record(s, w, inst, b, number, 0)
+    number, flags = ops.issue_copy(s, w, inst, b, row[et.T_B]), ops.solo(row[et.T_MASK])
+    read = ops.copy_record(s, w, inst, b, number, 0, flags)
     to, nbytes = row[et.T_LANES + tma.TO], row[et.T_LANES + tma.BYTES]
-    ops.copy_write(s, w, inst, b, number, to >> st.RANK_SHIFT, to & st.OFFSET_MASK, nbytes)
+    ops.copy_write(s, w, inst, b, number, to >> st.RANK_SHIFT, to & st.OFFSET_MASK, nbytes, flags)
     sh.barrier_row(s, b)[sh.M_COMPLETE] = number
     ops.take_view(s, w, view)
     ops.hand_over(s, view, b)
@@ -299,7 +308,8 @@ def _copy(s, row, inst):
 def consume(s, p_log, start, n):
     """Reads rows [start, n) of the trace. Returns n, or the index of a row for which Python must act: write down the
     reads of buffer P_BUFFER and try again; or, if P_BUFFER is STOP_FULL, make room and try again; if STOP_ATOMIC,
-    deal with an atomic access, if STOP_COPY, with what a copy reads (T_B of its row is now the record), and go on."""
+    deal with an atomic access (T_C of its row is now whether it is one to a buffer), if STOP_FENCE, with a fence.sc, if
+    STOP_COPY, with what a copy reads (T_B of its row is now the record), and go on."""
     p = int64s(s)
     cluster = p[sh.P_ROWS] - 1
     i = start
@@ -317,6 +327,7 @@ def consume(s, p_log, start, n):
                     return i
                 if marks & sh.I_STRONG:
                     p[sh.P_BUFFER] = sh.STOP_ATOMIC
+                    row[et.T_C] = _find_cta(s, _first_address(row)) < 0
                     return i
         elif kind == et.FRAGMENT:
             _fragment(s, row, inst)
@@ -353,7 +364,14 @@ def consume(s, p_log, start, n):
             else:
                 _wait_at(s, w, cluster)
         elif kind == et.FENCE:
-            _fence(s, w, row[et.T_MASK], marks)
+            _fence(s, w, row[et.T_MASK], row[et.T_LIVE], marks)
+            if marks & sh.I_SC:
+                p[sh.P_BUFFER] = sh.STOP_FENCE
+                return i
+        elif kind == et.ABSENT:
+            absent = row[et.T_A] & int64s(p[sh.T_FULL])[w] & ~row[et.T_MASK]
+            if absent != 0:
+                core.report(s, sh.ABSENT, 0, inst, w, w, 0, sh.BARRIER, np.int64(sh.cta_of(s)[w]), absent)
         elif kind == et.EXIT:
             core.warp_exit(s, w)
         i += 1

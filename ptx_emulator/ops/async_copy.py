@@ -124,16 +124,16 @@ def commit_group(warp, inst, mask):
         copies.groups.append(copies.open)
         copies.open = []
     if warp.cta.grid.observer is not None:
-        warp.cta.grid.observer.cp_commit(warp)
+        warp.cta.grid.observer.cp_commit(warp, inst)
 
 
-def _wait(warp, mask: int, allowed: int):
+def _wait(warp, inst, mask: int, allowed: int):
     for lane in lane_list(mask):
         pending = _thread(warp, lane).pending_groups()
         if pending > allowed:
             return Blocked(f"cp.async groups: {pending} pending, {allowed} allowed")
     if warp.cta.grid.observer is not None:
-        warp.cta.grid.observer.cp_wait(warp, allowed)
+        warp.cta.grid.observer.cp_wait(warp, inst, allowed)
     return None
 
 
@@ -144,7 +144,7 @@ def _prepare_wait(inst):
 
 @op("cp.async.wait_group", modifiers=set(), prepare=_prepare_wait, writes=0)
 def wait_group(warp, inst, mask):
-    return _wait(warp, mask, inst.data)
+    return _wait(warp, inst, mask, inst.data)
 
 
 @op("cp.async.wait_all", modifiers=set(), writes=0)
@@ -153,8 +153,8 @@ def wait_all(warp, inst, mask):
         if _thread(warp, lane).unfinished():
             return Blocked("cp.async.wait_all: copies are unfinished")
     if warp.cta.grid.observer is not None:
-        warp.cta.grid.observer.cp_commit(warp)
-        warp.cta.grid.observer.cp_wait(warp, 0)
+        warp.cta.grid.observer.cp_commit(warp, inst)
+        warp.cta.grid.observer.cp_wait(warp, inst, 0)
     return None
 
 
@@ -285,7 +285,8 @@ def st_async(warp, inst, mask):
 
         observer = cta.grid.observer
         if observer is not None:
-            run = observer.load(warp, inst, [(target, offset, holder, barrier)], store.nbytes, run)
+            place = [(target, offset, holder, barrier)]
+            run = observer.load(warp, inst, place, store.nbytes, run, reduces=bool(store.reduce))
         cta.grid.asyncs.submit(cta, object(), run, f"{inst.name}, line {inst.line}")
 
 

@@ -368,7 +368,7 @@ def _tensor_store(warp, inst, lane: int, stored: dict[tuple, Transfer]) -> None:
 
     if grid.observer is not None:
         source_map = lane_address(warp, inst.operands[0], lane)
-        grid.observer.store(warp, inst, start, nbytes, boxes=(tensor, boxes, source_map))
+        grid.observer.store(warp, inst, start, nbytes, boxes=(tensor, boxes, source_map), reduces=bool(copy.reduction))
     grid.counters["tma_store_bytes"] += nbytes
     _groups(warp, lane).open.append(transfer)
     steps = [read, run] if grid.order == "adversarial" else run
@@ -399,7 +399,8 @@ def _bulk_copy(warp, inst, lane: int) -> None:
             transfer.done = True
 
         if grid.observer is not None:
-            grid.observer.store(warp, inst, start, nbytes, memory=(destination, nbytes))
+            reduces = bool(copy.reduction)
+            grid.observer.store(warp, inst, start, nbytes, memory=(destination, nbytes), reduces=reduces)
         _groups(warp, lane).open.append(transfer)
         grid.counters["bulk_store_bytes"] += nbytes
         grid.asyncs.submit(cta, object(), store, f"bulk store, line {inst.line}")
@@ -425,7 +426,7 @@ def _bulk_copy(warp, inst, lane: int) -> None:
             barriers.complete_tx(holder, barrier, nbytes, inst)
 
     if grid.observer is not None:
-        signal = grid.observer.load(warp, inst, targets, nbytes, signal, **origin)
+        signal = grid.observer.load(warp, inst, targets, nbytes, signal, **origin, reduces=bool(copy.reduction))
     grid.counters["bulk_load_bytes"] += nbytes
     grid.asyncs.submit(cta, object(), [load, signal], f"bulk copy, line {inst.line}")
 
@@ -438,7 +439,7 @@ def commit_group(warp, inst, mask: int):
         groups.groups.append(groups.open)
         groups.open = []
     if warp.cta.grid.observer is not None:
-        warp.cta.grid.observer.bulk_commit(warp)
+        warp.cta.grid.observer.bulk_commit(warp, inst)
 
 
 @op("cp.async.bulk.wait_group", modifiers={"read"}, writes=0)
@@ -450,7 +451,7 @@ def wait_group(warp, inst, mask: int):
         if groups is not None and groups.pending() > allowed:
             return Blocked(f"cp.async.bulk.wait_group {allowed}: lane {lane} has {groups.pending()} groups pending")
     if warp.cta.grid.observer is not None:
-        warp.cta.grid.observer.bulk_wait(warp, allowed, read="read" in inst.mods)
+        warp.cta.grid.observer.bulk_wait(warp, inst, allowed, read="read" in inst.mods)
     return None
 
 

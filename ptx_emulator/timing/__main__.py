@@ -12,12 +12,14 @@ import argparse
 import ast
 import importlib.util
 import json
+import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..cubin import register_counts
 from . import Constants, LaunchTiming, time_host_function
 
 
@@ -34,6 +36,16 @@ def load_case(path: str) -> ModuleType:
     if not callable(getattr(module, "arguments", None)):
         raise ValueError(f"{path}: has no function `arguments`")
     return module
+
+
+def read_registers(path: str | None) -> dict[str, int]:
+    """Registers by kernel, of a cubin if there is one. Raises ValueError."""
+    if path is None:
+        return {}
+    try:
+        return register_counts(Path(path).read_bytes())
+    except (OSError, LookupError, struct.error) as error:
+        raise ValueError(f"--cubin {path}: cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _value(text: str) -> Any:
@@ -53,6 +65,9 @@ def summary(launches: Sequence[LaunchTiming], constants: Constants) -> dict[str,
             {
                 "kernel": launch.kernel,
                 "grid": launch.grid,
+                "registers": launch.footprint.registers,
+                "resident": launch.resident,
+                "early": launch.early,
                 "us": constants.microseconds(launch.cycles),
                 "cycles": {cluster.number: cluster.cycles for cluster in launch.clusters},
                 "busy": {name: cycles / longest.cycles for name, cycles in longest.busy.items()},
@@ -73,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("case", metavar="CASE.py")
     parser.add_argument("options", nargs="*", metavar="name=value", help="given to its `arguments`")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of the model")
+    parser.add_argument("--cubin", help="the assembled kernels: their registers limit the CTAs that an SM holds")
     parser.add_argument("--clusters", help="numbers of the clusters of the first launch to execute, with commas")
     parser.add_argument("--waits", action="store_true", help="where warps wait, and for what")
     parser.add_argument("--json", action="store_true")
@@ -82,11 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         named = {n: _value(v) for n, _, v in (item.partition("=") for item in options.options)}
         clusters = [int(n) for n in options.clusters.split(",")] if options.clusters else None
         case = load_case(options.case)
+        registers = read_registers(options.cubin)
     except ValueError as error:
         parser.error(str(error))
     ir, ptx, host_args = case.arguments(**named)[:3]
     chosen = [{"clusters": clusters}] + [{"cached": True}] * 8
-    found = summary(time_host_function(ir, ptx, host_args, constants, options=chosen), constants)
+    timings = time_host_function(ir, ptx, host_args, constants, options=chosen, registers=registers)
+    found = summary(timings, constants)
     print(json.dumps(found, indent=1) if options.json else text_of(found, options.waits))
     return 0
 
@@ -95,6 +113,10 @@ def text_of(found: dict[str, Any], waits: bool) -> str:
     lines = [f"modelled at {found['clock']} GHz: {found['total_us']:.1f} us"]
     for row in found["launches"]:
         lines.append(f"  {row['us']:8.1f} us  grid {row['grid']}  {row['kernel'][:60]}")
+        registers = f"{row['registers']} registers" if row["registers"] else "registers unknown"
+        lines.append(
+            f"              {registers}, {row['resident']} CTAs an SM, {row['early']} before the last kernel's end"
+        )
         lines.append(f"              cycles of clusters { ({n: round(c) for n, c in row['cycles'].items()}) }")
         busiest = sorted(row["busy"].items(), key=lambda item: -item[1])[:5]
         lines.append("              busy " + ", ".join(f"{name} {share:.0%}" for name, share in busiest))

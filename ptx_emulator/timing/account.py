@@ -18,19 +18,19 @@ from ..engine_common import code_table, guarded, int64s, popcount, rows_u32, row
 from . import constants as c
 from . import costs
 from . import tables as tb
-from .units import OPTIONS, arrive, finish, from_hbm, note, reserve, through_port, touch
+from .units import OPTIONS, arrive, drop_l1, finish, from_hbm, in_l1, note, reserve, take_into_l1, through_port, touch
 
 (
     K_ISSUE, K_BRANCH, K_WINDOW, K_SHARED, K_PORT, K_L2, K_L2_LATENCY, K_HBM_LATENCY, K_TMEM_LOAD, K_TMEM_STORE, K_MACS, K_WS,
     K_WS_COLUMN, K_FLOOR,
     K_MMA_LATENCY, K_MMA_SHARED, K_MMA_PAIR, K_MMA_ISSUE, K_MMA_START, K_ARRIVE, K_WAKE, K_TEST, K_REMOTE, K_NAMED,
-    K_CLUSTER, K_TAGS,
+    K_CLUSTER, K_TAGS, K_L1,
 ) = (
     c.INDEX[name]
     for name in (
         "issue", "branch", "window", "shared_latency", "shared_port", "l2_bytes", "l2_latency", "hbm_latency",
         "tmem_load", "tmem_store", "mma_macs", "ws_floor", "ws_column", "mma_floor", "mma_latency", "mma_latency_shared", "mma_latency_pair", "mma_issue",
-        "mma_start", "arrive", "wake", "test", "remote", "named", "cluster_barrier", "tags",
+        "mma_start", "arrive", "wake", "test", "remote", "named", "cluster_barrier", "tags", "l1_latency",
     )
 )  # fmt: skip
 _UNIT_OF_PIPE = (0, tb.ALU, tb.FMA, tb.MUFU)
@@ -40,15 +40,15 @@ _UNIT_OF_PIPE = (0, tb.ALU, tb.FMA, tb.MUFU)
 def operands_ready(t, w, pc):
     """When the last register that a micro-operation reads is there."""
     latest = 0.0
-    for i in range(t.source_starts[pc], t.source_starts[pc + 1]):
-        latest = max(latest, t.ready[w, t.sources[i]])
+    for i in range(t.costs.source_starts[pc], t.costs.source_starts[pc + 1]):
+        latest = max(latest, t.ready[w, t.costs.sources[i]])
     return latest
 
 
 @njit(**OPTIONS)
 def results_ready(t, w, pc, when):
-    for i in range(t.target_starts[pc], t.target_starts[pc + 1]):
-        t.ready[w, t.targets[i]] = when
+    for i in range(t.costs.target_starts[pc], t.costs.target_starts[pc + 1]):
+        t.ready[w, t.costs.targets[i]] = when
 
 
 @njit(**OPTIONS)
@@ -73,16 +73,16 @@ def account_registers(t, cta, w, quarter, begin, end):
     """Micro-operations [begin, end), which only read and write registers."""
     for pc in range(begin, end):
         operands = operands_ready(t, w, pc)
-        kind = t.kind[pc]
+        kind = t.costs.kind[pc]
         if kind == costs.NOTHING:
             results_ready(t, w, pc, operands)
             continue
-        cost = t.cost[pc]
+        cost = t.costs.cost[pc]
         start = max(issue(t, cta, w, quarter, cost[0], operands), operands)
         done = start + cost[2]
-        if t.pipe[pc] != costs.NO_PIPE:
+        if t.costs.pipe[pc] != costs.NO_PIPE:
             # A pipe's time is part of the latency.
-            end = reserve(t, cta, _UNIT_OF_PIPE[t.pipe[pc]] + quarter, start, cost[1])
+            end = reserve(t, cta, _UNIT_OF_PIPE[t.costs.pipe[pc]] + quarter, start, cost[1])
             done = end + max(cost[2] - cost[1], 0.0)
         results_ready(t, w, pc, done)
         number = np.int64(t.warps[w, tb.ISSUED]) - 1
@@ -147,7 +147,7 @@ def account_memory(t, p_head, p_warp, p_code, p32, cta, w, quarter, pc, mask):
     row, address_row = code[np.uint64(pc)], code[np.uint64(pc - 1)]
     lanes = mask if row[1] == 0 else guarded(p32, np.int64(row[1]), mask)
     operands = max(operands_ready(t, w, pc), operands_ready(t, w, pc - 1))
-    start = issue(t, cta, w, quarter, t.cost[pc, 0], operands)
+    start = issue(t, cta, w, quarter, t.costs.cost[pc, 0], operands)
     if lanes == 0:
         return
     pointers = int64s(int64s(p_head)[st.H_SCRATCH] + em.POINTERS)
@@ -172,6 +172,16 @@ def account_memory(t, p_head, p_warp, p_code, p32, cta, w, quarter, pc, mask):
         results_ready(t, w, pc, start + t.constants[K_SHARED])
         return
     lines = _lines(pointers, lanes, nbytes)
+    l1 = t.costs.cost[pc, 3]
+    if l1 == costs.L1_DROPPED:
+        drop_l1(t, cta)
+    elif l1 == costs.L1_CACHED:
+        there = in_l1(t, cta, pointers, lanes, nbytes, start)
+        if there >= 0.0:
+            end = reserve(t, cta, tb.LOAD_STORE, start, lines / t.constants[K_TAGS])
+            end = max(end, reserve(t, cta, tb.PORT, start, popcount(lanes) * nbytes / t.constants[K_PORT]))
+            results_ready(t, w, pc, max(end, there) + t.constants[K_L1])
+            return
     new, charged, total = 0.0, 0.0, 0
     for i in range(32):
         if (lanes >> i) & 1:
@@ -192,13 +202,15 @@ def account_memory(t, p_head, p_warp, p_code, p32, cta, w, quarter, pc, mask):
     if charged > 0:
         end = max(end, from_hbm(t, cta, start, charged))
     results_ready(t, w, pc, end + latency)
+    if l1 == costs.L1_CACHED:
+        take_into_l1(t, cta, pointers, lanes, nbytes, start, end + latency - t.constants[K_L1])
 
 
 @njit(**OPTIONS)
 def account_branch(t, cta, w, quarter, pc, target):
     operands = operands_ready(t, w, pc)
-    issue(t, cta, w, quarter, t.cost[pc, 0], 0.0)
-    if t.kind[pc] == costs.BRANCH:
+    issue(t, cta, w, quarter, t.costs.cost[pc, 0], 0.0)
+    if t.costs.kind[pc] == costs.BRANCH:
         warp = t.warps[w]
         warp[tb.FRONT] = max(warp[tb.FRONT], operands)
         if target <= pc:
@@ -208,8 +220,10 @@ def account_branch(t, cta, w, quarter, pc, target):
 @njit(**OPTIONS)
 def account_control(t, p_head, p_warp, cta, w, quarter, pc, lanes):
     """A handler or fence, before it is executed."""
-    kind = t.kind[pc]
-    warp, cost = t.warps[w], t.cost[pc]
+    kind = t.costs.kind[pc]
+    warp, cost = t.warps[w], t.costs.cost[pc]
+    if kind == costs.PYTHON or kind == costs.MMA:
+        warp[tb.POLLING] = 0.0
     operands = operands_ready(t, w, pc)
     if kind == costs.CLOCK:
         # A clock tells when what stands before it is done.
@@ -224,6 +238,10 @@ def account_control(t, p_head, p_warp, cta, w, quarter, pc, lanes):
         return
     issue(t, cta, w, quarter, max(cost[0], 1.0), 0.0)
     if kind == costs.STALL:
+        if cost[3] == costs.L1_DROPPED:
+            drop_l1(t, cta)
+        elif cost[3] == costs.DEPENDENT and warp[tb.WAITED] == 0.0:
+            warp[tb.WAITED] = warp[tb.FRONT]
         warp[tb.FRONT] = max(max(warp[tb.FRONT], operands), warp[tb.STORED]) + cost[2]
         results_ready(t, w, pc, warp[tb.FRONT])
     elif kind == costs.TMEM_LOAD or kind == costs.TMEM_STORE:
@@ -250,7 +268,7 @@ def account_control(t, p_head, p_warp, cta, w, quarter, pc, lanes):
 def multiply(t, p_head, p_warp, cta, w, pc, lanes):
     """A tcgen05.mma: in order on the tensor cores of its CTA or pair, each with its part of the operands."""
     lane = np.int64(popcount(np.int64((lanes & -lanes) - 1)))
-    code = t.operands[pc : pc + 1, :]
+    code = t.costs.operands[pc : pc + 1, :]
     flags = code[0, 2]
     descriptor = nat.operand_value(p_warp, code.ctypes.data, lane) & 0xFFFFFFFF
     m, n = ((descriptor >> 24) & 31) << 4, ((descriptor >> 17) & 63) << 3
@@ -321,10 +339,11 @@ def account_arrivals(t, p_head, p_warp, p_code, p32, cta, w, quarter, pc, mask):
     row = code_table(p_code)[np.uint64(pc)]
     lanes = mask if row[1] == 0 else guarded(p32, np.int64(row[1]), mask)
     operands = operands_ready(t, w, pc)
-    issue(t, cta, w, quarter, t.cost[pc, 0], 0.0)
+    issue(t, cta, w, quarter, t.costs.cost[pc, 0], 0.0)
     warp = t.warps[w]
     warp[tb.FRONT] = max(max(warp[tb.FRONT], operands), warp[tb.STORED])
     op = row[0]
+    warp[tb.POLLING] = 0.0
     if lanes == 0 or op == mc.MB_INIT or op == mc.MB_INVAL:
         return
     place = np.uint64(row[3]) if op == mc.MB_ARRIVE else np.uint64(row[2])
@@ -347,7 +366,9 @@ def account_arrivals(t, p_head, p_warp, p_code, p32, cta, w, quarter, pc, mask):
 @njit(**OPTIONS)
 def account_wait(t, p_head, p_warp, p_code, p32, p64, cta, w, quarter, pc, mask):
     """test_wait or try_wait of a phase that is over or not. Returns 1 if it can be executed now, 0 if a try must wait
-    for an arrival that nobody has made yet, 2 if a test fails (its time has not come)."""
+    for an arrival that nobody has made yet, 2 if a test fails (its time has not come). A warp that polls waits from its
+    first failed test on, until it arrives somewhere or issues asynchronous work; the barrier that has completed since
+    gets the wait."""
     row = code_table(p_code)[np.uint64(pc)]
     lanes = mask if row[1] == 0 else guarded(p32, np.int64(row[1]), mask)
     if lanes == 0:
@@ -374,6 +395,8 @@ def account_wait(t, p_head, p_warp, p_code, p32, p64, cta, w, quarter, pc, mask)
     times = t.barriers[rank, slot]
     done = times[tb.DONE + parity] if over and phase > 0 else 0.0
     if not tries and (not over or done > now):
+        if warp[tb.POLLING] == 0.0:
+            warp[tb.POLLING] = now
         warp[tb.FRONT] = max(warp[tb.FRONT], operands_ready(t, w, pc))
         issue(t, cta, w, quarter, 1.0, 0.0)
         warp[tb.FRONT] += t.constants[K_TEST]
@@ -381,9 +404,13 @@ def account_wait(t, p_head, p_warp, p_code, p32, p64, cta, w, quarter, pc, mask)
         return 2
     issue(t, cta, w, quarter, 1.0, 0.0)
     after = max(now + t.constants[K_TEST], done + t.constants[K_WAKE] if done > now else 0.0)
-    if done > now:
-        t.waits[w, slot, np.int64(times[tb.DONE_BY + parity])] += after - now
-        note(t, now, after, cta, w, tb.TRACE_WAIT, np.float64(slot))
+    # A poller has waited since its first test that failed for what has come since; what was there before did not let it
+    # go on.
+    since = now if tries else warp[tb.POLLING]
+    if done > since > 0.0:
+        t.waits[w, slot, np.int64(times[tb.DONE_BY + parity])] += after - since
+        note(t, since, after, cta, w, tb.TRACE_WAIT, np.float64(slot))
+        warp[tb.POLLING] = 0.0
     warp[tb.FRONT] = max(warp[tb.FRONT], after)
     results_ready(t, w, pc, warp[tb.FRONT])
     return 1
@@ -396,7 +423,7 @@ def account_joins(t, p_head, p_warp, p_group, p_code, p32, cta, w, quarter, pc, 
     op = row[0]
     lanes = mask if row[1] == 0 else guarded(p32, np.int64(row[1]), mask)
     warp = t.warps[w]
-    issue(t, cta, w, quarter, t.cost[pc, 0], 0.0)
+    issue(t, cta, w, quarter, t.costs.cost[pc, 0], 0.0)
     if lanes == 0:
         return -1
     warp[tb.FRONT] = max(max(warp[tb.FRONT], operands_ready(t, w, pc)), warp[tb.STORED])

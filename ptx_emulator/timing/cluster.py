@@ -20,8 +20,10 @@ class TimedCluster(Cluster):
     def __init__(self, grid, constants: Constants, busy_sms: int, trace_rows: int = 0):
         super().__init__(grid)
         shared = self.ctas[0].shared.nbytes
-        table = grid.buffers.table
-        self.tables = tb.make_tables(self.kernel, constants, len(self.ctas), len(self.warps), shared, table, trace_rows)
+        self.tables = tb.make_tables(
+            self.kernel, constants, len(self.ctas), len(self.warps), shared, grid.buffers.table, trace_rows,
+            clusters=max(1, busy_sms // len(self.ctas)),
+        )  # fmt: skip
         self.tables.constants[operations.c.INDEX["sms"]] = busy_sms
         self._maps: dict = {}
 
@@ -54,6 +56,8 @@ class TimedCluster(Cluster):
                 self._handle()
             elif stop == st.STOP_DONE:
                 break
+            elif stop == st.STOP_PAUSE:
+                continue
             elif stop == st.STOP_ERROR:
                 raise engine_error(self)
             elif head[st.H_PROGRESS] != retried and st.PYTHON in self._statuses():

@@ -60,6 +60,7 @@ CONSTANTS: dict[str, Constant] = {
     "shared_latency": Constant(26.0, "cycles", "I: ld.shared without conflicts"),
     "shared_patience": Constant(32.0, "cycles", "I: ld/st.shared wait no longer than this for MMA operands"),
     "tags": Constant(4.0, "lines/cycle/SM", "I: different 128-byte lines of a load or store of global memory"),
+    "l1_latency": Constant(36.0, "cycles", "U: global load that hits in L1"),
     "l2_latency": Constant(300.0, "cycles", "U: global load from L2"),
     "hbm_latency": Constant(700.0, "cycles", "U: 690-707, global load from HBM"),
     "tma_512": Constant(900.0, "cycles", "SA: round trip of one TMA load of 512 B, all SMs, from HBM"),

@@ -8,6 +8,7 @@ that they stall nobody; integer work on values that are the same in all lanes ru
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from .. import microcode as mc
 from .. import native as nat
 from ..decode import Kernel
 from ..errors import UnsupportedInstruction
-from ..ir import Address, Instruction, Not, Pair, Reg, Vector
+from ..ir import Address, Instruction, Vector, registers
 
 # Kinds: what account.py does for a micro-operation.
 NOTHING, PIPE, MEMORY, BRANCH, SKIP, BARRIER = range(6)
@@ -23,6 +24,10 @@ TMEM_LOAD, TMEM_STORE, TMEM_WAIT_LOAD, TMEM_WAIT_STORE, MMA, PYTHON, STALL, CLOC
 
 # Pipes of a sub-partition.
 NO_PIPE, ALU, FMA, MUFU = range(4)
+
+# What a load or fence means to the L1 cache: nothing, it may hit and allocates, all lines are dropped first.
+L1_PAST, L1_CACHED, L1_DROPPED = 0.0, 1.0, 2.0
+DEPENDENT = 3.0
 
 SHORT_SKIP = 24  # micro-operations of a forward branch that ptxas turns into predicates
 MMA_8_BIT, MMA_WS, MMA_PAIR, MMA_TMEM_A = 1, 2, 4, 8  # flags, in `operands[pc, 2]`
@@ -140,12 +145,12 @@ def _conversion(inst: Instruction) -> Cost:
     return Cost(pipe=MUFU, cycles="mufu", times=1.0, latency="mufu_latency")
 
 
-@dataclass(frozen=True)
-class CostTable:
+class CostTable(NamedTuple):
     """Per micro-operation, in arrays that account.py reads.
 
     kind, pipe  int32[n]
-    cost        float64[n, 4]: issue slots, pipe cycles, latency, amount (columns of a Tensor Memory access)
+    cost        float64[n, 4]: issue slots, pipe cycles, latency, amount (columns of a Tensor Memory access; what a load or
+                fence means to the L1 cache, L1_*; DEPENDENT for griddepcontrol.wait)
     sources, targets  CSR of register rows (r64 rows behind r32's): starts int32[n + 1], rows int32
     operands    int32[n, 3]: code of the instruction descriptor of an MMA (native.operand_code), and its flags
     """
@@ -183,7 +188,7 @@ def cost_table(kernel: Kernel, constant) -> CostTable:
         found = cost_of(inst, bool(uniform[index]))
         if found.kind in (MEMORY, BARRIER):
             if _does_the_work(operation):
-                kind[pc], cost[pc, 0] = found.kind, found.slots
+                kind[pc], cost[pc, 0], cost[pc, 3] = found.kind, found.slots, l1_use(inst)
             continue
         if not charged[pc]:
             continue
@@ -191,7 +196,9 @@ def cost_table(kernel: Kernel, constant) -> CostTable:
         taken = found.times / constant(found.cycles) if found.cycles else 0.0
         cost[pc, :3] = found.slots, taken, constant(found.latency) if found.kind != NOTHING else 0.0
         if found.kind in (TMEM_LOAD, TMEM_STORE):
-            cost[pc, 3] = _registers(inst)
+            cost[pc, 3] = _columns(inst)
+        if found.kind == STALL:
+            cost[pc, 3] = DEPENDENT if inst.name == "griddepcontrol.wait" else l1_use(inst)
         if found.kind == MMA:
             operands[pc] = _mma_operands(inst, kernel)
     rows = kernel.rows32
@@ -232,7 +239,19 @@ def _branch_kind(kernel: Kernel, pc: int) -> int:
     return SKIP if pc < row[2] <= pc + SHORT_SKIP else BRANCH
 
 
-def _registers(inst: Instruction) -> int:
+def l1_use(inst: Instruction) -> float:
+    """L1_* of a load or fence: weak loads of global memory use the L1 cache, but for those that name another level or
+    pass it by; what acquires beyond the CTA drops it."""
+    mods = set(inst.mods)
+    orders = {"acquire", "acq_rel", "sc"} & mods or inst.name == "membar" or inst.name == "fence"
+    if orders and "cta" not in mods and inst.name in ("ld", "fence", "membar", "atom"):
+        return L1_DROPPED
+    past = {"cg", "cs", "lu", "cv", "volatile", "relaxed", "mmio", "acquire", "L1::no_allocate", "shared", "shared::cta",
+            "shared::cluster", "local", "param", "const"}  # fmt: skip
+    return L1_CACHED if inst.name == "ld" and not past & mods else L1_PAST
+
+
+def _columns(inst: Instruction) -> int:
     data = inst.operands[0 if inst.name.startswith("tcgen05.ld") else -1]
     return len(data.elements) if isinstance(data, Vector) else 1
 
@@ -321,20 +340,3 @@ def _varies(inst: Instruction, varying: set[int]) -> bool:
             if id(reg) in varying or reg.name.startswith(_VARYING):
                 return True
     return inst.guard is not None and id(inst.guard[0]) in varying
-
-
-def registers(operand):
-    if type(operand) is Reg:
-        yield operand
-    elif type(operand) is Not:
-        yield operand.reg
-    elif type(operand) is Vector:
-        for element in operand.elements:
-            yield from registers(element)
-    elif type(operand) is Pair:
-        yield from registers(operand.first)
-        yield from registers(operand.second)
-    elif type(operand) is Address:
-        yield from registers(operand.base)
-        for element in operand.extra:
-            yield from registers(element)

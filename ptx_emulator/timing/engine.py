@@ -23,6 +23,7 @@ from .units import OPTIONS, finish
 STOP_TIMED = 6  # Python is to account for the handler at H_STOP_*, approve it, and go on
 FOREVER = 1 << 40
 NEVER = 1e300
+PAUSE = 1 << 20  # turns between two looks of Python at signals
 SLACK = 4.0  # cycles that a warp may run ahead of the next
 
 
@@ -103,12 +104,12 @@ def _run_group(t, p_head, p_warp, w, g, until):
             if op == mc.BRA:
                 ac.account_branch(t, cta, w, quarter, pc, np.int64(code[np.uint64(pc), 2]) if m != 0 else pc + 1)
             elif m != 0:
-                if t.kind[pc] == costs.PYTHON and t.misc[tb.APPROVED] == 0:
+                if t.costs.kind[pc] == costs.PYTHON and t.misc[tb.APPROVED] == 0:
                     group[st.G_PC] = pc
                     ac.account_control(t, p_head, p_warp, cta, w, quarter, pc, m)
                     head[st.H_STOP_PC], head[st.H_STOP_GROUP], head[st.H_STOP_MASK] = pc, g, m
                     return np.int64(STOP_TIMED)
-                if t.kind[pc] != costs.PYTHON:
+                if t.costs.kind[pc] != costs.PYTHON:
                     ac.account_control(t, p_head, p_warp, cta, w, quarter, pc, m)
                 t.misc[tb.APPROVED] = 0
                 if op == mc.EXIT:
@@ -134,7 +135,7 @@ def _run_group(t, p_head, p_warp, w, g, until):
             pc = run_warp_ops(p_code, p_counts, pc, limit, mask, p32, p64, scratch)
             ac.account_registers(t, cta, w, quarter, start, pc)
         elif family == mc.MEMORY:
-            if t.kind[pc] == costs.MEMORY:
+            if t.costs.kind[pc] == costs.MEMORY:
                 ac.account_memory(t, p_head, p_warp, p_code, p32, cta, w, quarter, pc, mask)
             else:
                 ac.account_registers(t, cta, w, quarter, pc, pc + 1)
@@ -169,7 +170,7 @@ def run(t, p_head):
     n = head[st.H_WARPS]
     if t.misc[tb.TOUCHED] != 0 and t.misc[tb.APPROVED] == 0:
         ac.settle(t, p_head)  # of a handler that Python has executed
-    while True:
+    for _ in range(PAUSE):
         chosen, group, live = -1, -1, False
         first, second = NEVER, NEVER
         resumed = t.misc[tb.LAST_WARP] - 1 if t.misc[tb.APPROVED] != 0 else -1
@@ -200,3 +201,4 @@ def run(t, p_head):
         stop = _run_group(t, p_head, p_warp, chosen, group, second + SLACK)
         if stop >= 0:
             return stop
+    return np.int64(st.STOP_PAUSE)

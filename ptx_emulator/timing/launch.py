@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..grid import Grid, prepare_launch
 from . import tables as tb
 from .cluster import TimedCluster
 from .constants import Constants
+from .residency import Footprint, footprint_of, resident
 
 PORT_BUCKETS = 8
 SAMPLES = 6  # clusters executed where the caller names none
@@ -30,6 +31,7 @@ class CtaTiming:
     blocked (warp, "named" or "cluster") -> cycles at barriers of threads
     bytes   through TMA, of these from HBM, by ld/st of global memory, of all CTAs
     ended   each warp's end
+    prologue  cycles until its first warp came to griddepcontrol.wait, 0 without one
     trace   float64 rows of tables.TRACE_COLUMNS
     port    float64 rows (cycle, CTA, share of the shared-memory port), where there is a trace
     """
@@ -41,13 +43,16 @@ class CtaTiming:
     blocked: dict[tuple[int, str], float]
     bytes: tuple[float, float, float]
     ended: tuple[float, ...]
+    prologue: float = 0.0
     trace: np.ndarray = field(repr=False, default=None)
     port: np.ndarray = field(repr=False, default=None)
 
 
 @dataclass(frozen=True)
 class LaunchTiming:
-    """One kernel. cycles: of the whole launch, without what starting it costs. clusters: those executed."""
+    """One kernel. cycles: of the whole launch, without what starting it costs. clusters: those executed. resident: CTAs
+    of it on an SM. early: of these, how many started beside the kernel before (programmatic dependent launch).
+    triggers: it lets a dependent kernel start before its end."""
 
     kernel: str
     cycles: float
@@ -55,6 +60,10 @@ class LaunchTiming:
     dependent: bool
     clusters: tuple[CtaTiming, ...]
     seconds: float
+    footprint: Footprint
+    resident: int
+    early: int = 0
+    triggers: bool = False
 
 
 def time_launch(
@@ -63,7 +72,8 @@ def time_launch(
     *,
     clusters: Sequence[int] | None = None,
     busy_sms: int | None = None,
-    resident: int | None = None,
+    registers: int | None = None,
+    before: LaunchTiming | None = None,
     cached: bool = False,
     trace_rows: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -73,7 +83,8 @@ def time_launch(
     clusters  numbers of the clusters to execute; SAMPLES of them, first and last included, unless given
     busy_sms  SMs that share HBM; as many as have a CTA, unless given
     cached    all of global memory is in the L2 cache, as what the kernel before has just written
-    resident  CTAs that an SM holds at a time; worked out from shared memory and threads, unless given
+    registers of a thread, as ptxas allotted them; they limit the CTAs that an SM holds. See residency.footprint_of
+    before    the launch that this one follows
     """
     began = time.perf_counter()
     total = int(np.prod(grid.dim)) // int(np.prod(grid.cluster_dim))
@@ -83,6 +94,9 @@ def time_launch(
         clusters = sorted({round(i * (total - 1) / max(SAMPLES - 1, 1)) for i in range(SAMPLES)})
     busy = busy_sms or min(total * members, sms)
     timed = TimedCluster(grid, constants, busy, trace_rows)
+    cta = footprint_of(grid, registers)
+    held = resident(cta)
+    early = _early(grid, cta, before, sms)
     nx, ny = grid.dim[0] // grid.cluster_dim[0], grid.dim[1] // grid.cluster_dim[1]
     found = []
     for number in clusters:
@@ -93,25 +107,31 @@ def time_launch(
         found.append(_result(timed, number))
         if progress is not None:
             progress(f"{grid.kernel.name[:40]}: cluster {number} of {total}")
-    slots = max(1, (resident or _resident(grid)) * (sms // members))
-    cycles = _compose(total, slots, found)
-    return LaunchTiming(grid.kernel.name, cycles, grid.dim, grid.dependent, tuple(found), time.perf_counter() - began)
+    cycles = _compose(total, max(1, held * (sms // members)), found, early * (sms // members))
+    return LaunchTiming(
+        grid.kernel.name, cycles, grid.dim, grid.dependent, tuple(found), time.perf_counter() - began, cta, held, early,
+        any(inst.name == "griddepcontrol" and "launch_dependents" in inst.mods for inst in grid.kernel.instructions),
+    )  # fmt: skip
 
 
-def _resident(grid: Grid) -> int:
-    """CTAs per SM, by shared memory and threads (registers are not in the PTX)."""
-    shared = grid.shared_bytes + grid.kernel.static_shared
-    threads = int(np.prod(grid.block))
-    return max(1, min(233472 // max(shared + 1024, 1024), 2048 // max(threads, 1), 32))
+def _early(grid: Grid, cta: Footprint, before: LaunchTiming | None, sms: int) -> int:
+    """CTAs per SM that start beside the launch before: if the two are so attributed, and an SM has room for them, which
+    nobody knows without their registers."""
+    if before is None or not (grid.dependent and before.triggers and cta.registers and before.footprint.registers):
+        return 0
+    held = min(before.resident, -(-int(np.prod(before.grid)) // sms))
+    return min(resident(cta, before.footprint, held), resident(cta))
 
 
-def _compose(total: int, slots: int, found: list[CtaTiming]) -> float:
+def _compose(total: int, slots: int, found: list[CtaTiming], early: int = 0) -> float:
     """The launch's duration: its clusters, in order, each take the first free slot; one that was not executed takes
-    as long as its neighbours that were, interpolated."""
+    as long as its neighbours that were, interpolated. The first `early` ones are past their prologue already."""
     numbers = np.array([r.number for r in found], float)
     durations = np.interp(np.arange(total), numbers, [r.cycles for r in found])
+    if early:
+        durations[:early] -= np.interp(np.arange(total), numbers, [r.prologue for r in found])[:early]
     if total <= slots:
-        return float(max(durations.max(), max(r.cycles for r in found)))
+        return float(max(durations.max(), max(r.cycles - r.prologue * (r.number < early) for r in found)))
     free = np.zeros(slots)
     for duration in durations:
         first = int(free.argmin())
@@ -135,7 +155,9 @@ def _result(timed: TimedCluster, number: int) -> CtaTiming:
     total = tuple(float(v) for v in tables.bytes.sum(axis=0))
     ended = tuple(tables.warps[:, tb.ENDED])
     port = _port(timed) if len(tables.trace) else None
-    return CtaTiming(number, timed.cycles, busy, waits, blocked, total, ended, trace, port)
+    came = tables.warps[:, tb.WAITED]
+    prologue = float(came[came > 0].min()) if came.any() else 0.0
+    return CtaTiming(number, timed.cycles, busy, waits, blocked, total, ended, prologue, trace, port)
 
 
 def _port(timed: TimedCluster) -> np.ndarray:
@@ -162,11 +184,12 @@ def time_host_function(
     buffers: Sequence[Any] = (),
     options: Sequence[dict[str, Any]] = (),
     launches: Sequence[int] | None = None,
+    registers: Mapping[str, int] | None = None,
 ) -> list[LaunchTiming]:
     """Times the launches of a CuTe DSL host function (`cute_abi.launch`); `options[i]` go to `time_launch` of the i-th,
-    `launches` picks some of them."""
+    `launches` picks some of them, `registers` are those of a thread by kernel (`cubin.register_counts`)."""
     memory = buffers_of([*flatten_arguments(host_args), *buffers])
-    timings = []
+    timings: list[LaunchTiming] = []
     for number, item in enumerate(cute_abi.plan(ir_text, host_args)):
         if launches is not None and number not in launches:
             continue
@@ -182,5 +205,6 @@ def time_host_function(
             dependent=item.dependent,
         )
         extra = options[number] if number < len(options) else {}
-        timings.append(time_launch(grid, constants, **extra))
+        counts = (registers or {}).get(item.spec.name)
+        timings.append(time_launch(grid, constants, registers=counts, before=timings[-1] if timings else None, **extra))
     return timings

@@ -23,7 +23,9 @@ LAST_TMA = 9  # when its thread may issue the next TMA instruction
 SINCE = 10  # when it began the wait of PENDING
 ENDED = 11
 COPIED = 12  # when its cp.async are done
-WARP_COLUMNS = 13
+POLLING = 13  # when the first of its tests of mbarriers failed, 0 for none, since it last did something else
+WAITED = 14  # when it came to its griddepcontrol.wait; 0: not yet
+WARP_COLUMNS = 15
 
 # Columns of a CTA's (an SM's) row.
 TENSOR_FREE, TENSOR_DONE = 0, 1  # when the tensor core is free; when the last product issued so far is complete
@@ -39,6 +41,9 @@ UNIT_NAMES = (
     *(f"{name} {q}" for name in ("issue", "alu", "fma", "mufu", "tmem") for q in range(4)),
     "port", "link", "bulk store", "load/store",
 )  # fmt: skip
+# The L1 cache of an SM: a row for each line, (line number, its sectors, when they are there, when last used).
+L1_SETS, L1_WAYS = 64, 4  # 128-byte lines: 32 KB, what shared memory leaves of 256 KB
+L1_LINE, L1_SECTORS, L1_READY, L1_USED = range(4)
 L2_HOLDS = 32 << 20  # bytes of a buffer that stays in L2 while a kernel runs
 BUCKET = 8.0  # cycles
 BUCKETS = 1 << 14  # of the ring: reservations must not be further apart in time than BUCKET * BUCKETS
@@ -66,18 +71,11 @@ TRACE_MMA, TRACE_TMA, TRACE_WAIT, TRACE_TMEM, TRACE_STORE = range(5)
 class Tables(NamedTuple):
     """See the names above for columns. `lines`: for every 128 bytes of the buffers, which of its four sectors the
     cluster has touched; `places`: (first address, end, first line) of each buffer; `allowances`: bytes of it that HBM gives
-    this cluster at most, and bytes that it has read. `waits`: cycles that a warp waited
+    this cluster at most, and bytes that it has read. `l1`: lines of each SM's L1 cache. `waits`: cycles that a warp waited
     at the mbarrier of each 8 bytes of shared memory, by what completed it; `blocked`: at named and cluster barriers."""
 
     constants: np.ndarray
-    kind: np.ndarray
-    pipe: np.ndarray
-    cost: np.ndarray
-    source_starts: np.ndarray
-    sources: np.ndarray
-    target_starts: np.ndarray
-    targets: np.ndarray
-    operands: np.ndarray
+    costs: CostTable
     warps: np.ndarray
     ready: np.ndarray
     window: np.ndarray
@@ -92,6 +90,7 @@ class Tables(NamedTuple):
     lines: np.ndarray
     places: np.ndarray
     allowances: np.ndarray
+    l1: np.ndarray
     waits: np.ndarray
     blocked: np.ndarray
     bytes: np.ndarray
@@ -109,20 +108,12 @@ def make_tables(
     clusters: int = 1,
 ) -> Tables:
     """`buffers`: int64 [n, 3] rows of (start, end, writable). `clusters`: of the grid, at work at the same time."""
-    costs: CostTable = cost_table(kernel, constants.__getitem__)
     lengths = (buffers[:, 1] - (buffers[:, 0] & ~127) + 127) // 128
     places = np.stack([buffers[:, 0] & ~127, buffers[:, 1], np.cumsum(lengths) - lengths], axis=1)
     slots = shared_bytes // 8
     return Tables(
         constants=constants.row(),
-        kind=costs.kind,
-        pipe=costs.pipe,
-        cost=costs.cost,
-        source_starts=costs.source_starts,
-        sources=costs.sources,
-        target_starts=costs.target_starts,
-        targets=costs.targets,
-        operands=costs.operands,
+        costs=cost_table(kernel, constants.__getitem__),
         warps=np.zeros((warps, WARP_COLUMNS)),
         ready=np.zeros((warps, kernel.rows32 + kernel.rows64)),
         window=np.zeros((warps, WINDOW)),
@@ -137,6 +128,7 @@ def make_tables(
         lines=np.zeros(int(lengths.sum()) + 1, np.uint8),
         places=np.ascontiguousarray(places, np.int64),
         allowances=_allowances(buffers, clusters),
+        l1=np.zeros((ctas, L1_SETS * L1_WAYS, 4)),
         waits=np.zeros((warps, slots, len(COMPLETERS))),
         blocked=np.zeros((warps, 2)),
         bytes=np.zeros((ctas, 3)),
@@ -155,6 +147,6 @@ def reset(tables: Tables) -> None:
     """For another cluster."""
     tables.allowances[:, 1] = 0
     for name in ("warps", "ready", "window", "ctas", "used", "epochs", "busy", "barriers", "named", "touched", "misc",
-                 "lines", "waits", "blocked", "bytes", "trace"):  # fmt: skip
+                 "lines", "l1", "waits", "blocked", "bytes", "trace"):  # fmt: skip
         getattr(tables, name)[:] = 0
     tables.epochs[:] = -1

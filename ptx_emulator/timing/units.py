@@ -100,6 +100,62 @@ def touch(t, address, nbytes):
 
 
 @njit(**OPTIONS)
+def _l1_row(t, cta, line):
+    """The row of `t.l1[cta]` that holds a line of global memory, -1 for none."""
+    first = line % tb.L1_SETS * tb.L1_WAYS
+    for row in range(first, first + tb.L1_WAYS):
+        if t.l1[cta, row, tb.L1_LINE] == line and t.l1[cta, row, tb.L1_SECTORS] != 0.0:
+            return row
+    return -1
+
+
+@njit(**OPTIONS)
+def in_l1(t, cta, pointers, lanes, nbytes, now):
+    """When all that the lanes load is in the SM's L1 cache (no later than `now` if it is there already); -1 if some of
+    it is not."""
+    latest = 0.0
+    for lane in range(32):
+        if not (lanes >> lane) & 1:
+            continue
+        for sector in range(pointers[lane] >> 5, ((pointers[lane] + nbytes - 1) >> 5) + 1):
+            row = _l1_row(t, cta, sector >> 2)
+            if row < 0 or not (np.int64(t.l1[cta, row, tb.L1_SECTORS]) >> (sector & 3)) & 1:
+                return -1.0
+            t.l1[cta, row, tb.L1_USED] = now
+            latest = max(latest, t.l1[cta, row, tb.L1_READY])
+    return latest
+
+
+@njit(**OPTIONS)
+def take_into_l1(t, cta, pointers, lanes, nbytes, now, ready):
+    """Puts the sectors that the lanes load into the SM's L1 cache, where they are from `ready` on."""
+    for lane in range(32):
+        if not (lanes >> lane) & 1:
+            continue
+        for sector in range(pointers[lane] >> 5, ((pointers[lane] + nbytes - 1) >> 5) + 1):
+            line = sector >> 2
+            row = _l1_row(t, cta, line)
+            if row < 0:
+                first = line % tb.L1_SETS * tb.L1_WAYS
+                row = first
+                for other in range(first + 1, first + tb.L1_WAYS):
+                    if t.l1[cta, other, tb.L1_USED] < t.l1[cta, row, tb.L1_USED]:
+                        row = other
+                t.l1[cta, row, tb.L1_LINE], t.l1[cta, row, tb.L1_SECTORS] = line, 0.0
+            held = np.int64(t.l1[cta, row, tb.L1_SECTORS])
+            if not (held >> (sector & 3)) & 1:
+                t.l1[cta, row, tb.L1_SECTORS] = held | (1 << (sector & 3))
+                t.l1[cta, row, tb.L1_READY] = ready
+            t.l1[cta, row, tb.L1_USED] = now
+
+
+@njit(**OPTIONS)
+def drop_l1(t, cta):
+    """What acquires: lines may be stale."""
+    t.l1[cta] = 0.0
+
+
+@njit(**OPTIONS)
 def touch_box(t, address, counts, strides, low, dims, row_bytes):
     """Touches the rows of a tensor map's box; returns as `touch`. counts, strides (bytes), low, dims of dimensions 1..
     (4 each)."""

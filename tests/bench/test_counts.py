@@ -50,8 +50,8 @@ def test_work_items_worked_out_by_hand():
 
 @pytest.fixture(scope="module")
 def launch():
-    workload = counts.Workload(2, 16, 8, 320, "bf16")
-    return counts.count(workload, page_size=64, is_causal=False, num_ctas=3, path="narrow")
+    workload = counts.Workload.uniform("bf16", 16, 8, 320, 2)
+    return counts.count(workload, is_causal=False, num_ctas=3, path="narrow")
 
 
 def test_every_key_byte_is_loaded_once_per_row_tile(launch):
@@ -92,7 +92,7 @@ def test_command(capsys):
 
 def test_a_pair_loads_keys_and_values():
     """Keys once over the pair, and of the values half of the latent dimensions in each CTA."""
-    fp8 = counts.count(counts.Workload(1, 4, 1, 256, "fp8"), 64, is_causal=True, path="wide")
+    fp8 = counts.count(counts.Workload.uniform("fp8", 4, 1, 256, 1), is_causal=True, path="wide")
     assert fp8.kv_bytes_per_token == 576 + 512
     assert fp8.tiles.read == 2 and fp8.tcgen05_mma == 2 * (576 // 32 + 128 // 32 * 2)
 
@@ -102,5 +102,5 @@ def test_a_pair_loads_keys_and_values():
     [("narrow", "fp8", 1888), ("narrow", "bf16", 4352), ("wide", "fp8", 1312), ("wide", "bf16", 2880)],
 )
 def test_shared_memory_traffic_is_what_the_plan_says(path, dtype, cycles):
-    found = counts.count(counts.Workload(2, 32, 4, 512, dtype), 64, is_causal=False, num_ctas=8, path=path)
+    found = counts.count(counts.Workload.uniform(dtype, 32, 4, 512, 2), is_causal=False, num_ctas=8, path=path)
     assert found.shared_cycles == found.planned_shared_cycles == cycles

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench import decode
-from bench.roofline import Workload
+from bench.workloads import Workload
 
 SMALL = ["--batch", "2", "--num-heads", "4", "--seq-len-q", "2", "--kv-len", "100"]
 
@@ -36,6 +36,6 @@ def test_wrong_arguments(capsys):
 
 @pytest.mark.device
 def test_on_the_gpu():
-    timings = decode.bench(Workload(2, 4, 2, 100, "bf16"), "cute", 64, warmup=2, repeats=5)
+    timings = decode.bench(Workload.uniform("bf16", 4, 2, 100, 2), "cute", warmup=2, repeats=5)
     assert set(timings) == {"events", "graph"}
     assert all(0 < timing.median < 1 for timing in timings.values())

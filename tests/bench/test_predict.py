@@ -23,6 +23,11 @@ def test_a_prediction_adds_up(small):
     assert small.decode > max(small.hbm, small.mma, small.port)
     # The MMA role polls; softmax waits for what the tensor core has done.
     assert any(name.startswith("softmax <- score full (mma)") for name in small.waits), small.waits
+    assert any(name.startswith("mma <- keys full (tma)") for name in small.waits), small.waits
+    for role in ("mma", "load", "softmax"):
+        assert sum(share for name, share in small.waits.items() if name.startswith(f"{role} ")) == pytest.approx(
+            1, abs=0.1
+        )
 
 
 def test_a_resource_that_is_relieved_never_costs_much(small):
@@ -53,7 +58,11 @@ def test_the_command_prints_a_table_json_and_ratios(tmp_path, capsys):
     assert "modelled" in capsys.readouterr().out
     rows = json.loads(path.read_text())["predictions"]
     assert [row["workload"] for row in rows] == [SMALL.name]
-    assert predict.main([*arguments, "--against", str(path), "--waits"]) == 0
+    assert predict.main([*arguments, "--against", str(path), "--waits", "--sensitivity", "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    assert found["predictions"][0]["waits"]
+    assert {row["name"] for row in found["variants"]} == {"tmem 64/64 B/clk", "tmem 217/217 B/clk", "ws_floor 32"}
+    assert all(row["kind"] == "disputed" and row["total"] > 0 for row in found["variants"])
     out = capsys.readouterr().out
     assert "1.00" in out.splitlines()[1]
     assert "waits" in out
@@ -88,3 +97,9 @@ def test_traces_and_pictures(tmp_path):
     assert {event["ph"] for event in events} == {"M", "X", "b", "e", "C"}
     text = picture.read_text()
     assert text.startswith("<svg") and "TMA loads in flight" in text
+
+
+def test_workloads_are_chosen_by_name_or_part_of_it():
+    names = [w.name for w in predict.parse(["--only", "fp8 h16 q4 80K b1,h128 q1 8K b"]).workloads]
+    assert names == ["fp8 h16 q4 80K b1", *(f"fp8 h128 q1 8K b{n}" for n in (1, 32, 64)), "bf16 h128 q1 8K b32"]
+    assert len(predict.parse([]).workloads) == 15

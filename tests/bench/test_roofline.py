@@ -5,16 +5,17 @@ from dataclasses import replace
 import pytest
 
 from bench.hardware import B200
-from bench.roofline import Workload, main, roofline
+from bench.roofline import TILE_ROWS, main, roofline
+from bench.workloads import Workload
 
 # Bounds worked out independently in the project's performance notes (section 3): microseconds on a B200 at 1.85 GHz
 # and 7.2 TB/s, to the digits printed there.
 PUBLISHED = [
-    (Workload(4, 16, 4, 81920, "fp8"), 26.3, 10.2, 4.8),
-    (Workload(128, 128, 1, 4096, "bf16"), 88.8, 65, 15),
-    (Workload(32, 128, 2, 8192, "fp8"), 22.8, 32.6, 15),
-    (Workload(1, 128, 1, 131072, "bf16"), 21.0, 16.3, 4),
-    (Workload(64, 16, 8, 2048, "bf16"), 23.4, 16.3, 4),
+    (Workload.uniform("fp8", 16, 4, 81920, 4), 26.3, 10.2, 4.8),
+    (Workload.uniform("bf16", 128, 1, 4096, 128), 88.8, 65, 15),
+    (Workload.uniform("fp8", 128, 2, 8192, 32), 22.8, 32.6, 15),
+    (Workload.uniform("bf16", 128, 1, 131072, 1), 21.0, 16.3, 4),
+    (Workload.uniform("bf16", 16, 8, 2048, 64), 23.4, 16.3, 4),
 ]
 
 
@@ -33,9 +34,9 @@ def test_the_larger_time_is_the_limiter():
 
 
 def test_a_partly_empty_tile_costs_a_whole_one():
-    half, full = Workload(1, 32, 1, 1000, "bf16"), Workload(1, 64, 1, 1000, "bf16")
-    assert half.flop == full.flop and half.exponentials == full.exponentials
-    assert replace(full, num_heads=65).flop == 2 * full.flop
+    half, full = Workload.uniform("bf16", 32, 1, 1000, 1), Workload.uniform("bf16", 64, 1, 1000, 1)
+    assert half.scores(TILE_ROWS) == full.scores(TILE_ROWS)
+    assert replace(full, num_heads=65).flop(TILE_ROWS) == 2 * full.flop(TILE_ROWS)
     assert half.kv_bytes == full.kv_bytes
 
 

@@ -53,10 +53,6 @@ def test_a_chain_is_the_causal_mask_bit_for_bit():
     assert same(launch(replace(causal, tree_mask=chain)), launch(causal))
 
 
-# Address arithmetic that the compiler may repeat inside a loop or not; no part of a mask.
-PLACED_BY_THE_COMPILER = ("mov.u32", "add.s32")
-
-
 def test_bulk_tiles_run_the_code_of_a_kernel_without_a_mask():
     """Five more key tiles ahead of the drafts cost the softmax warps, opcode by opcode, what they do when causal."""
 
@@ -66,9 +62,10 @@ def test_bulk_tiles_run_the_code_of_a_kernel_without_a_mask():
 
     tree, causal = (instructions(is_tree, 640) - instructions(is_tree, 320) for is_tree in (True, False))
     assert causal["ex2.approx.ftz.f32"] >= 5 * 4 * 32
-    different = {opcode for opcode in tree | causal if tree[opcode] != causal[opcode]}
-    assert different <= set(PLACED_BY_THE_COMPILER)
-    assert tree.total() - causal.total() <= 5 * 4 * 3, "more than three instructions per warp and tile"
+    # A mask takes an instruction per score and more. The compiler may turn a branch round, or repeat an address.
+    differences = [abs(tree[opcode] - causal[opcode]) for opcode in tree | causal]
+    assert max(differences) <= 5 * 4, "more than one instruction of a kind per warp and tile"
+    assert sum(differences) <= 5 * 4 * 3, "more than three instructions per warp and tile"
 
 
 def packed(problem: MlaProblem, dtype: torch.dtype) -> MlaProblem:

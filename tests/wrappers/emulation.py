@@ -42,10 +42,11 @@ def launch_with_reports(
     call = problem.decode_call(workspace=workspace)
     config = kernel.decode_config(call, EMULATED_ARCH, path)
     compiled = compile_mutant(config, mutant) if mutant else compile_decode(config)
-    out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.out_shape[:-1])
+    out = torch.full(problem.out_shape, torch.nan).to(problem.out_dtype)
+    lse = torch.full(problem.out_shape[:-1], torch.nan)
     reports = emulated.launch(compiled, call, out, lse, num_ctas=num_ctas, **options)
     for order, seed in SCHEDULES if mutant is None and "order" not in options else ():
-        again = torch.empty_like(out), torch.empty_like(lse)
+        again = torch.full_like(out, torch.nan), torch.full_like(lse, torch.nan)
         emulated.launch(compiled, call, *again, num_ctas=num_ctas, order=order, seed=seed, **options)
         assert same(again, (out, lse)), f"the result depends on the schedule: {order}, seed {seed}"
     return out, lse, reports

@@ -293,7 +293,11 @@ def test_a_bad_draft(is_tree, num_heads, value, backend):
     if backend == "torch":
         assert torch.equal(latent[0][0, :3], clean[0][0, :3])
     else:
-        assert latent[0][0, :3, :, 5].isnan().all(), "the limit that mla_decode and docs/integration.md state"
+        # The limit that mla_decode and docs/integration.md state: the token that sees a key of the bad one's tile has
+        # NaN there; others may, depending on how the keys are split.
+        spoiled = latent[0][0, :3, :, 5]
+        assert spoiled[2].isnan().all()
+        assert (spoiled.isnan() | (spoiled == clean[0][0, :3, :, 5])).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -14,7 +14,6 @@ DEPARTURES = {
     "rescale 4 x 64 columns": (1.2, 1.4, "as above"),
     "__syncthreads of 128": (0.7, 0.9, "one cost for all barriers of threads, that of the named one"),
     "commit": (0.6, 0.8, "only a lower bound was published"),
-    "global load, l1": (8.0, 9.0, "no L1 cache is modelled: it is an L2 hit"),
     "ld.shared, 1 lanes a bank, 8 warps": (1.3, 1.6, "the latency of one load is spread over 16 only"),
     "ld.shared, 2 lanes a bank, 8 warps": (1.1, 1.3, "as above"),
 }

@@ -279,12 +279,14 @@ CLUSTER = Pattern(
     mov.u32 %r4, %cluster_ctarank;
     xor.b32 %r5, %r4, 1;
     mapa.shared::cluster.u32 %r6, %r3, %r5;
+    barrier.cluster.arrive.aligned; //@start
+    barrier.cluster.wait.aligned; //@start
     st.shared::cluster.b32 [%r6], %r4;
     barrier.cluster.arrive.release.aligned; //@arrive
     barrier.cluster.wait.acquire.aligned; //@arrive
     ld.shared.b32 %r7, [%r3];
 """,
-    {"arrive": "race"},
+    {"arrive": "race", "start": "unstarted-peer"},
     options={"block": (1, 1, 1), "grid": (2, 1, 1), "cluster": (2, 1, 1)},
 )
 

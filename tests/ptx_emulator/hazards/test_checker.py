@@ -209,9 +209,9 @@ def test_checks_cost_nothing_when_off():
     headers = []
     original = Cluster.run
 
-    def watched(self):
+    def watched(self, patience):
         headers.append((int(self.header[st.H_TRACE]), int(self.header[st.H_NATIVE])))
-        return original(self)
+        return original(self, patience)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Cluster, "run", watched)
@@ -225,8 +225,8 @@ def test_the_tables_of_a_launch_go_with_it(monkeypatch):
     """They are large and few objects hold them: Python would not look for cycles there for hundreds of launches."""
     made, original = [], Checker.observer
 
-    def watched(self, grid, cluster):
-        observer = original(self, grid, cluster)
+    def watched(self, *arguments):
+        observer = original(self, *arguments)
         made.append(weakref.ref(observer))
         return observer
 

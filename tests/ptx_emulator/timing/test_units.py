@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptx_emulator.decode import Program
-from ptx_emulator.timing import Constants, units
+from ptx_emulator.timing import Constants, costs, units
 from ptx_emulator.timing import tables as tb
 
 EMPTY = ".version 9.0\n.target sm_100a\n.address_size 64\n.visible .entry k()\n{\nret;\n}\n"
@@ -54,3 +54,43 @@ def test_hbm_gives_an_sm_its_share_in_the_long_run(tables):
     for _ in range(100):
         end = units.from_hbm(tables, 0, 0.0, 8192.0)
     assert end == pytest.approx(100 * 8192 / rate, rel=0.02)
+
+
+def test_the_l1_cache_holds_sectors_until_other_lines_push_them_out(tables):
+    pointers, one_lane = np.full(32, 1 << 20, np.int64), 1
+    assert units.in_l1(tables, 0, pointers, one_lane, 16, 0.0) == -1
+    units.take_into_l1(tables, 0, pointers, one_lane, 16, 0.0, 700.0)
+    assert units.in_l1(tables, 0, pointers, one_lane, 16, 10.0) == 700.0  # on its way
+    assert units.in_l1(tables, 0, pointers + 32, one_lane, 4, 10.0) == -1  # another sector of the line
+    assert units.in_l1(tables, 0, pointers + 30, one_lane, 4, 10.0) == -1  # half of it
+    same_set = 128 * tb.L1_SETS
+    for way in range(1, tb.L1_WAYS):
+        units.take_into_l1(tables, 0, pointers + way * same_set, one_lane, 4, 20.0 + way, 800.0)
+    assert units.in_l1(tables, 0, pointers, one_lane, 16, 30.0) == 700.0
+    units.take_into_l1(tables, 0, pointers + tb.L1_WAYS * same_set, one_lane, 4, 40.0, 900.0)
+    assert units.in_l1(tables, 0, pointers + same_set, one_lane, 4, 50.0) == -1  # the one used longest ago
+    assert units.in_l1(tables, 0, pointers, one_lane, 16, 50.0) == 700.0
+    units.drop_l1(tables, 0)
+    assert units.in_l1(tables, 0, pointers, one_lane, 16, 60.0) == -1
+
+
+@pytest.mark.parametrize(
+    ("statement", "use"),
+    [
+        ("ld.global.b32 %r1, [%rd1];", costs.L1_CACHED),
+        ("ld.global.nc.b32 %r1, [%rd1];", costs.L1_CACHED),
+        ("ld.global.cg.b32 %r1, [%rd1];", costs.L1_PAST),
+        ("ld.volatile.global.b32 %r1, [%rd1];", costs.L1_PAST),
+        ("ld.relaxed.gpu.global.b32 %r1, [%rd1];", costs.L1_PAST),
+        ("ld.acquire.gpu.global.b32 %r1, [%rd1];", costs.L1_DROPPED),
+        ("fence.acq_rel.gpu;", costs.L1_DROPPED),
+        ("fence.acq_rel.cta;", costs.L1_PAST),
+        ("membar.gl;", costs.L1_DROPPED),
+        ("st.global.b32 [%rd1], %r1;", costs.L1_PAST),
+    ],
+)
+def test_what_uses_the_l1_cache(statement, use):
+    body = f".reg .b32 %r<2>; .reg .b64 %rd<2>;\nmov.b64 %rd1, 0; mov.b32 %r1, 0;\n{statement}\nret;"
+    kernel = Program.parse(EMPTY.replace("ret;", body)).kernel()
+    inst = next(i for i in kernel.instructions if i.name in ("ld", "st", "fence", "membar"))
+    assert costs.l1_use(inst) == use
