@@ -2,9 +2,9 @@
 
 python -m scripts.engines.vllm_on_cpu --model FOLDER --attention blackwell --kv-cache-dtype auto --out FILE
 
-vLLM's CPU platform takes the flag for the attention backend, and then one of its own, so this puts our class under those
-names. Two things are CPU-only: the cache is written in torch (vLLM's writer is a GPU kernel), and every call is checked against
-the reference.
+vLLM's CPU platform takes the flag for the attention backend, and then one of its own, so this puts our class under
+those names. Two things are CPU-only: the cache is written in torch (vLLM's writer is a GPU kernel), and every call is
+checked against the reference.
 """
 
 from __future__ import annotations
@@ -76,8 +76,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
     llm = LLM(
         str(options.model), skip_tokenizer_init=True, enforce_eager=True, dtype="bfloat16", max_model_len=256,
-        max_num_seqs=4, max_num_batched_tokens=256, enable_prefix_caching=False, block_size=16, kv_cache_dtype=options.kv_cache_dtype,
-        attention_config={"backend": "BLACKWELL_MLA" if options.attention == "blackwell" else "CPU_MLA"}, speculative_config=speculation,
+        max_num_seqs=4, max_num_batched_tokens=256, enable_prefix_caching=False, block_size=16,
+        kv_cache_dtype=options.kv_cache_dtype,
+        attention_config={"backend": "BLACKWELL_MLA" if options.attention == "blackwell" else "CPU_MLA"},
+        speculative_config=speculation,
         # vLLM's CPU build computes wrong logits with its own operators for norms and activations.
         compilation_config={"custom_ops": ["none"]},
     )  # fmt: skip

@@ -1,5 +1,5 @@
-"""The decode functions of `flashinfer.mla`, FlashInfer 0.7.2.post1: `trtllm_batch_decode_with_kv_cache_mla`, the CuTe DSL
-entry under it, `cute_dsl_mla_decode`, and `cake_mla_varq_dcp_decode` (flashinfer/mla/_core.py,
+"""The decode functions of `flashinfer.mla`, FlashInfer 0.7.2.post1: `trtllm_batch_decode_with_kv_cache_mla`, the CuTe
+DSL entry under it, `cute_dsl_mla_decode`, and `cake_mla_varq_dcp_decode` (flashinfer/mla/_core.py,
 flashinfer/cute_dsl/attention/mla_dispatch.py). What is planned first is in `wrappers.compat.flashinfer_planned`."""
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def cute_dsl_mla_decode(
     cute_dsl_impl: str = "auto",
     sinks: None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Returns `out` or `(out, lse)`: the log-sum-exp in base e, or in base 2 with `lse_scale` 1, [B, q_len, H] or in the
-    shape of the caller's `lse`, which may also be [B * q_len, H]. Causal, as the peer's monolithic kernel. With
+    """Returns `out` or `(out, lse)`: the log-sum-exp in base e, or in base 2 with `lse_scale` 1, [B, q_len, H] or in
+    the shape of the caller's `lse`, which may also be [B * q_len, H]. Causal, as the peer's monolithic kernel. With
     `cum_seq_lens_q` the query is [total_q, H, 576]; give `max_q_len` too, without it the call waits for the device.
     With `enable_dcp`, `seq_lens` must cover the rank's share of `causal_seqlens_kv_global`; ragged queries and a
     log-sum-exp go with it.

@@ -267,8 +267,8 @@ def lse_base_of(plan: BatchPlan, return_lse: bool, lse: torch.Tensor | None, on_
     if base != plan.lse_base:
         text = {None: "none", "e": "base e", "2": "base 2"}
         raise ValueError(
-            f"return_lse={return_lse}, return_lse_base_on_e={on_e}: a log-sum-exp in {text[base]}, but lse_mode planned "
-            f"{text[plan.lse_base]}"
+            f"return_lse={return_lse}, return_lse_base_on_e={on_e}: a log-sum-exp in {text[base]}, but lse_mode "
+            f"planned {text[plan.lse_base]}"
         )
     return base
 

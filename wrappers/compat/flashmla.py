@@ -122,8 +122,8 @@ def flash_mla_with_kvcache_fp8(
     descale_q: torch.Tensor | None = None,
     descale_k: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """e4m3 `q` and `k_cache`, bfloat16 out; otherwise as `flash_mla_with_kvcache`. `descale_q`, `descale_k`: float32 [1]
-    on the device, read there; None is 1. The values are those of the cache, times `descale_k`."""
+    """e4m3 `q` and `k_cache`, bfloat16 out; otherwise as `flash_mla_with_kvcache`. `descale_q`, `descale_k`: float32
+    [1] on the device, read there; None is 1. The values are those of the cache, times `descale_k`."""
     refuse_unless(validate.LATENT_DIM, head_dim_v=head_dim_v)
     for name, value in (("q", q), ("k_cache", k_cache)):
         validate.check_tensor(name, value, (torch.float8_e4m3fn,))

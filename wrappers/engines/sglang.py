@@ -60,7 +60,7 @@ def check_model(runner: Any) -> None:
 
 @functools.cache
 def workspace(device: torch.device) -> torch.Tensor:
-    """One for all layers and instances on a device, whose launches are ordered. Not SGLang's: that one holds counters."""
+    """One for all layers and instances on a device, whose launches are ordered. SGLang's own holds counters."""
     return torch.empty(workspace_bytes(device), dtype=torch.uint8, device=device)
 
 

@@ -193,8 +193,8 @@ class BlackwellMLAImpl(MLACommonImpl):
                     prepare(shapes, device)
 
     def _workspace(self, device: torch.device) -> torch.Tensor | None:
-        """vLLM's scratch memory, which it sizes while profiling and locks before graphs are captured. Its CPU worker has
-        none, and `mla_decode` allocates."""
+        """vLLM's scratch memory, which it sizes while profiling and locks before graphs are captured. Its CPU worker
+        has none, and `mla_decode` allocates."""
         if device.type != "cuda" or self._backend == "torch":
             return None
         return current_workspace_manager().get_simultaneous(((workspace_bytes(device),), torch.uint8))[0]
@@ -210,8 +210,8 @@ class BlackwellMLAImpl(MLACommonImpl):
         attn_metadata: Metadata,
         layer: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """q: [T, H, 576], or its parts of 512 and 64; cache [pages, page_size, 576]. Returns `(o [T, H, 512], lse [T, H]
-        float32, base e, or None)`. The H of a call is larger than `num_heads` where ranks gather their heads."""
+        """q: [T, H, 576], or its parts of 512 and 64; cache [pages, page_size, 576]. Returns `(o [T, H, 512],
+        lse [T, H] float32, base e, or None)`. The H of a call is larger than `num_heads` where ranks gather heads."""
         query = torch.cat(q, dim=-1) if isinstance(q, tuple) else q
         decode, requests = attn_metadata.decode, attn_metadata.num_decodes
         lengths, shard = decode.seq_lens, {}

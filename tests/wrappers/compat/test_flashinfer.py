@@ -230,7 +230,8 @@ REFUSED = {
         r"cum_seq_lens_q has shape \[1\]",
     ),
     "enable_dcp without lse": (
-        {"enable_dcp": True, "causal_seqlens_kv_global": A_TENSOR}, ValueError, "return_lse=False: must be True with enable_dcp=True",
+        {"enable_dcp": True, "causal_seqlens_kv_global": A_TENSOR}, ValueError,
+        "return_lse=False: must be True with enable_dcp=True",
     ),
     "enable_dcp without bound": (
         {"enable_dcp": True, "return_lse": True}, TypeError,

@@ -57,7 +57,8 @@ class Wrapper:
     ("name", "parameters", "lines"),
     [
         ("decode", "query, lse_scale=2.0, window=-1, *, splits=1", []),
-        ("decode", "query, lse_scale, window=-1, *, splits=1", ["parameter lse_scale was positional, is positional=1 / SCALE"]),
+        ("decode", "query, lse_scale, window=-1, *, splits=1",
+         ["parameter lse_scale was positional, is positional=1 / SCALE"]),
         ("decode", "query, lse_scale=2.0, *, splits=1", ["new parameter window (positional=-1)"]),
         ("decode", "query, lse_scale=2.0, window=-1, pdl=False, *, splits=1", ["parameter pdl is gone"]),
         ("decode", "query, lse_scale=2.0, window=-1, splits=1", ["parameter splits was positional=1, is keyword=1"]),
