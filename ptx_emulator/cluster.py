@@ -482,7 +482,7 @@ class Cluster:
         if result is None:
             row[group + st.G_PC] = pc + 1
             self.counts[warp.index, pc] += 1
-            head[st.H_PROGRESS] += 1
+            head[st.H_PROGRESS] += handler.changes
         elif isinstance(result, Blocked):
             row[group + st.G_STATUS] = st.PYTHON
             row[group + st.G_A] = head[st.H_PROGRESS]

@@ -25,6 +25,7 @@ POLLS = {
     "cas": "atom.acquire.gpu.global.cas.b32 %r1, [%rd1], 7, 8;",
     "acquire": "ld.acquire.gpu.global.b32 %r1, [%rd1];",
     "volatile": "ld.volatile.global.b32 %r1, [%rd1];",
+    "fences": "tcgen05.fence::after_thread_sync;\nfence.acq_rel.gpu;\nld.relaxed.gpu.global.b32 %r1, [%rd1];",
     "nanosleep": "nanosleep.u32 20;\nld.relaxed.gpu.global.b32 %r1, [%rd1];",
 }
 ENDLESS = {
