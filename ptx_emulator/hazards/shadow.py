@@ -132,7 +132,7 @@ M_SIZE = 17
 
 STOP_ATOMIC, STOP_COPY, STOP_FULL, STOP_FENCE = -1, -2, -3, -4
 
-# B_ROWS to B_ROW_BYTES: where rows start, how far apart they are and how long, of an array with gaps between its rows; 0.
+# B_ROWS to B_ROW_BYTES: where rows start, how far apart and how long they are, of an array with gaps between them.
 B_START, B_END, B_FIRST, B_WRITTEN, B_TOUCHED, B_ROWS, B_ROW_STEP, B_ROW_BYTES, BUFFER_SIZE = range(9)
 
 # Flags of an instruction. I_SC: a fence.sc that other CTAs notice.
