@@ -23,7 +23,8 @@ STALL_EVERY = 16  # random turns between two choices of warps to hold back, on a
 SHARE_EVERY = 256  # adversarial turns between two switches to another cluster, on average
 SHORT_SPIN = 1 << 13  # micro-operations without any change after which another cluster may run, if it is known to spin
 LONG_SPIN = 1 << 16  # ... if it is not
-LONGEST_SPIN = 50_000_000  # ... after which warps that are not known to go round in circles are taken to spin
+SOME_SPINS = 8  # times that, after which others get a turn
+MOST_SPINS = 800  # ... after which warps that are not known to go round in circles are taken to spin
 SHARED_PER_CTA = 232448  # bytes a kernel may use on sm_100 (PTX ISA release notes; CUDA programming guide, table 24)
 
 
@@ -419,8 +420,8 @@ class Cluster:
         return None
 
     def _spin(self, patience: Patience) -> Outcome | None:
-        """Warps run and nothing changes: as _stand_still; STUCK if all that run go round in circles, if they have done so
-        for very long, or, without patience, at once."""
+        """Warps run and nothing changes: as _stand_still; STUCK if all that run go round in circles, or have changed
+        nothing for as long as `patience` allows."""
         head, idle = self.header, self._idle
         if self.asyncs.run_one(idle=True) or self._wake():
             return None
@@ -433,7 +434,7 @@ class Cluster:
         if (st.MBARRIER in statuses or st.TESTED in statuses) and idle.spin_timeouts < len(statuses):
             head[st.H_TIMEOUT] = 1
             idle.spin_timeouts += 1
-        elif patience is Patience.SOME or self._spins.closed() or idle.spins * LONG_SPIN >= LONGEST_SPIN:
+        elif self._spins.closed() or idle.spins >= (SOME_SPINS if patience is Patience.SOME else MOST_SPINS):
             return Outcome.STUCK
         return None
 
@@ -481,7 +482,7 @@ class Cluster:
         if result is None:
             row[group + st.G_PC] = pc + 1
             self.counts[warp.index, pc] += 1
-            head[st.H_PROGRESS] += 1
+            head[st.H_PROGRESS] += handler.changes
         elif isinstance(result, Blocked):
             row[group + st.G_STATUS] = st.PYTHON
             row[group + st.G_A] = head[st.H_PROGRESS]

@@ -17,6 +17,7 @@ from .engine_barrier import finish_named, live_threads, run_barriers, settle_clu
 from .engine_common import (
     ENTRY_OPTIONS,
     OPTIONS,
+    UNCHANGED,
     call_native,
     code_table,
     guarded,
@@ -252,8 +253,10 @@ def _control(p_head, p_warp, g, pc, m, budget):
             if function[1] <= head[st.H_NATIVE]:
                 address = int64s(head[st.H_NATIVE_TABLE])[np.int64(function[0])]
                 head[st.H_STOP_PC] = pc
-                if call_native(address, p_head, p_warp, arguments, m):
-                    head[st.H_PROGRESS] += 1
+                done = call_native(address, p_head, p_warp, arguments, m)
+                if done != 0:
+                    if done != UNCHANGED:
+                        head[st.H_PROGRESS] += 1
                     int64s(warp[st.W_COUNTS])[np.uint64(pc)] += 1
                     return pc + 1
         head[st.H_STOP_GROUP] = g

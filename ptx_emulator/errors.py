@@ -7,7 +7,8 @@ class EmulationError(Exception):
     """An emulated program did something that the emulator cannot, or hardware would not, carry out.
 
     `line` is the 1-based line of the PTX text and `text` the instruction there; both are None where no single
-    instruction is to blame. `column`, from 1, is known for what is wrong with the text itself. `hazards` is what a launch with checks had found until then.
+    instruction is to blame. `column`, from 1, is known for what is wrong with the text itself. `hazards` is what a
+    launch with checks had found until then.
     """
 
     hazards: tuple = ()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
+import os
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -74,6 +75,7 @@ class Grid:
         self.shares_time = False
         self.spurious_timeouts = False
         self.checker = None
+        self.names: list = []
         self.observer = None
         self.prerequisite_done = True
         self.dependent = self.overlaps = False
@@ -176,10 +178,11 @@ def launch(
     cluster: Sequence[int] = (1, 1, 1),
     shared_bytes: int = 0,
     params: Sequence[bytes] = (),
-    buffers: Sequence = (),
+    buffers: Sequence | Mapping[str, Any] = (),
     order: str = "in_order",
     seed: int = 0,
     checks: bool | Checker = False,
+    suppress: str | os.PathLike | None = None,
     step_limit: int | None = None,
     time_limit: float | None = None,
     resident_clusters: int | None = None,
@@ -191,9 +194,11 @@ def launch(
     grid, block, cluster  dimensions, grid in CTAs, block in threads, cluster in CTAs
     shared_bytes          dynamic shared memory per CTA
     params                the bytes of each `.param`, in order, of exactly the declared sizes
-    buffers               numpy arrays (contiguous) or CPU tensors whose memory the kernel may read and write
+    buffers               numpy arrays (contiguous) or CPU tensors whose memory the kernel may read and write, or a
+                          mapping of names to them, which reports then use
     checks                True, or a hazards.Checker: follow memory accesses and report what is not ordered (hazards of
                           the Report)
+    suppress              a file of hazards that are known and accepted (hazards/suppressions.py)
     order                 when asynchronous work is done and which warp runs: "in_order", "late", "random" or
                           "adversarial" (asyncs.py); the last two choose by `seed`
     step_limit            micro-operations (about one per warp and PTX instruction) that the launch may take
@@ -208,7 +213,8 @@ def launch(
     Raises ValueError for arguments that do not fit the kernel, EmulationError for what goes wrong in it.
     """
     options = {
-        "params": params, "buffers": buffers, "order": order, "seed": seed, "checks": checks, "step_limit": step_limit,
+        "params": params, "buffers": buffers, "order": order, "seed": seed, "checks": checks, "suppress": suppress,
+        "step_limit": step_limit,
         "time_limit": time_limit, "resident_clusters": resident_clusters, "cluster_order": cluster_order,
         "spurious_timeouts": spurious_timeouts,
     }  # fmt: skip
@@ -227,10 +233,12 @@ def prepare_launch(
     cluster: Sequence[int],
     shared_bytes: int,
     params: Sequence[bytes],
-    buffers: Sequence,
+    buffers: Sequence | Mapping[str, Any],
+    names: Mapping[str, Any] | None = None,
     order: str = "in_order",
     seed: int = 0,
     checks: bool | Checker = False,
+    suppress: str | os.PathLike | None = None,
     dependent: bool = False,
     step_limit: int | None = None,
     time_limit: float | None = None,
@@ -238,7 +246,8 @@ def prepare_launch(
     cluster_order: str | None = None,
     spurious_timeouts: bool = False,
 ) -> Grid:
-    """A launch that has not run; arguments as `launch`. `dependent`: a programmatic dependent launch."""
+    """A launch that has not run; arguments as `launch`. `dependent`: a programmatic dependent launch. `names`: of
+    arrays that lie in the buffers."""
     program = ptx if isinstance(ptx, Program) else Program.parse(ptx)
     decoded = program.kernel(kernel)
     dims = [_dim3(name, value) for name, value in (("grid", grid), ("block", block), ("cluster", cluster))]
@@ -253,15 +262,20 @@ def prepare_launch(
     launched.spurious_timeouts = bool(spurious_timeouts)
     if resident_clusters is not None:
         launched.resident_clusters = _whole("resident_clusters", resident_clusters, 1)
-    for i, buffer in enumerate(buffers):
-        launched.buffers.add(buffer, name=f"buffers[{i}]")
+    known = buffers if isinstance(buffers, Mapping) else {f"buffers[{i}]": b for i, b in enumerate(buffers)}
+    for name, buffer in known.items():
+        launched.buffers.add(buffer, name=name)
     launched.load_symbols(_param_bytes(decoded, params))
+    if suppress is not None and checks is not True:
+        raise ValueError(f"suppress={str(suppress)!r}: needs checks=True (a Checker has its own)")
     if checks:
         from .hazards import Checker  # compiled code that launches without checks do not load
+        from .hazards.names import named_arrays
 
         if not isinstance(checks, bool | Checker):
             raise TypeError(f"checks={checks!r}: must be a bool or a hazards.Checker")
-        launched.checker = Checker() if checks is True else checks
+        launched.checker = Checker(suppress) if checks is True else checks
+        launched.names = named_arrays(known if names is None else names)
     launched.dependent = dependent
     return launched
 

@@ -22,8 +22,8 @@ from .registry import Handler
 LOADS = ("tcgen05.ld", "tcgen05.ld.red")
 WAIT = "tcgen05.wait::ld"
 _MOVES = (mc.MOV, mc.PACK64)
-_SETTLE = Handler("settle", deferred_loads.settle, None, None, "none", 0, None)
-_FOLLOW = Handler("follow", deferred_loads.follow, None, None, "none", 0, None)
+_SETTLE = Handler("settle", deferred_loads.settle, None, None, "none", 0, None, True)
+_FOLLOW = Handler("follow", deferred_loads.follow, None, None, "none", 0, None, True)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ handler. Which native forms are used depends on the launch (`H_NATIVE`):
 A native form is an entry of the micro-code's auxiliary table, `[number, level, arguments...]`, built once per
 instruction by `Handler.native` after rows have been assigned. Its function has the signature
 
-    fn(p_head, p_warp, p_arguments, lanes) -> 1 if done, 0 if the handler must be called
+    fn(p_head, p_warp, p_arguments, lanes) -> 1 or UNCHANGED if done, 0 if the handler must be called
 
 with host addresses of the cluster's header, the warp's row (state.py) and the arguments (int32). In a launch with
 checks it writes to the trace (`trace`) what its handler would tell the observer.
@@ -24,7 +24,7 @@ from numba import cfunc, njit
 
 from . import engine_trace as et
 from . import state as st
-from .engine_common import OPTIONS, cell_u64, int32s, int64s, popcount, rows_u32, rows_u64
+from .engine_common import OPTIONS, UNCHANGED, cell_u64, int32s, int64s, popcount, rows_u32, rows_u64
 from .ir import Address, Imm, Reg, Symbol
 
 IMMEDIATE, IN_ORDER = 1, 2
@@ -70,7 +70,7 @@ def trace(p_head, p_warp, kind, lanes, a, b, c):
 @native
 def nothing(p_head, p_warp, p_arguments, lanes):
     trace(p_head, p_warp, et.FENCE, lanes, 0, 0, 0)
-    return 1
+    return UNCHANGED
 
 
 def nothing_to_do(level: int):

@@ -33,6 +33,12 @@ class Report:
     by_cluster: list[Counter] = field(default_factory=list, repr=False)
     notes: list = field(default_factory=list)
 
+    def grouped(self) -> list:
+        """The hazards by root cause (hazards.HazardGroup), errors first."""
+        from .hazards import grouped  # compiled code that launches without checks do not load
+
+        return grouped(self.hazards)
+
     @property
     def warp_instructions(self) -> int:
         """PTX instructions executed, counted once per warp (or per group of a diverged warp)."""

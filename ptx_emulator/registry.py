@@ -36,6 +36,7 @@ class Handler:
     sync: str
     writes: int
     native: Callable | None
+    changes: bool
 
 
 _handlers: dict[str, Handler] = {}
@@ -51,6 +52,7 @@ def op(
     sync: str = "none",
     writes: int = -1,
     native: Callable | None = None,
+    changes: bool = True,
 ):
     """Registers `fn(warp, inst, mask)` for every opcode that starts with one of `names` (whole dot parts).
 
@@ -66,6 +68,8 @@ def op(
     `native(inst, symbols)` returns the arguments of the instruction's native form (native.py), or None if it has
     none; `symbols` are the kernel's variables by name.
 
+    `changes`: whether a warp could be waiting for what the instruction does. A loop of others is stuck.
+
     `fn` gets the lanes to act on as the int bit mask `mask` (never 0) and returns None, or `Blocked(...)`.
     """
 
@@ -74,7 +78,7 @@ def op(
             if name in _handlers or (name, "") in _lowerings:
                 raise ValueError(f"opcode name {name!r} registered twice")
             allowed = None if modifiers is None else frozenset(modifiers)
-            _handlers[name] = Handler(name, fn, prepare, allowed, sync, writes, native)
+            _handlers[name] = Handler(name, fn, prepare, allowed, sync, writes, native, changes)
         return fn
 
     return register

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from . import state as st
 from .diagnostics import limit_exceeded
@@ -22,9 +23,9 @@ class Limits:
     seconds: float | None = None
 
     def __post_init__(self):
-        if self.steps is not None and (isinstance(self.steps, bool) or int(self.steps) != self.steps or self.steps < 1):
+        if self.steps is not None and not (isinstance(self.steps, Integral) and self.steps >= 1):
             raise ValueError(f"step_limit={self.steps!r}: must be a positive whole number, or None for no limit")
-        if self.seconds is not None and not self.seconds > 0:
+        if self.seconds is not None and not (isinstance(self.seconds, Real) and self.seconds > 0):
             raise ValueError(f"time_limit={self.seconds!r}: must be a positive number of seconds, or None for no limit")
 
 

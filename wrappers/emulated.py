@@ -16,6 +16,13 @@ from wrappers.kernel import EMULATED_CTAS, kernel_arguments, workspace_of
 from wrappers.validate import DecodeCall
 
 
+# What reports call the tensors that `kernel_arguments` gives, in its order.
+ARGUMENTS = (
+    "query", "kv_cache", "block_tables", "seq_lens", "out", "lse", "workspace", "num_ctas", "softmax_scale",
+    "output_scale", "cu_seqlens_q", "tree_mask", "dcp_rank",
+)  # fmt: skip
+
+
 class DecodeReports(NamedTuple):
     """The emulator's reports of a call's two launches: the decode kernel, and the merge of split row tiles."""
 
@@ -35,7 +42,8 @@ def launch(
     """Executes `kernel` on CPU tensors, on a GPU of `num_ctas` SMs.
 
     The rows of `out` and `lse`, and a workspace that the call does not bring, are filled with NaN first, so that an
-    element the kernel does not write is seen. `options` go to `ptx_emulator.launch` (`order`, `seed`, ...).
+    element the kernel does not write is seen. `options` go to `ptx_emulator.launch` (`order`, `seed`, `checks`,
+    `step_limit`, `time_limit`, ...).
     """
     if kernel.config.is_wide and num_ctas < 2:
         raise ValueError(f"num_ctas={num_ctas}: the wide path needs at least 2, it works in pairs")
@@ -48,4 +56,5 @@ def launch(
     if lse is not None:
         lse[written].fill_(math.nan)
     arguments = kernel_arguments(call, out, lse, workspace, num_ctas)
-    return DecodeReports(*cute_abi.launch(kernel.ir, kernel.ptx, arguments, **options))
+    names = {name: value for name, value in zip(ARGUMENTS, arguments, strict=True) if isinstance(value, torch.Tensor)}
+    return DecodeReports(*cute_abi.launch(kernel.ir, kernel.ptx, arguments, names=names, **options))

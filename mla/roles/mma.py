@@ -78,13 +78,13 @@ def advance(ctx: cutlass.Constexpr, progress: cutlass.Constexpr):
             progress = progress._replace(step=Int32(0))
     if (progress.step >= 0) & (count - progress.outputs // plan.output_halves <= AHEAD):
         step = progress.step
-        if step == 0:
-            # At most AHEAD tiles are pending: softmax frees the buffer before the first of them is ready.
-            ctx.pipe("score").wait_empty(count)
-            operands.fence_after_sync()
         for number, key_slot in enumerate(plan.key_slots):
             if step == number:
                 if keys_are_ready(ctx, progress, key_slot):
+                    if cutlass.const_expr(number == 0):
+                        # At most AHEAD tiles are pending: softmax frees the buffer before the first of them is ready.
+                        ctx.pipe("score").wait_empty(count)
+                        operands.fence_after_sync()
                     scores(ctx, progress, key_slot)
                     step = step + 1
         progress = progress._replace(step=step)

@@ -25,7 +25,7 @@ from .host import Host, UnsupportedHostOperation
 from .params import Blob, check_params, pack_value, ptx_params
 from .text import KernelText, ModuleText, parse_module
 from .types import MemrefType, Type, carries_state, parse_type
-from .values import buffers_of, flatten_arguments
+from .values import buffers_of, flatten_arguments, is_array, view_array
 
 __all__ = [
     "ArgSpec",
@@ -184,21 +184,31 @@ def pack(spec: KernelSpec, values: Sequence[Any] | Mapping[int, Any], ptx_text: 
 
 @takes_turns
 def launch(
-    ir_text: str, ptx_text: str, host_args: Sequence[Any], *, buffers: Sequence[Any] = (), **options: Any
+    ir_text: str,
+    ptx_text: str,
+    host_args: Sequence[Any],
+    *,
+    buffers: Sequence[Any] = (),
+    names: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> list[Any]:
     """Runs the host function's launches in the emulator; returns one report per launch.
 
     `host_args` as for `plan`; the arrays among them, and `buffers`, are the memory that the kernels may access (a
-    kernel that finds addresses in its arguments needs the arrays there named). `options` go to `ptx_emulator.launch`
-    (`order`, `seed`, `checks`, ...); the launches share one checker.
+    kernel that finds addresses in its arguments needs the arrays there named). `names`: what reports call arrays;
+    "argument 0", ... unless given. `options` go to `ptx_emulator.launch` (`order`, `seed`, `checks`, `step_limit`, ...):
+    limits are those of each launch; the launches share one checker.
     """
     from ..grid import prepare_launch, run_grids
 
-    buffers = buffers_of([*flatten_arguments(host_args), *buffers])
+    flat = list(flatten_arguments(host_args))
+    if names is None:
+        names = {f"argument {i}": value for i, value in enumerate(flat)}
+    regions = _named_regions(buffers_of([*flat, *buffers]), names)
     if options.get("checks") is True:
         from ..hazards import Checker  # compiled code that launches without checks do not load
 
-        options["checks"] = Checker()
+        options["checks"] = Checker(options.pop("suppress", None))
     grids = []
     for item in plan(ir_text, host_args):
         grids.append(
@@ -210,12 +220,27 @@ def launch(
                 cluster=item.cluster,
                 shared_bytes=item.shared_bytes,
                 params=pack(item.spec, item.values, ptx_text),
-                buffers=buffers,
+                buffers=regions,
+                names=names,
                 dependent=item.dependent,
                 **options,
             )
         )
     return run_grids(grids)
+
+
+def _named_regions(regions: Sequence[Any], names: Mapping[str, Any]) -> dict[str, Any]:
+    """Memory regions by the names of the arrays that begin in them."""
+    found = {}
+    for i, region in enumerate(regions):
+        start = region.ctypes.data
+        arrays = [
+            name
+            for name, value in names.items()
+            if is_array(value) and start <= view_array(value, name).address < start + region.nbytes
+        ]
+        found[", ".join(arrays) or f"buffers[{i}]"] = region
+    return found
 
 
 def read_dump(folder: str | Path) -> tuple[str, str]:

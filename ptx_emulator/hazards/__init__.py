@@ -9,6 +9,8 @@ _SOURCES = ("*.py", "../engine_common.py", "../engine_trace.py", "../native*.py"
 drop_stale_code(Path(__file__).parent, {"hazards": (_SOURCES, ("*.py",))})
 
 from .checker import Checker  # noqa: E402
+from .groups import HazardGroup, grouped  # noqa: E402
 from .report import Hazard  # noqa: E402
+from .suppressions import Suppressions  # noqa: E402
 
-__all__ = ["Checker", "Hazard"]
+__all__ = ["Checker", "Hazard", "HazardGroup", "Suppressions", "grouped"]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 
 from . import shadow as sh
 from .flags import Place
+from .names import NamedArray
 from .observer import Observer
 from .report import Hazard, describe
+from .suppressions import Suppressions
 
 CELLS = 1 << 32  # bytes of writable memory that can be followed
 _COUNTERS = [sh.P_RECORDS, sh.P_NODES, sh.P_FINDINGS]
@@ -18,10 +21,13 @@ _COUNTERS = [sh.P_RECORDS, sh.P_NODES, sh.P_FINDINGS]
 class Checker:
     """Follows the memory accesses of launches. Give it to `launch(checks=...)`; launches that share one are ordered.
 
-    `hazards` lists what was found; see report.Hazard and docs/emulator-hazards.md.
+    `hazards` lists what was found; see report.Hazard and docs/emulator-hazards.md. `suppress`: a file of hazards that
+    are known and accepted (suppressions.py); they are in `suppressed`, and `hazards` is without them.
     """
 
-    def __init__(self):
+    def __init__(self, suppress: Suppressions | str | Path | None = None):
+        self.suppressions = suppress if isinstance(suppress, Suppressions | None) else Suppressions.read(suppress)
+        self.names: list[list[NamedArray]] = []  # of each launch's arrays
         self.records = np.zeros((sh.RECORDS, sh.R_SIZE), np.int32)
         self.findings = np.zeros((sh.FINDINGS, sh.F_SIZE), np.int64)
         self.reads: dict[int, list] = defaultdict(list)
@@ -64,6 +70,7 @@ class Checker:
     def next_launch(self, grid) -> int:
         """The number of a grid that is about to start."""
         self.kernels.append(grid.kernel)
+        self.names.append(grid.names)
         self.places.clear()
         self._place_buffers(grid.buffers.table)
         return len(self.kernels) - 1
@@ -173,7 +180,15 @@ class Checker:
     @property
     def hazards(self) -> list[Hazard]:
         """What was found so far that is wrong, errors first."""
-        return [hazard for hazard in self.found if hazard.severity != "note"]
+        return [h for h in self.found if h.severity != "note" and not self._is_suppressed(h)]
+
+    @property
+    def suppressed(self) -> list[Hazard]:
+        """What was found that a rule of the suppressions accepts."""
+        return [h for h in self.found if h.severity != "note" and self._is_suppressed(h)]
+
+    def _is_suppressed(self, hazard: Hazard) -> bool:
+        return self.suppressions is not None and self.suppressions.suppresses(hazard)
 
     @property
     def notes(self) -> list[Hazard]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from .. import state as st
 from ..engine_common import ENTRY_OPTIONS, OPTIONS, int32s, int64s
 from . import shadow as sh
 
@@ -253,7 +254,8 @@ def complete_mbarrier(s, barrier, count):
     given[first_copy(s) + p[sh.P_ROWS] + barrier] = count
     if b[sh.M_OBSERVED] > 0 and b[sh.M_OBSERVED] < count - 1:
         prior = b[sh.M_INIT]
-        report(s, sh.OVERRUN, prior, np.int64(sh.record(s, prior)[sh.R_INST]), 0, 0, 0, sh.BARRIER, 0, barrier)
+        rank, cell = b[sh.M_PLACE] >> st.RANK_SHIFT, b[sh.M_PLACE] & st.OFFSET_MASK
+        report(s, sh.OVERRUN, prior, np.int64(sh.record(s, prior)[sh.R_INST]), 0, 0, 0, sh.BARRIER, rank, cell)
 
 
 @njit("void(int64, int64, int64, int64, int64, int64)", **ENTRY_OPTIONS)
@@ -262,12 +264,13 @@ def use_mbarrier(s, w, barrier, phases, inst, remote):
     b = sh.barrier_row(s, barrier)
     prior, hb = b[sh.M_INIT], sh.knowledge(s, sh.HB, w)
     row = sh.record(s, prior)
+    rank, cell = b[sh.M_PLACE] >> st.RANK_SHIFT, b[sh.M_PLACE] & st.OFFSET_MASK
     if row[sh.R_DIM] != w and hb[row[sh.R_DIM]] < row[sh.R_CLOCK]:
-        report(s, sh.INIT, prior, inst, w, w, 1, sh.BARRIER, 0, barrier)
+        report(s, sh.INIT, prior, inst, w, w, 1, sh.BARRIER, rank, cell)
     elif remote and not b[sh.M_FENCED]:
-        report(s, sh.INIT_FENCE, prior, inst, w, w, 1, sh.BARRIER, 0, barrier)
+        report(s, sh.INIT_FENCE, prior, inst, w, w, 1, sh.BARRIER, rank, cell)
     elif phases > 0 and hb[first_copy(s) + int64s(s)[sh.P_ROWS] + barrier] < phases:
-        report(s, sh.PHASE, prior, inst, w, w, 1, sh.BARRIER, 0, barrier)
+        report(s, sh.PHASE, prior, inst, w, w, 1, sh.BARRIER, rank, cell)
 
 
 @njit(**OPTIONS)
@@ -281,8 +284,8 @@ def warp_sync(s, w):
 
 @njit(**OPTIONS)
 def proxy_fence(s, w, whole, marks):
-    """fence.proxy.async: what warp `w` knows may be used in the async proxy, in the state spaces that `marks` (I_*) tell.
-    `whole`: by all lanes of the warp."""
+    """fence.proxy.async: what warp `w` knows may be used in the async proxy, in the state spaces that `marks` (I_*)
+    tell. `whole`: by all lanes of the warp."""
     px, clock, p = sh.knowledge(s, sh.PX, w), sh.clock(s), int64s(s)
     hb, warps = sh.knowledge(s, sh.HB, w), p[sh.P_WARPS]
     if marks & sh.I_PROXY_SHARED:

@@ -1,13 +1,13 @@
-"""Release and acquire through memory (PTX ISA 8.7 to 8.9): what a flag, a counter or a lock hands from one CTA to another.
+"""Release and acquire through memory (PTX ISA 8.7 to 8.9): what a flag, counter or lock hands from CTA to CTA.
 
-A strong write gives away what a release pattern covers: all that its warp knows, if it is a release itself, else what it
-knew at its last fence. A strong read takes that, at once if it is an acquire, else with its warp's next fence. Both only
-if their scopes reach each other. Reading and writing in one go (atom, red) passes on what was given before; a store
-replaces it. fence.sc orders more: fences that came before a write, whoever executed them, are before those that come
-after a read of what it wrote.
+A strong write gives away what a release pattern covers: all that its warp knows, if it is a release itself, else what
+it knew at its last fence. A strong read takes that, at once if it is an acquire, else with its warp's next fence. Both
+only if their scopes reach each other. Reading and writing in one go (atom, red) passes on what was given before; a
+store replaces it. fence.sc orders more: fences that came before a write, whoever executed them, are before those that
+come after a read of what it wrote.
 
-What is known of other clusters is kept as events: warp w acquired at its time t that the agents of cluster c have reached
-a vector clock. Whoever knows w's time t in turn (by a barrier, say) knows that too; core.py looks it up.
+What is known of other clusters is kept as events: warp w acquired at its time t that the agents of cluster c have
+reached a vector clock. Whoever knows w's time t in turn (by a barrier, say) knows that too; core.py looks it up.
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ..tcgen05_layout import TMEM_COLUMNS
 from . import shadow as sh
+from .names import NamedArray, global_place, shared_place
 
 WARNINGS = {
     sh.PROXY_READ, sh.TENSOR_FENCE, sh.LANES, sh.ELECTED, sh.INIT_FENCE, sh.OVERRUN, sh.WAIT_LD, sh.EXITED_COMMIT,
@@ -21,8 +23,8 @@ KINDS = {
     sh.WAIT_LD: "tcgen05-wait", sh.CROSS_CTA: "grid-race",
     sh.PREREQUISITE: "grid-dependency", sh.TX_LEFT: "mbarrier-tx", sh.NAMED_LEFT: "named-barrier",
     sh.MAP_FENCE: "tensormap-fence", sh.SCOPE: "scope", sh.NOT_CONSTANT: "not-constant",
-    sh.ASYNC_LANES: "lanes", sh.PROXY_LANES: "proxy-lanes", sh.NOT_STARTED: "unstarted-peer", sh.OTHER_LANE: "other-lane",
-    sh.ABSENT: "absent-lanes", sh.OUTSIDE: "box-outside",
+    sh.ASYNC_LANES: "lanes", sh.PROXY_LANES: "proxy-lanes", sh.NOT_STARTED: "unstarted-peer",
+    sh.OTHER_LANE: "other-lane", sh.ABSENT: "absent-lanes", sh.OUTSIDE: "box-outside",
 }  # fmt: skip
 
 
@@ -34,6 +36,9 @@ class Hazard:
     message   both accesses and the missing edge
     line, text, prior_line, prior_text  PTX of the later and of the earlier access; None where there is none
     launch    number of the launch, from 0; count: how often the same pair of instructions was found
+    kernel    its entry's name
+    place     what memory or barrier it is about, by name where one is known
+    edge      what is missing; accesses: the kinds of the two accesses, without their warps
     """
 
     severity: str
@@ -45,6 +50,10 @@ class Hazard:
     prior_text: str | None
     launch: int
     count: int
+    kernel: str = ""
+    place: str = ""
+    edge: str = ""
+    accesses: str = ""
 
     def __str__(self) -> str:
         where = "" if self.line is None else f"\n    line {self.line}: {self.text}"
@@ -55,42 +64,56 @@ class Hazard:
 
 def describe(checker, row: list[int]) -> Hazard:
     """The Hazard of a row of findings."""
-    code, prior, inst = row[sh.F_CODE], row[sh.F_PRIOR], row[sh.F_INST]
-    instruction = checker.kernels[row[sh.F_LAUNCH]].instructions[inst] if inst >= 0 else None
+    code, prior, inst, launch = row[sh.F_CODE], row[sh.F_PRIOR], row[sh.F_INST], row[sh.F_LAUNCH]
+    kernel = checker.kernels[launch]
+    instruction = kernel.instructions[inst] if inst >= 0 else None
     record = before = None
     if prior > sh.FORGOTTEN:
         record = checker.records[prior].tolist()
         before = checker.kernels[record[sh.R_LAUNCH]].instructions[record[sh.R_INST]]
+    place = _place(row, kernel, checker.names[launch])
+    if code in _OF_BARRIERS and before is not None and code not in (sh.OVERRUN, sh.TX_LEFT):
+        place += f", initialised at line {before.line}"
     if code in (sh.OVERRUN, sh.TX_LEFT):
         instruction, before = before, None
+    accesses, edge = _explain(code, row, record)
     return Hazard(
         "note" if code == sh.OUTSIDE else "warning" if code in WARNINGS else "error",
         KINDS[code],
-        f"{_place(row)}: {_explain(code, row, record)}",
+        ": ".join(part for part in (place, accesses, edge) if part),
         instruction and instruction.line,
         instruction and instruction.text,
         before and before.line,
         before and before.text,
-        row[sh.F_LAUNCH],
+        launch,
         row[sh.F_COUNT],
+        kernel.name,
+        place,
+        edge,
+        re.sub(r"( of| issued by)? warp \d+", "", accesses).strip(),
     )
 
 
-def _place(row: list[int]) -> str:
-    space, rank, cell = row[sh.F_SPACE], row[sh.F_RANK], row[sh.F_CELL]
-    if row[sh.F_CODE] in (sh.EXITED_WORK, sh.EXITED_COMMIT):
+_OF_BARRIERS = {sh.INIT, sh.INIT_FENCE, sh.PHASE, sh.OVERRUN, sh.TX_LEFT}
+
+
+def _place(row: list[int], kernel, arrays: list[NamedArray]) -> str:
+    code, space, rank, cell = row[sh.F_CODE], row[sh.F_SPACE], row[sh.F_RANK], row[sh.F_CELL]
+    if code in (sh.EXITED_WORK, sh.EXITED_COMMIT):
         return f"exit of CTA {rank}"
-    if row[sh.F_CODE] in (sh.OTHER_LANE, sh.ABSENT, sh.OUTSIDE):
+    if code in (sh.OTHER_LANE, sh.ABSENT, sh.OUTSIDE):
         return f"CTA {rank}"
-    if row[sh.F_CODE] == sh.NOT_STARTED:
-        return f"memory of CTA {rank}"
+    if code in (sh.NOT_STARTED, sh.EXITED):
+        return f"shared memory of CTA {rank}"
     if space == sh.SHARED:
-        return f"shared memory of CTA {rank}, offset {cell:#x}"
+        return f"{shared_place(kernel.symbols, cell)} of CTA {rank} (offset {cell:#x})"
     if space == sh.TMEM:
         return f"Tensor Memory of CTA {rank}, lane {cell // TMEM_COLUMNS}, column {cell % TMEM_COLUMNS}"
     if space == sh.GLOBAL:
-        return f"global memory, writable buffer {rank}"
-    return f"barrier {cell:#x} of CTA {rank}"
+        return global_place(arrays, cell)
+    if code == sh.NAMED_LEFT:
+        return f"named barrier {cell} of CTA {rank}"
+    return f"mbarrier {shared_place(kernel.symbols, cell)} of CTA {rank}"
 
 
 _AGENTS = (
@@ -107,21 +130,20 @@ def _who(dim: int, warp: int, warps: int) -> str:
     return f"copy issued by warp {warp}"
 
 
-def _explain(code: int, row: list[int], record: list[int] | None) -> str:
+def _explain(code: int, row: list[int], record: list[int] | None) -> tuple[str, str]:
+    """(the accesses, what is missing) in words."""
     warps = max(row[sh.F_WARPS], 1)
     now = _who(row[sh.F_DIM], row[sh.F_WARP], warps)
-    if code in (sh.EXITED_WORK, sh.EXITED_COMMIT, sh.NOT_STARTED, sh.OTHER_LANE, sh.OUTSIDE):
-        return f"{now}: {_TEXTS[code]}"
     if code == sh.ABSENT:
-        return f"{now}: lanes {row[sh.F_CELL]:#010x} that should take part have exited"
-    if record is None:
-        return _TEXTS[code]
+        return now, f"lanes {row[sh.F_CELL]:#010x} that should take part have exited"
+    if code in (sh.EXITED_WORK, sh.EXITED_COMMIT, sh.NOT_STARTED, sh.OTHER_LANE, sh.OUTSIDE):
+        return now, _TEXTS[code]
+    if record is None or row[sh.F_SPACE] == sh.BARRIER:
+        return "", _TEXTS[code]
     then = _who(record[sh.R_DIM], record[sh.R_WARP], warps)
     verbs = ("reads", "writes")
     accesses = f"{now} {verbs[row[sh.F_WRITE]]} what {then} {verbs[record[sh.R_WRITE]]}"
-    if code in _TEXTS:
-        return _TEXTS[code] if row[sh.F_SPACE] == sh.BARRIER else f"{accesses}: {_TEXTS[code]}"
-    return f"{accesses}: {_missing(record[sh.R_DIM] // warps)}"
+    return accesses, _TEXTS.get(code) or _missing(record[sh.R_DIM] // warps)
 
 
 def _missing(kind: int) -> str:
@@ -161,7 +183,7 @@ _TEXTS = {
     sh.ASYNC_LANES: "one lane issued it, no bar.warp.sync after the accesses of the warp's other lanes",
     sh.PROXY_LANES: "one lane executed the fence.proxy.async, no bar.warp.sync after the other lanes' writes",
     sh.NOT_STARTED: "the CTA is not known to have started: no barrier.cluster (or other news of it) before",
-    sh.OTHER_LANE: "commits or waits for the operations of its own thread only, and another lane of the warp issued them",
+    sh.OTHER_LANE: "commits or waits for operations of its own thread only, and another lane of the warp issued them",
     sh.OUTSIDE: "no element of the box lies within the tensor",
     sh.NOT_CONSTANT: "ld.global.nc needs memory that nobody writes as long as the grid runs",
     sh.PREREQUISITE: "the grid that this one depends on, no griddepcontrol.wait before",

@@ -86,9 +86,9 @@ AQ = 9  # AQ + scope: what relaxed loads have seen: known after the next fence o
 VIEWS = 12
 PLANES = 3  # what a barrier hands on: HB, PX, TC
 
-# First dimension of each kind of agent, in units of the number of warps. A_STRICT and A_GLOBAL are no agents: of a warp,
-# what all of its lanes have given away, and (in PX only) what a proxy fence has covered of global memory. After them one dimension per barrier for the
-# copies that complete on it, and one for its phases.
+# First dimension of each kind of agent, in units of the number of warps. A_STRICT and A_GLOBAL are no agents: of a
+# warp, what all of its lanes have given away, and (in PX only) what a proxy fence has covered of global memory. After
+# them one dimension per barrier for the copies that complete on it, and one for its phases.
 A_THREADS, A_LD, A_ST, A_PIPE, A_BULK_READ, A_BULK_WRITE, A_CP, A_STRICT, A_GLOBAL, A_KINDS = range(10)
 MBARRIERS_PER_CTA = 64
 
@@ -125,8 +125,9 @@ M_FENCED = 1  # a fence followed the init
 M_OBSERVED = 2  # how many phases were complete when somebody last got through a wait
 M_ISSUED = 3  # copies issued to it
 M_COMPLETE = 4  # copies complete without a gap
-M_WAITING = 5  # warps that wait (named and cluster barriers), a bit each, 48 per column
-M_SIZE = 16
+M_PLACE = 5  # an mbarrier's address in the cluster's shared memory
+M_WAITING = 6  # warps that wait (named and cluster barriers), a bit each, 48 per column
+M_SIZE = 17
 
 STOP_ATOMIC, STOP_COPY, STOP_FULL, STOP_FENCE = -1, -2, -3, -4
 
@@ -139,9 +140,9 @@ B_START, B_END, B_FIRST, B_WRITTEN, B_TOUCHED, BUFFER_SIZE = range(6)
 ) = (1 << i for i in range(14))  # fmt: skip
 I_SCOPE = 14  # shift of its scope
 
-# What warps have acquired from other clusters: the warp, its time (negative until its next fence), the row about the same
-# cluster before, host addresses of int32[D]: the clocks of that cluster's agents that are known, and with a proxy fence;
-# the cluster.
+# What warps have acquired from other clusters: the warp, its time (negative until its next fence), the row about the
+# same cluster before, host addresses of int32[D]: the clocks of that cluster's agents that are known, and those known
+# with a proxy fence; the cluster.
 E_WARP, E_TIME, E_NEXT, E_HB, E_PX, E_CLUSTER, E_SIZE = range(7)
 EVENTS = 1 << 16
 CLUSTERS = 1 << 20

@@ -143,7 +143,7 @@ def _initialise(s, p_row, inst):
     row[et.T_LANES] = slot * 8
     history.touch_shared(s, rank, p_row + et.T_LANES * 8, 1, 0, 8, r)
     b = sh.barrier_row(s, i)
-    b[sh.M_INIT], b[sh.M_FENCED], b[sh.M_OBSERVED] = r, 0, 0
+    b[sh.M_INIT], b[sh.M_FENCED], b[sh.M_OBSERVED], b[sh.M_PLACE] = r, 0, 0, address
     # A place that is used again starts to count phases again.
     phases = core.first_copy(s) + p[sh.P_ROWS] + i
     for other in range(p[sh.P_WARPS]):
@@ -198,7 +198,8 @@ def _waited(s, row, inst):
     barrier = sh.barrier_row(s, b)
     r = sh.record(s, barrier[sh.M_INIT])
     if r[sh.R_DIM] != w and sh.knowledge(s, sh.HB, w)[r[sh.R_DIM]] < r[sh.R_CLOCK]:
-        core.report(s, sh.INIT, barrier[sh.M_INIT], inst, w, w, 0, sh.BARRIER, 0, b)
+        rank, cell = barrier[sh.M_PLACE] >> st.RANK_SHIFT, barrier[sh.M_PLACE] & st.OFFSET_MASK
+        core.report(s, sh.INIT, barrier[sh.M_INIT], inst, w, w, 0, sh.BARRIER, rank, cell)
     core.acquire(s, w, b)
     barrier[sh.M_OBSERVED] = max(barrier[sh.M_OBSERVED], row[et.T_B])
 

@@ -300,6 +300,7 @@ def store(warp, inst, mask: int):
     sync="aligned",
     writes=0,
     native=native.nothing_to_do(native.IN_ORDER),
+    changes=False,
 )
 def wait_load(warp, inst, mask: int):
     """The warp's loads are complete."""
@@ -314,6 +315,7 @@ def wait_load(warp, inst, mask: int):
     sync="aligned",
     writes=0,
     native=native.nothing_to_do(native.IN_ORDER),
+    changes=False,
 )
 def wait_store(warp, inst, mask: int):
     """Wait for the warp's stores."""
@@ -331,6 +333,7 @@ def wait_store(warp, inst, mask: int):
     modifiers=set(),
     writes=0,
     native=native.nothing_to_do(native.IMMEDIATE),
+    changes=False,
 )
 def fence(warp, inst, mask: int):
     """Orders tcgen05 operations with thread synchronisation; the emulator's threads are sequentially consistent."""

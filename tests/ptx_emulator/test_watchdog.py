@@ -25,6 +25,7 @@ POLLS = {
     "cas": "atom.acquire.gpu.global.cas.b32 %r1, [%rd1], 7, 8;",
     "acquire": "ld.acquire.gpu.global.b32 %r1, [%rd1];",
     "volatile": "ld.volatile.global.b32 %r1, [%rd1];",
+    "fences": "tcgen05.fence::after_thread_sync;\nfence.acq_rel.gpu;\nld.relaxed.gpu.global.b32 %r1, [%rd1];",
     "nanosleep": "nanosleep.u32 20;\nld.relaxed.gpu.global.b32 %r1, [%rd1];",
 }
 ENDLESS = {
@@ -119,6 +120,8 @@ def test_a_huge_grid_starts_at_once():
 
 @pytest.mark.parametrize("options, message", [
     ({"step_limit": 0}, "step_limit=0"), ({"step_limit": 1.5}, "step_limit=1.5"), ({"time_limit": -1}, "time_limit=-1"),
+    ({"step_limit": "many"}, "step_limit='many'"), ({"step_limit": float("inf")}, "step_limit=inf"),
+    ({"time_limit": "long"}, "time_limit='long'"), ({"time_limit": float("nan")}, "time_limit=nan"),
     ({"shared_bytes": -4}, "shared_bytes=-4"), ({"shared_bytes": 1.5}, "shared_bytes=1.5"),
     ({"resident_clusters": 0}, "resident_clusters=0"), ({"cluster_order": "up"}, "cluster_order='up'"),
     ({"grid": (2**31, 1, 1)}, "grid="), ({"grid": (1, 65536, 1)}, "grid="),

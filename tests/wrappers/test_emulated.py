@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mla.compile import compile_decode
-from ptx_emulator.errors import EmulationError
+from ptx_emulator.errors import EmulationError, LimitExceeded
 from tests.wrappers import emulation
 from tests.wrappers.emulation import same
 from wrappers import emulated, kernel
@@ -288,6 +288,26 @@ def test_removed_synchronisation_is_a_hazard(removed, kind):
     out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.out_shape[:3])
     reports = emulated.launch(replace(compiled, ptx="\n".join(lines)), call, out, lse, num_ctas=2, checks=True)
     assert (kind or "elected-arrive") in {hazard.kind for hazard in reports.merge.hazards}
+
+
+def test_limits_names_and_the_order_of_ctas():
+    """What a launch is told beside its schedule: the same bits in any order of CTAs and with waits that time out."""
+    problem = make_problem(2, 16, 4, (330, 65))
+    call = problem.decode_call()
+    compiled = compile_decode(kernel.decode_config(call, "sm_100a"))
+
+    def launched(ptx: str = compiled.ptx, **options):
+        out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.out_shape[:3])
+        reports = emulated.launch(replace(compiled, ptx=ptx), call, out, lse, num_ctas=3, **options)
+        return reports, (out.view(torch.uint8).numpy().tobytes(), lse.numpy().tobytes())
+
+    _, expected = launched(step_limit=10**9, time_limit=600)
+    for options in ({"cluster_order": "descending"}, {"spurious_timeouts": True, "order": "late"}):
+        assert launched(**options)[1] == expected
+    with pytest.raises(LimitExceeded, match=r"PTX line \d+"):
+        launched(step_limit=1000)
+    reports, _ = launched(compiled.ptx.replace("griddepcontrol.wait;", ""), checks=True)
+    assert any(hazard.place.startswith("workspace[") for hazard in reports.merge.hazards), reports.merge.hazards
 
 
 def test_schedules_of_the_command_line(monkeypatch):

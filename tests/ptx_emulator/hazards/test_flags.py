@@ -36,7 +36,8 @@ RIGHT = {
     "release, acquire": ONE | {
         "give": "@%p0 st.release.gpu.global.b32 [%rd1], 1;", "take": SPIN.format(load="ld.acquire.gpu.global.b32")},
     "red.release, acquire.sys": ONE | {
-        "give": "@%p0 red.release.gpu.global.add.u32 [%rd1], 1;", "take": SPIN.format(load="ld.acquire.sys.global.b32")},
+        "give": "@%p0 red.release.gpu.global.add.u32 [%rd1], 1;",
+        "take": SPIN.format(load="ld.acquire.sys.global.b32")},
     "atom.acq_rel": ONE | {
         "give": "@%p0 atom.acq_rel.gpu.global.exch.b32 %r9, [%rd1], 1;",
         "take": SPIN.format(load="atom.acq_rel.gpu.global.or.b32").replace("[%rd1]", "[%rd1], 0")},
@@ -91,8 +92,9 @@ def found(parts: dict[str, str], **options) -> set[str]:
     return {hazard.kind for hazard in report.hazards}
 
 
-@pytest.mark.parametrize("options", [{}, {"cluster_order": "descending"}, {"order": "random"}, {"order": "adversarial"}],
-                         ids=str)  # fmt: skip
+@pytest.mark.parametrize("options", [
+    {}, {"cluster_order": "descending"}, {"order": "random"}, {"order": "adversarial"},
+], ids=str)  # fmt: skip
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_forms_are_silent(name, options):
     assert found(RIGHT[name], **options) == set()
