@@ -89,10 +89,10 @@ def roles_of(warps: WarpSchedule) -> dict[str, list[int]]:
     return {
         "softmax": list(warps.softmax),
         "correction": list(warps.correction),
-        "mma": [warps.mma],
+        "scores": [warps.scores],
+        "output": [warps.output],
         "load": [warps.load],
         "scheduler": [warps.scheduler],
-        "idle": [warps.idle],
     }
 
 

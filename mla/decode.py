@@ -17,7 +17,7 @@ from mla.line import RequestList
 from mla.memory_plan import MemoryPlan
 from mla.pipelines import BARRIER_BYTES, init_barriers
 from mla.plans import plan_of
-from mla.roles import correction, load, mma, scheduler, softmax
+from mla.roles import correction, load, output, scheduler, scores, softmax
 from mla.tile_scheduler import TileScheduler
 
 LOG2_E = 1.4426950408889634
@@ -177,7 +177,7 @@ class MlaDecode:
         if warp == warps.load:
             for atom in (query_tma, kv_tma, kv_rope_tma):
                 cpasync.prefetch_descriptor(atom)
-        if warp == warps.mma:
+        if warp == warps.scores:
             cute.arch.alloc_tmem(TMEM_COLUMNS, tmem_holder, is_paired)
             cute.arch.relinquish_tmem_alloc_permit(is_paired)
             with cute.arch.elect_one():
@@ -199,7 +199,7 @@ class MlaDecode:
         cta_rank = cute.arch.block_idx_in_cluster() if is_paired else Int32(0)
         ctx = Context(self.config, plan, args, smem, Int32(tmem_pointer.toint()), cta_rank, requests.scheduler)
         # Each warpgroup under one branch of its own: ptxas allots registers by what dominates a region.
-        if warp < warps.mma:
+        if warp < warps.scores:
             cute.arch.setmaxregister_increase(warps.compute_registers)
             if warp < warps.correction[0]:
                 softmax.run(ctx)
@@ -211,12 +211,14 @@ class MlaDecode:
                 scheduler.run(ctx, share)
             if warp == warps.load:
                 load.run(ctx)
-            if warp == warps.mma:
-                mma.run(ctx)
+            if warp == warps.scores:
+                scores.run(ctx)
+            if warp == warps.output:
+                output.run(ctx)
 
         self.arrive()
         self.wait()
-        if warp == warps.mma:
+        if warp == warps.scores:
             cute.arch.dealloc_tmem(tmem_pointer, TMEM_COLUMNS, is_paired)
 
     def arrive(self) -> None:

@@ -387,10 +387,11 @@ class MemoryPlan(ABC):
     def barriers(self) -> BarrierPlan:
         """Edges: producer -> consumer. What the tensor core waits for lies in the leading CTA, see pipelines.Edge.
 
-        work: scheduler -> all roles, which release it warp by warp.  query, keys, values, rope: load -> mma (commit
-        frees).  tail: load's own wait for all value slots of a ragged tile.  pages: scheduler -> load.
-        score: mma (commit) -> softmax.  probs: softmax -> mma (commit frees).  scale: softmax -> correction.
-        output: mma (commit, half by half) -> correction, which gives a half of O back rescaled or written.
+        work: scheduler -> all roles, which release it warp by warp.  query, keys, rope: load -> scores (commit frees).
+        values: load -> output (commit frees); on the narrow path output frees the slots of keys.  tail: load's own wait
+        for all value slots of a ragged tile.  pages: scheduler -> load.  score: scores (commit) -> softmax.
+        probs: softmax -> output (commit frees).  scale: softmax -> correction.  output: the output role (commit, half by
+        half) -> correction, which gives a half of O back rescaled or written.
         """
         pair = self.cluster_size
         edges = [

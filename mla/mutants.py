@@ -104,8 +104,9 @@ def _one_member(smem: Any, warp: Any, members: Any, vector: int) -> Any:
     return _COMBINE(smem, warp, cutlass.Int32(1), vector)
 
 
-def _skip_probs_test(pipeline: Pipeline, count: Any) -> Any:
-    return cutlass.Boolean(True) if pipeline.edge.name == "probs" else _TEST_FULL(pipeline, count)
+def _skip_probs_wait(pipeline: Pipeline, count: Any) -> None:
+    if pipeline.edge.name != "probs":
+        _WAIT_FULL(pipeline, count)
 
 
 def _skip_product_wait(pipeline: Pipeline, count: Any) -> None:
@@ -113,13 +114,13 @@ def _skip_product_wait(pipeline: Pipeline, count: Any) -> None:
         _WAIT_FULL(pipeline, count)
 
 
-def _skip_correction_test(pipeline: Pipeline, count: Any) -> Any:
-    return cutlass.Boolean(True) if pipeline.edge.name == "output" else _TEST_EMPTY(pipeline, count)
+def _skip_correction_wait(pipeline: Pipeline, count: Any) -> None:
+    if pipeline.edge.name != "output":
+        _WAIT_EMPTY(pipeline, count)
 
 
 _WAIT_FULL = Pipeline.wait_full
-_TEST_FULL = Pipeline.test_full
-_TEST_EMPTY = Pipeline.test_empty
+_WAIT_EMPTY = Pipeline.wait_empty
 _TAKE = split_kv.take
 _TABLE_ENTRY = scheduler.table_entry
 _PARTS_OF = reduction.parts_of
@@ -233,7 +234,7 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     ),
     "no-probs-wait": (
         "the tensor core does not wait for the probabilities",
-        lambda: mock.patch.object(Pipeline, "test_full", _skip_probs_test),
+        lambda: mock.patch.object(Pipeline, "wait_full", _skip_probs_wait),
     ),
     "no-product-wait": (
         "halves of the output are rescaled before P*V has completed them",
@@ -241,7 +242,7 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     ),
     "no-correction-wait": (
         "the tensor core does not wait for the halves of the output to be given back",
-        lambda: mock.patch.object(Pipeline, "test_empty", _skip_correction_test),
+        lambda: mock.patch.object(Pipeline, "wait_empty", _skip_correction_wait),
     ),
 }
 

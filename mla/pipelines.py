@@ -93,14 +93,6 @@ class Pipeline:
         """Consumer: until buffer `count` has been produced."""
         cute.arch.mbarrier_wait(self.full_barrier(count), self.parity(count))
 
-    def test_full(self, count: Any) -> Any:
-        """Consumer, one thread: whether buffer `count` has been produced."""
-        return cute.arch.mbarrier_test_wait(self.full_barrier(count), self.parity(count))
-
-    def test_empty(self, count: Any) -> Any:
-        """Producer, one thread: whether buffer `count` may be written."""
-        return cute.arch.mbarrier_test_wait(self.empty_barrier(count), self.parity(count) ^ 1)
-
     def wait_empty(self, count: Any) -> None:
         """Producer: until buffer `count` may be written. Passes at once for the first `stages` counts."""
         cute.arch.mbarrier_wait(self.empty_barrier(count), (self.parity(count)) ^ 1)

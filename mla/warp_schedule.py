@@ -10,18 +10,18 @@ from mla.arch import REGISTERS_PER_SM, WARP_SIZE
 @dataclass(frozen=True)
 class WarpSchedule:
     """Warp ids by role. A TMEM warp reads lanes 32 * (warp % 4) .. + 31, so softmax and correction are each one
-    aligned group of four warps (PTX ISA 9.7.16.2.3.1). The last group is whole too, with an idle warp: setmaxnreg (PTX
-    ISA 9.7.20.5) hands registers out by groups of four warps.
+    aligned group of four warps (PTX ISA 9.7.16.2.3.1). The last group is whole too: setmaxnreg (PTX ISA 9.7.20.5) hands
+    registers out by groups of four warps.
 
     compute_registers, issue_registers: per thread of the first two groups, and of the last, once the roles begin.
     """
 
     softmax: tuple[int, ...] = (0, 1, 2, 3)
     correction: tuple[int, ...] = (4, 5, 6, 7)
-    mma: int = 8
+    scores: int = 8
     load: int = 9
     scheduler: int = 10
-    idle: int = 11
+    output: int = 11
     compute_registers: int = 216
     issue_registers: int = 72
 
@@ -35,12 +35,12 @@ class WarpSchedule:
 
     @property
     def num_warps(self) -> int:
-        return 1 + max(*self.softmax, *self.correction, self.mma, self.load, self.scheduler, self.idle)
+        return 1 + max(*self.softmax, *self.correction, self.scores, self.load, self.scheduler, self.output)
 
     @property
     def num_workers(self) -> int:
         """Warps that follow the scheduler's work items."""
-        return len((*self.softmax, *self.correction, self.mma, self.load))
+        return len((*self.softmax, *self.correction, self.scores, self.output, self.load))
 
     @property
     def threads(self) -> int:

@@ -1,7 +1,8 @@
 """Who may import whom (left imports right), read from the syntax trees so that imports in functions count too.
 
 tests, bench, scripts -> wrappers, mla, ptx_emulator      and nobody imports these three
-wrappers              -> mla, torch; only wrappers/emulated.py -> ptx_emulator; reference.py -> torch alone
+wrappers              -> mla, torch; only wrappers/emulated.py -> ptx_emulator; reference.py -> torch alone;
+                         only wrappers/engines -> vllm, sglang
 ptx_emulator          -> numpy and numba: it knows PTX and nothing of MLA
 mla                   -> cutlass, in the layers below
 """
@@ -23,6 +24,9 @@ ALLOWED_PACKAGES = {
 EXCEPTIONS = {
     "wrappers.reference": {"torch"},
     "wrappers.emulated": {"wrappers", "mla", "torch", "ptx_emulator"},
+    "wrappers.engines": {"wrappers", "vllm"},
+    "wrappers.engines.vllm": {"wrappers", "torch", "vllm"},
+    "wrappers.engines.sglang": {"wrappers", "torch", "sglang"},
 }
 # A module of `mla` imports modules of its own layer or of layers further down, never up.
 MLA_LAYERS = (

@@ -141,6 +141,13 @@ def workspace_bytes(device: torch.device | str | int | None = None) -> int:
     return kernel.workspace_bytes(kernel.num_ctas(device))
 
 
+def num_ctas(device: torch.device | str | int | None = None) -> int:
+    """SMs of `device`, a CUDA device; for None or "cpu" the CTAs of an emulated launch."""
+    from wrappers import kernel
+
+    return kernel.num_ctas(device)
+
+
 def choose_backend(backend: str, call: DecodeCall) -> str:
     """ "cute", "emulator" or "torch" for this call; ValueError where the backend asked for cannot run it."""
     if backend == "torch":

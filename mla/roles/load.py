@@ -1,4 +1,4 @@
-"""Load role: query rows, keys and values to shared memory by TMA, in the order in which the MMA role reads them.
+"""Load role: query rows, keys and values to shared memory by TMA, in the order in which the tensor core reads them.
 
 Consumes: edges `work`, `pages`; `query`, `keys`, `rope`, `values` (empty). Produces: edges `query`, `keys`, `rope`, and
 `values` where keys are not read again as values. Warps: one per CTA. Registers: few.
@@ -119,7 +119,7 @@ def load_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32,
 
 @cute.jit
 def pass_query(ctx: cutlass.Constexpr, work: cutlass.Constexpr, part: cutlass.Constexpr):
-    """The chunks of the query that the MMA role copies to Tensor Memory, to slots of the ring of keys."""
+    """The chunks of the query that the scores role copies to Tensor Memory, to slots of the ring of keys."""
     plan = ctx.plan
     keys, ring = ctx.pipe("keys"), plan.rings["keys"]
     for number in cutlass.range(ring.item_slots, unroll=1):

@@ -73,6 +73,7 @@ class Checker:
         self.names.append(grid.names)
         self.places.clear()
         self._place_buffers(grid.buffers.table)
+        self._place_rows(grid.names)
         return len(self.kernels) - 1
 
     def observer(self, grid, cluster, number: int) -> Observer:
@@ -95,6 +96,13 @@ class Checker:
             raise ValueError(f"checks: {cells} bytes of buffers, at most {CELLS} can be followed")
         self.memory = np.zeros((2, cells), np.int32)
         self.reads.clear()
+
+    def _place_rows(self, arrays: list[NamedArray]) -> None:
+        """Where rows lie in buffers that hold one array which has gaps between them."""
+        for row in self.buffers:
+            inside = [array for array in arrays if row[sh.B_START] <= array.address < row[sh.B_END]]
+            gaps = inside[0].rows() if len(inside) == 1 else None
+            row[sh.B_ROWS : sh.B_ROW_BYTES + 1] = gaps or 0
 
     def next_cluster(self) -> int:
         self._clusters = min(self._clusters + 1, sh.CLUSTERS - 1)

@@ -108,10 +108,12 @@ def _judge_foreign(s, w, mode, prior):
             continue
         # A fence of ours makes of all that was known a vector that was fenced.
         fenced = int32s(e[sh.E_PX])[d if e[sh.E_PX] == e[sh.E_HB] else sh.A_GLOBAL * warps + d] if d < warps else c
-        if d < warps and not r[sh.R_FLAGS] & sh.SOLO and known[sh.A_STRICT * warps + d] < c:
+        if d < warps and mode == sh.ASYNC and fenced < c and r[sh.R_WRITE]:
+            found = sh.PROXY
+        elif d < warps and not r[sh.R_FLAGS] & sh.SOLO and known[sh.A_STRICT * warps + d] < c:
             found = sh.ELECTED
         elif d < warps and mode == sh.ASYNC and fenced < c:
-            found = sh.PROXY if r[sh.R_WRITE] else sh.PROXY_READ
+            found = sh.PROXY_READ
         else:
             return 0
     return found
@@ -158,15 +160,19 @@ def _judge_order(s, w, dim, mode, flags, prior, space):
         by_several = not r[sh.R_FLAGS] & sh.SOLO
         if d != w and hb[d] < c:
             return sh.RACE
+        px = sh.knowledge(s, sh.PX, w)
+        fenced = mode != sh.ASYNC or px[sh.A_GLOBAL * warps + d if space == sh.GLOBAL else d] >= c
+        if not fenced and r[sh.R_WRITE]:
+            return sh.PROXY
         if d != w and by_several and hb[sh.A_STRICT * warps + d] < c:
             return sh.ELECTED
         if mode != sh.ASYNC:
             return 0
+        # What is lacking besides a fence after reads, which pipelines on hardware do without.
         if d == w and by_several and flags & sh.SOLO and c >= sh.synced(s)[w]:
             return sh.ASYNC_LANES
-        px = sh.knowledge(s, sh.PX, w)
-        if px[sh.A_GLOBAL * warps + d if space == sh.GLOBAL else d] < c:
-            return sh.PROXY if r[sh.R_WRITE] else sh.PROXY_READ
+        if not fenced:
+            return sh.PROXY_READ
         if by_several and r[sh.R_WRITE] and px[sh.A_STRICT * warps + d] < c:
             return sh.PROXY_LANES
         return 0

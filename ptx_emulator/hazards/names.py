@@ -36,6 +36,19 @@ class NamedArray:
             return None
         return tuple(found[i] for i in range(len(self.shape)))
 
+    def rows(self) -> tuple[int, int, int] | None:
+        """(address of the first, bytes from one to the next, bytes of one) of what lies without gaps; None if all does,
+        or if rows are not at regular distances."""
+        length = self.item_bytes
+        steps = sorted((step, n) for step, n in zip(self.strides, self.shape, strict=True) if n > 1)
+        for i, (step, n) in enumerate(steps):
+            if step > length:
+                return (self.address, step, length) if all(outer % step == 0 for outer, _ in steps[i:]) else None
+            if step < length:
+                return None
+            length = step * n
+        return None
+
     def describe(self, address: int) -> str:
         index = self.index(address)
         if index is None:

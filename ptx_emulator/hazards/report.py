@@ -11,7 +11,7 @@ from .names import NamedArray, global_place, shared_place
 
 WARNINGS = {
     sh.PROXY_READ, sh.TENSOR_FENCE, sh.LANES, sh.ELECTED, sh.INIT_FENCE, sh.OVERRUN, sh.WAIT_LD, sh.EXITED_COMMIT,
-    sh.ASYNC_LANES, sh.PROXY_LANES, sh.ABSENT,
+    sh.ASYNC_LANES, sh.PROXY_LANES, sh.ABSENT, sh.BETWEEN_ROWS,
 }  # fmt: skip
 
 KINDS = {
@@ -24,7 +24,7 @@ KINDS = {
     sh.PREREQUISITE: "grid-dependency", sh.TX_LEFT: "mbarrier-tx", sh.NAMED_LEFT: "named-barrier",
     sh.MAP_FENCE: "tensormap-fence", sh.SCOPE: "scope", sh.NOT_CONSTANT: "not-constant",
     sh.ASYNC_LANES: "lanes", sh.PROXY_LANES: "proxy-lanes", sh.NOT_STARTED: "unstarted-peer",
-    sh.OTHER_LANE: "other-lane", sh.ABSENT: "absent-lanes", sh.OUTSIDE: "box-outside",
+    sh.OTHER_LANE: "other-lane", sh.ABSENT: "absent-lanes", sh.OUTSIDE: "box-outside", sh.BETWEEN_ROWS: "row-overrun",
 }  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def _explain(code: int, row: list[int], record: list[int] | None) -> tuple[str, 
     now = _who(row[sh.F_DIM], row[sh.F_WARP], warps)
     if code == sh.ABSENT:
         return now, f"lanes {row[sh.F_CELL]:#010x} that should take part have exited"
-    if code in (sh.EXITED_WORK, sh.EXITED_COMMIT, sh.NOT_STARTED, sh.OTHER_LANE, sh.OUTSIDE):
+    if code in (sh.EXITED_WORK, sh.EXITED_COMMIT, sh.NOT_STARTED, sh.OTHER_LANE, sh.OUTSIDE, sh.BETWEEN_ROWS):
         return now, _TEXTS[code]
     if record is None or row[sh.F_SPACE] == sh.BARRIER:
         return "", _TEXTS[code]
@@ -184,6 +184,7 @@ _TEXTS = {
     sh.PROXY_LANES: "one lane executed the fence.proxy.async, no bar.warp.sync after the other lanes' writes",
     sh.NOT_STARTED: "the CTA is not known to have started: no barrier.cluster (or other news of it) before",
     sh.OTHER_LANE: "commits or waits for operations of its own thread only, and another lane of the warp issued them",
+    sh.BETWEEN_ROWS: "a row of the array is overrun: no element of it is there",
     sh.OUTSIDE: "no element of the box lies within the tensor",
     sh.NOT_CONSTANT: "ld.global.nc needs memory that nobody writes as long as the grid runs",
     sh.PREREQUISITE: "the grid that this one depends on, no griddepcontrol.wait before",

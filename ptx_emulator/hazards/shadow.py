@@ -61,7 +61,7 @@ P_TABLES = 20
     T_LANES,  # uint8[2, C, bytes]: the lane, 255 for several, ALL_LANES for all together
     T_TMEM,  # [2, C, words]
     T_MEMORY,  # [2, cells of global memory]
-    T_BUFFERS,  # int64[n, BUFFER_SIZE]: start, end, first cell, whether written to, whether it has history
+    T_BUFFERS,  # int64[n, BUFFER_SIZE]: start, end, first cell, whether written to, whether it has history, its rows
     T_BASES,  # int64[2, C]: host addresses of shared memory and of the named barriers' tables
     T_INST,  # [micro-operations, 2]: instruction, flags
     T_REMOTE,  # [2 (clock, record), C, D]: what must be complete when the CTA exits
@@ -112,7 +112,8 @@ SHARED, TMEM, GLOBAL, BARRIER = range(4)
     RACE, PROXY, PROXY_READ, TENSOR_FENCE, LANES, ELECTED, UNWRITTEN, PHASE, INIT, INIT_FENCE, OVERRUN, EXITED,
     WAIT_LD, CROSS_CTA, PREREQUISITE, TX_LEFT, NAMED_LEFT, INCOMPLETE, EXITED_WORK, EXITED_COMMIT, MAP_FENCE, SCOPE,
     NOT_CONSTANT, ASYNC_LANES, PROXY_LANES, NOT_STARTED, OTHER_LANE, ABSENT, OUTSIDE,
-) = range(1, 30)  # fmt: skip
+    BETWEEN_ROWS,
+) = range(1, 31)  # fmt: skip
 (
     F_CODE, F_PRIOR, F_INST, F_WARP, F_DIM, F_WRITE, F_SPACE, F_RANK, F_CELL, F_CLUSTER, F_LAUNCH, F_COUNT, F_WARPS,
     F_SIZE,
@@ -131,7 +132,8 @@ M_SIZE = 17
 
 STOP_ATOMIC, STOP_COPY, STOP_FULL, STOP_FENCE = -1, -2, -3, -4
 
-B_START, B_END, B_FIRST, B_WRITTEN, B_TOUCHED, BUFFER_SIZE = range(6)
+# B_ROWS to B_ROW_BYTES: where rows start, how far apart and how long they are, of an array with gaps between them.
+B_START, B_END, B_FIRST, B_WRITTEN, B_TOUCHED, B_ROWS, B_ROW_STEP, B_ROW_BYTES, BUFFER_SIZE = range(9)
 
 # Flags of an instruction. I_SC: a fence.sc that other CTAs notice.
 (

@@ -41,6 +41,15 @@ def _find_cta(s, address):
 
 
 @njit(**OPTIONS)
+def _check_row(s, buffer, address, nbytes, inst, w, write):
+    """Reports an access to what lies between the rows of an array."""
+    rows = sh.buffer_row(s, buffer)
+    step = rows[sh.B_ROW_STEP]
+    if step != 0 and (address - rows[sh.B_ROWS]) % step + nbytes > rows[sh.B_ROW_BYTES]:
+        core.report(s, sh.BETWEEN_ROWS, 0, inst, w, w, write, sh.GLOBAL, buffer, address)
+
+
+@njit(**OPTIONS)
 def _first_address(row):
     lane = 0
     while lane < 31 and not row[et.T_MASK] >> lane & 1:
@@ -87,6 +96,8 @@ def _access(s, p_row, inst, marks):
             new_rank = _find_cta(s, row[et.T_LANES + lane])
             if new_rank < 0:
                 new_buffer = _find_buffer(s, row[et.T_LANES + lane])
+                if new_buffer >= 0:
+                    _check_row(s, new_buffer, row[et.T_LANES + lane], nbytes, inst, w, write)
         if lane > start and (not active or new_rank != rank or new_buffer != buffer):
             _run(s, p_row, start, lane, nbytes, r, rank, buffer)
             start = lane

@@ -72,7 +72,7 @@ def test_tensor_core_instructions_of_a_tile(launch):
 
 
 def test_every_role_ran(launch):
-    assert set(launch.warp_instructions) == {"softmax", "correction", "mma", "load", "scheduler", "idle"}
+    assert set(launch.warp_instructions) == {"softmax", "correction", "scores", "output", "load", "scheduler"}
     assert all(launch.warp_instructions.values())
 
 

@@ -21,10 +21,9 @@ def test_a_prediction_adds_up(small):
     assert small.hbm == pytest.approx(2 * 2048 * 576 / 7.2e12 * 1e6)
     assert small.target == pytest.approx(1.05 * max(small.hbm, small.mma) + 8)
     assert small.decode > max(small.hbm, small.mma, small.port)
-    # The MMA role polls; softmax waits for what the tensor core has done.
-    assert any(name.startswith("softmax <- score full (mma)") for name in small.waits), small.waits
-    assert any(name.startswith("mma <- keys full (tma)") for name in small.waits), small.waits
-    for role in ("mma", "load", "softmax"):
+    for waits in ("softmax <- score full (mma)", "scores <- keys full (tma)", "output <- probs full (arrive)"):
+        assert any(name.startswith(waits) for name in small.waits), small.waits
+    for role in ("scores", "output", "load", "softmax"):
         assert sum(share for name, share in small.waits.items() if name.startswith(f"{role} ")) == pytest.approx(
             1, abs=0.1
         )

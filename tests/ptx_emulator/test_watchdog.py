@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 import time
 
@@ -97,6 +98,15 @@ LOOP:
     run(kernel("", body), [], [])
 
 
+@pytest.fixture
+def ctrl_c():
+    """SIGINT as in a command: the worker processes of pytest-xdist ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("poll", [POLLS["volatile"], ENDLESS["counting atom"]])
 def test_interrupts_are_heard(poll):
     """As Ctrl-C: a signal's handler runs within about a slice of compiled code."""

@@ -116,13 +116,19 @@ def int32_lengths(seq_lens: object) -> torch.Tensor:
 
 
 def global_lengths(
-    name: str, value: object, seq_lens: torch.Tensor, world: int, rank: int, is_causal: bool = True
+    name: str,
+    value: object,
+    seq_lens: torch.Tensor,
+    world: int,
+    rank: int,
+    is_causal: bool = True,
+    interleave: int = 1,
 ) -> torch.Tensor:
     """What a library calls the global causal bound, argument `name`, as `mla_decode`'s lengths of all ranks' keys.
 
     The libraries take the rank's own lengths, `seq_lens`, beside it. Keys below the bound are all that count under a
-    causal mask, so the rank must hold at least its share of them (every `world`-th key from key `rank` on), and without
-    one exactly that. This is checked where it costs no synchronisation, in CPU tensors.
+    causal mask, so the rank must hold at least its share of them (every `world`-th block of `interleave` keys from
+    block `rank` on), and without one exactly that. This is checked where it costs no synchronisation, in CPU tensors.
     """
     validate.check_tensor(name, value, (torch.int32, torch.int64))
     validate.check_device(name, value, seq_lens)
@@ -131,7 +137,7 @@ def global_lengths(
     validate.check_int("cp_rank", rank, 0, world - 1)
     lengths = value.to(torch.int32)
     if lengths.device.type == "cpu":
-        share = KeyShard(world, rank, 1).local_keys(lengths)
+        share = KeyShard(world, rank, interleave).local_keys(lengths)
         wrong = share > seq_lens if is_causal else share != seq_lens
         if wrong.any():
             raise ValueError(

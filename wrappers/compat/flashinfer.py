@@ -1,8 +1,10 @@
-"""`flashinfer.mla.trtllm_batch_decode_with_kv_cache_mla` and the CuTe DSL entry under it, `cute_dsl_mla_decode`
-(FlashInfer fb28d72: flashinfer/mla/_core.py, flashinfer/cute_dsl/attention/mla_dispatch.py)."""
+"""The decode functions of `flashinfer.mla`, FlashInfer 0.7.2.post1: `trtllm_batch_decode_with_kv_cache_mla`, the CuTe
+DSL entry under it, `cute_dsl_mla_decode`, and `cake_mla_varq_dcp_decode` (flashinfer/mla/_core.py,
+flashinfer/cute_dsl/attention/mla_dispatch.py). What is planned first is in `wrappers.compat.flashinfer_planned`."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,13 +20,18 @@ from wrappers.compat import (
     refuse_unless,
     refuse_without,
     usable_workspace,
+    value_text,
 )
 from wrappers.decode import mla_decode
 
-BACKENDS = ("auto", "trtllm-gen", "cute-dsl")
+BACKENDS = ("auto", "trtllm-gen", "cute-dsl", "cake")
 IMPLEMENTATIONS = ("auto", "modular", "monolithic")
 # What the peer's trtllm-gen kernels take; anything else goes to its CuTe DSL kernels.
 TRTLLM_GEN_PAGE_SIZES = (32, 64)
+# What the peer calls the bases of a log-sum-exp.
+LSE_BASES = {"basee": "e", "base2": "2"}
+# `cute_dsl_mla_decode`'s factor from base 2 to the base it returns -> that base.
+LSE_SCALES = {math.log(2.0): "e", 1.0: "2"}
 
 
 def cute_dsl_mla_decode(
@@ -44,6 +51,7 @@ def cute_dsl_mla_decode(
     enable_pdl: bool | None = None,
     lse: torch.Tensor | None = None,
     return_lse: bool = False,
+    lse_scale: float = math.log(2.0),
     cum_seq_lens_q: torch.Tensor | None = None,
     max_q_len: int | None = None,
     enable_dcp: bool = False,
@@ -53,20 +61,21 @@ def cute_dsl_mla_decode(
     *,
     cute_dsl_impl: str = "auto",
     sinks: None = None,
-    lse_base: str = "e",
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Returns `out` or `(out, lse)`: the log-sum-exp in base e, [B, q_len, H] or in the shape of the caller's `lse`,
-    which may also be [B * q_len, H]. Causal, as the peer's monolithic kernel. With `cum_seq_lens_q` the query is
-    [total_q, H, 576]; give `max_q_len` too, without it the call waits for the device. With `enable_dcp`, `seq_lens`
-    must cover the rank's share of `causal_seqlens_kv_global`.
+    """Returns `out` or `(out, lse)`: the log-sum-exp in base e, or in base 2 with `lse_scale` 1, [B, q_len, H] or in
+    the shape of the caller's `lse`, which may also be [B * q_len, H]. Causal, as the peer's monolithic kernel. With
+    `cum_seq_lens_q` the query is [total_q, H, 576]; give `max_q_len` too, without it the call waits for the device.
+    With `enable_dcp`, `seq_lens` must cover the rank's share of `causal_seqlens_kv_global`; ragged queries and a
+    log-sum-exp go with it.
 
-    `lse_base` is not the peer's. `max_seq_len`, `is_var_seq` and `enable_pdl` are hints that are not needed; a
-    `workspace_buffer` that is too small is replaced; a table of any width will do.
+    `max_seq_len`, `is_var_seq` and `enable_pdl` are hints that are not needed; a `workspace_buffer` that is too small
+    is replaced; a table of any width will do.
     """
     check_dims(kv_lora_rank, qk_rope_head_dim)
     integer("max_seq_len", max_seq_len, 0)
     cp_world, cp_rank = integer("cp_world", cp_world, 1), integer("cp_rank", cp_rank, 0)
     refuse_unless(None, sinks=sinks)
+    lse_base = base_of_scale(lse_scale)
     validate.check_choice("cute_dsl_impl", cute_dsl_impl, IMPLEMENTATIONS)
     validate.check_bool("enable_dcp", enable_dcp)
     validate.check_bool("return_lse", return_lse)
@@ -100,6 +109,13 @@ def cute_dsl_mla_decode(
             workspace=workspace, backend=current_backend(), **ragged, dcp_world=cp_world, dcp_rank=cp_rank,
         )  # fmt: skip
     return (result[0], lse) if return_lse else result
+
+
+def base_of_scale(lse_scale: object) -> str:
+    for scale, base in LSE_SCALES.items():
+        if isinstance(lse_scale, (int, float)) and math.isclose(lse_scale, scale, rel_tol=1e-6):
+            return base
+    raise ValueError(f"lse_scale={value_text(lse_scale)}: must be {math.log(2.0)} (base e) or 1.0 (base 2)")
 
 
 def typed_output(out: torch.Tensor | None, out_dtype: torch.dtype, query: torch.Tensor) -> torch.Tensor:
@@ -172,15 +188,19 @@ def trtllm_batch_decode_with_kv_cache_mla(
     cp_rank: int = 0,
     causal_seqlens_kv_global: torch.Tensor | None = None,
     use_fp16_softmax: bool | None = None,
+    return_lse_base: str | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Returns `out` (bfloat16) or `(out, lse)`: the log-sum-exp [B * q_len, H], or in the shape of the caller's `lse`.
 
-    Causal. The base of the log-sum-exp is that of the kernel the peer would run for these arguments (`peer_lse_base`).
+    Causal. The base of the log-sum-exp is `return_lse_base`, "basee" or "base2"; where that is None, the one of the
+    kernel that the peer would run for these arguments (`peer_lse_base`).
     The peer's resources and hints (`backend`, `cute_dsl_impl`, `multi_ctas_kv_counter_buffer`, `kv_scale_format`,
     `qk_nope_head_dim`) are accepted and not needed. Sparse MLA, sinks, skipped softmax blocks, separate K and V tables
     and fp16 softmax are refused. The output is bfloat16 for an fp16 query too.
     """
     validate.check_choice("backend", backend, BACKENDS)
+    if return_lse_base is not None:
+        validate.check_choice("return_lse_base", return_lse_base, tuple(LSE_BASES))
     refuse_unless(0, sparse_mla_top_k=sparse_mla_top_k)
     refuse_unless(True, uses_shared_paged_kv_idx=uses_shared_paged_kv_idx)
     refuse_unless(
@@ -192,6 +212,8 @@ def trtllm_batch_decode_with_kv_cache_mla(
     if return_lse and lse is None:
         rows = query.shape[:-1]
         lse = torch.empty(rows[:-1].numel(), rows[-1], dtype=torch.float32, device=query.device)
+    needs_cute_dsl = cum_seq_lens_q is not None or enable_dcp
+    base = LSE_BASES.get(return_lse_base) or peer_lse_base(backend, query.shape[-2], kv_cache, needs_cute_dsl)
     given = {
         "query": query, "kv_cache": kv_cache, "workspace_buffer": workspace_buffer, "kv_lora_rank": kv_lora_rank,
         "qk_rope_head_dim": qk_rope_head_dim, "block_tables": block_tables, "seq_lens": seq_lens,
@@ -199,7 +221,7 @@ def trtllm_batch_decode_with_kv_cache_mla(
         "lse": lse, "return_lse": return_lse, "cum_seq_lens_q": cum_seq_lens_q, "max_q_len": max_q_len,
         "enable_dcp": enable_dcp, "cp_world": cp_world, "cp_rank": cp_rank, "cute_dsl_impl": cute_dsl_impl,
         "causal_seqlens_kv_global": causal_seqlens_kv_global,
-        "lse_base": peer_lse_base(backend, query.shape[-2], kv_cache, cum_seq_lens_q is not None or enable_dcp),
+        "lse_scale": next(scale for scale, name in LSE_SCALES.items() if name == base),
     }  # fmt: skip
     with naming(softmax_scale="bmm1_scale", output_scale="bmm2_scale"):
         if query.dtype == torch.float16:
@@ -241,3 +263,32 @@ def peer_lse_base(backend: str, num_heads: int, kv_cache: torch.Tensor, needs_cu
     page_size = kv_cache.shape[-2] if kv_cache.dim() >= 2 else None
     takes = page_size in TRTLLM_GEN_PAGE_SIZES and not 64 < num_heads < 128 and not needs_cute_dsl
     return "2" if takes else "e"
+
+
+def cake_mla_varq_dcp_decode(
+    query: torch.Tensor,
+    kv_cache: torch.Tensor,
+    workspace_buffer: torch.Tensor,
+    block_tables: torch.Tensor,
+    seq_lens: torch.Tensor,
+    max_seq_len: int,
+    softmax_scale: float,
+    *,
+    cum_seq_lens_q: torch.Tensor,
+    max_q_len: int,
+    enable_dcp: bool = False,
+    cp_world: int = 1,
+    cp_rank: int = 0,
+    causal_seqlens_kv_global: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+    lse: torch.Tensor | None = None,
+    return_lse: bool = True,
+    backend: str = "cake",
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Compact queries [total_q, H, 576] of one rank: `(out [total_q, H, 512], lse [total_q, H])`, base e."""
+    validate.check_choice("backend", backend, ("cake",))
+    return cute_dsl_mla_decode(
+        query, kv_cache, workspace_buffer, validate.LATENT_DIM, validate.ROPE_DIM, block_tables, seq_lens, max_seq_len,
+        softmax_scale, cum_seq_lens_q=cum_seq_lens_q, max_q_len=max_q_len, enable_dcp=enable_dcp, cp_world=cp_world,
+        cp_rank=cp_rank, causal_seqlens_kv_global=causal_seqlens_kv_global, out=out, lse=lse, return_lse=return_lse,
+    )  # fmt: skip

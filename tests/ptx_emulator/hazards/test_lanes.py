@@ -49,6 +49,7 @@ WRITE, SYNC, FENCE = "st.shared.b32 [%r4], %r0;", "bar.warp.sync -1;\n", "fence.
     (WRITE, "@%p3 " + FENCE + SYNC, {"proxy-lanes"}),
     (WRITE, FENCE, {"lanes"}),
     (WRITE, SYNC, {"proxy"}),
+    (WRITE, "", {"proxy"}),
     ("@%p3 st.shared.v4.b32 [%r4], {%r0, %r0, %r0, %r0};", "@%p3 " + FENCE, set()),
 ])  # fmt: skip
 def test_one_lane_copies_what_all_have_written(write, fence, expected):

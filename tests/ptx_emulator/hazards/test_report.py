@@ -9,6 +9,7 @@ import pytest
 
 from ptx_emulator import launch
 from ptx_emulator.errors import OutOfBounds
+from ptx_emulator.grid import prepare_launch, run_grids
 from ptx_emulator.hazards import Checker, Suppressions, grouped
 from ptx_emulator.hazards.names import global_place, named_arrays
 
@@ -173,3 +174,29 @@ def test_suppressions_need_checks_and_a_file(tmp_path):
         many(checks=False, suppress=written(tmp_path, ""))
     with pytest.raises(ValueError, match="absent.ini"):
         many(suppress=tmp_path / "absent.ini")
+
+
+@pytest.mark.parametrize("entries, step, expected", [
+    (3, 8, []), (4, 8, ["row-overrun"]), (8, 8, ["row-overrun"]), (8, 3, []),
+])  # fmt: skip
+def test_rows_that_are_overrun(entries, step, expected):
+    """Reads of `entries` of a row of 3 in a table whose rows are `step` apart; without a gap nothing can be told."""
+    storage = np.zeros((4, step), np.uint32)
+    loads = "\n".join(f"ld.global.b32 %r1, [%rd1+{4 * (step + i)}];" for i in range(entries))
+    body = "ld.param.b64 %rd1, [out];\n" + loads
+    options = {"params": [pointer(storage)], "buffers": [storage], "grid": (1,), "block": (1,), "checks": True}
+    prepared = prepare_launch(
+        kernel(".param .b64 out", body), "k", **options, cluster=(1,), shared_bytes=0, names={"tables": storage[:, :3]}
+    )
+    (report,) = run_grids([prepared])
+    assert sorted({h.kind for h in report.hazards}) == expected
+    assert all(h.place.startswith("tables, byte ") for h in report.hazards)
+
+
+def test_rows_of_views():
+    storage = np.zeros((4, 6, 8), np.int32)
+    rows = [one.rows() and one.rows()[1:] for one in named_arrays(
+        {"all": storage, "gap": storage[:, :, :3], "planes": storage[:, :2], "turned": storage[:, :, :3].T,
+         "uneven": np.lib.stride_tricks.as_strided(storage, (3, 2, 2), (100, 32, 4))}
+    )]  # fmt: skip
+    assert rows == [None, (32, 12), (192, 64), (32, 12), None]

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 
 import torch
 
 from wrappers.testing import MlaProblem, make_problem
 
-REQUIRED = inspect.Parameter.empty
 LENGTHS = [5, 0, 70]
-
-
-def parameters(function) -> list[tuple[str, object]]:
-    """`(name, default)` of each parameter that can be given by position, in order."""
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    given = inspect.signature(function).parameters.values()
-    return [(parameter.name, parameter.default) for parameter in given if parameter.kind in positional]
 
 
 def hostile_problem(dtype: torch.dtype = torch.bfloat16, is_causal: bool = True, **options) -> MlaProblem:

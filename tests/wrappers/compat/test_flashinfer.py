@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.wrappers.compat.peers import LENGTHS, REQUIRED, hostile_problem, in_base, parameters
+from tests.wrappers.compat.peers import LENGTHS, hostile_problem, in_base
 from wrappers.compat import use_backend
-from wrappers.compat.flashinfer import cute_dsl_mla_decode, peer_lse_base, trtllm_batch_decode_with_kv_cache_mla
+from wrappers.compat.flashinfer import (
+    cake_mla_varq_dcp_decode,
+    cute_dsl_mla_decode,
+    peer_lse_base,
+    trtllm_batch_decode_with_kv_cache_mla,
+)
 from wrappers.decode import workspace_bytes
 from wrappers.fallback import KeyShard
 from wrappers.testing import assert_matches, make_problem, shard
@@ -25,26 +30,6 @@ def call(problem, **changes):
     return trtllm_batch_decode_with_kv_cache_mla(
         **arguments(problem, **{"qk_nope_head_dim": 128, "bmm1_scale": problem.softmax_scale, **changes})
     )
-
-
-def test_parameters_are_the_peers():
-    assert parameters(trtllm_batch_decode_with_kv_cache_mla) == [
-        ("query", REQUIRED), ("kv_cache", REQUIRED), ("workspace_buffer", REQUIRED), ("qk_nope_head_dim", REQUIRED),
-        ("kv_lora_rank", REQUIRED), ("qk_rope_head_dim", REQUIRED), ("block_tables", REQUIRED), ("seq_lens", REQUIRED),
-        ("max_seq_len", REQUIRED), ("sparse_mla_top_k", 0), ("out", None), ("bmm1_scale", 1.0), ("bmm2_scale", 1.0),
-        ("sinks", None), ("skip_softmax_threshold_scale_factor", None), ("enable_pdl", None), ("backend", "auto"),
-        ("is_var_seq", True), ("uses_shared_paged_kv_idx", True), ("lse", None), ("return_lse", False),
-        ("cute_dsl_impl", "auto"), ("kv_scale_format", "auto"), ("cum_seq_lens_q", None), ("max_q_len", None),
-        ("multi_ctas_kv_counter_buffer", None), ("sparse_mla_top_k_lens", None), ("enable_dcp", False), ("cp_world", 1),
-        ("cp_rank", 0), ("causal_seqlens_kv_global", None), ("use_fp16_softmax", None),
-    ]  # fmt: skip
-    assert parameters(cute_dsl_mla_decode) == [
-        ("query", REQUIRED), ("kv_cache", REQUIRED), ("workspace_buffer", REQUIRED), ("kv_lora_rank", REQUIRED),
-        ("qk_rope_head_dim", REQUIRED), ("block_tables", REQUIRED), ("seq_lens", REQUIRED), ("max_seq_len", REQUIRED),
-        ("softmax_scale", REQUIRED), ("output_scale", 1.0), ("out", None), ("out_dtype", None), ("is_var_seq", True),
-        ("enable_pdl", None), ("lse", None), ("return_lse", False), ("cum_seq_lens_q", None), ("max_q_len", None),
-        ("enable_dcp", False), ("cp_world", 1), ("cp_rank", 0), ("causal_seqlens_kv_global", None),
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
@@ -69,6 +54,35 @@ def test_output_and_lse(dtype, backend, base):
 def test_the_base_follows_the_peers_choice_of_kernel(backend, heads, page_size, needs_cute_dsl, base):
     cache = torch.empty(1, 1, page_size, 576, dtype=torch.bfloat16)
     assert peer_lse_base(backend, heads, cache, needs_cute_dsl) == base
+
+
+@pytest.mark.parametrize("backend", ["trtllm-gen", "cute-dsl"])
+def test_the_base_that_is_asked_for_wins(backend):
+    problem = hostile_problem()
+    for name, base in (("basee", "e"), ("base2", "2")):
+        out, lse = call(problem, backend=backend, return_lse=True, return_lse_base=name)
+        assert_matches(problem, out, lse.view(3, 2, 3) / in_base(torch.ones(()), base))
+    with pytest.raises(ValueError, match="lse_scale=2.0: must be"):
+        cute_dsl_mla_decode(**arguments(problem, softmax_scale=1.0, lse_scale=2.0))
+
+
+def test_ragged_queries_of_one_rank_with_their_log_sum_exp():
+    """What FlashInfer 0.7.2 added: compact queries, context parallelism and the log-sum-exp in one call."""
+    problem = make_problem(3, 3, 4, LENGTHS, page_size=32, query_lens=[2, 0, 4])
+    for rank in range(3):
+        own = shard(problem, 3, rank, 1)
+        given = arguments(
+            own, softmax_scale=own.softmax_scale, seq_lens=KeyShard(3, rank, 1).local_keys(problem.seq_lens),
+            causal_seqlens_kv_global=problem.seq_lens, cum_seq_lens_q=problem.cu_seqlens_q, max_q_len=4,
+            enable_dcp=True, cp_world=3, cp_rank=rank, return_lse=True,
+        )  # fmt: skip
+        out, lse = cute_dsl_mla_decode(**given)
+        assert_matches(own, out, lse)
+        for name in ("kv_lora_rank", "qk_rope_head_dim"):
+            del given[name]
+        assert all(map(torch.equal, cake_mla_varq_dcp_decode(**given), (out, lse)))
+    with pytest.raises(ValueError, match="backend='auto': must be one of"):
+        cake_mla_varq_dcp_decode(**given, backend="auto")
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (3, 2, 3)])
@@ -109,7 +123,7 @@ def test_an_fp16_query_has_a_bfloat16_output(backend):
     """As the peer documents it; in the caller's memory too, and scaled before it could overflow."""
     problem = hostile_problem(torch.float16)
     half, half_lse = cute_dsl_mla_decode(
-        **arguments(problem, softmax_scale=problem.softmax_scale, return_lse=True, lse_base="2")
+        **arguments(problem, softmax_scale=problem.softmax_scale, return_lse=True, lse_scale=1.0)
     )
     with use_backend(backend):
         out, lse = call(problem, return_lse=True)
@@ -196,6 +210,7 @@ REFUSED = {
     "sparse_mla_top_k_lens": ({"sparse_mla_top_k_lens": A_TENSOR}, ValueError, "sparse_mla_top_k_lens=a Tensor"),
     "use_fp16_softmax": ({"use_fp16_softmax": True}, ValueError, "use_fp16_softmax=True: must be None"),
     "seq_lens": ({"seq_lens": None}, TypeError, "seq_lens is a NoneType"),
+    "return_lse_base": ({"return_lse_base": "e"}, ValueError, "return_lse_base='e': must be one of"),
     "kv_lora_rank": ({"kv_lora_rank": 256}, ValueError, "kv_lora_rank=256: must be 512"),
     "max_seq_len": ({"max_seq_len": -1}, ValueError, "max_seq_len=-1: must be at least 0"),
     "lse of FlashMLA's layout": (
@@ -215,7 +230,8 @@ REFUSED = {
         r"cum_seq_lens_q has shape \[1\]",
     ),
     "enable_dcp without lse": (
-        {"enable_dcp": True, "causal_seqlens_kv_global": A_TENSOR}, ValueError, "return_lse=False: must be True with enable_dcp=True",
+        {"enable_dcp": True, "causal_seqlens_kv_global": A_TENSOR}, ValueError,
+        "return_lse=False: must be True with enable_dcp=True",
     ),
     "enable_dcp without bound": (
         {"enable_dcp": True, "return_lse": True}, TypeError,

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from tests.wrappers.compat.peers import REQUIRED, hostile_problem, parameters
+from tests.wrappers.compat.peers import hostile_problem
 from wrappers.compat import use_backend
-from wrappers.compat.flashmla import FlashMLASchedMeta, flash_mla_with_kvcache, get_mla_metadata
+from wrappers.compat.flashmla import (
+    FlashMLASchedMeta,
+    flash_mla_with_kvcache,
+    flash_mla_with_kvcache_fp8,
+    get_mla_metadata,
+    get_mla_metadata_dense_fp8,
+)
 from wrappers.testing import DEFAULT_SCALE, assert_matches
 
 
@@ -18,15 +25,6 @@ def call(problem, **changes):
         "softmax_scale": problem.softmax_scale, "causal": problem.is_causal, **changes,
     }  # fmt: skip
     return flash_mla_with_kvcache(**arguments)
-
-
-def test_parameters_are_the_peers():
-    assert parameters(flash_mla_with_kvcache) == [
-        ("q", REQUIRED), ("k_cache", REQUIRED), ("block_table", REQUIRED), ("cache_seqlens", REQUIRED),
-        ("head_dim_v", REQUIRED), ("tile_scheduler_metadata", REQUIRED), ("num_splits", None), ("softmax_scale", None),
-        ("causal", False), ("is_fp8_kvcache", False), ("indices", None), ("attn_sink", None), ("extra_k_cache", None),
-        ("extra_indices_in_kvcache", None), ("topk_length", None), ("extra_topk_length", None),
-    ]  # fmt: skip
 
 
 def test_metadata_is_the_peers():
@@ -65,7 +63,47 @@ def test_one_schedule_serves_any_lengths_and_shapes():
         assert_matches(problem, out)
 
 
+def test_metadata_is_refreshed_in_place():
+    metadata = get_mla_metadata()[0]
+    assert metadata.copy_(get_mla_metadata()[0]) is metadata
+    with pytest.raises(TypeError, match="other is a NoneType: must be what get_mla_metadata"):
+        metadata.copy_(None)
+
+
+def test_the_callers_output():
+    problem = hostile_problem()
+    out = torch.empty(problem.out_shape, dtype=torch.bfloat16)
+    result, _ = call(problem, out=out)
+    assert result is out
+    assert_matches(problem, out)
+
+
+@pytest.mark.parametrize("descale", [None, (0.5, 3.0)])
+def test_fp8_with_scales_on_the_device(descale):
+    problem = hostile_problem(torch.float8_e4m3fn)
+    metadata = get_mla_metadata_dense_fp8(problem.seq_lens, 6, 1)
+    assert [list(each.shape) for each in metadata] == [[1, 8], [4]] and metadata[0].dtype == torch.int32
+    scales = {"softmax_scale": problem.softmax_scale}
+    if descale:
+        scales = {"softmax_scale": problem.softmax_scale / 1.5}
+        scales |= {name: torch.tensor([value]) for name, value in zip(("descale_q", "descale_k"), descale, strict=True)}
+        problem = replace(problem, output_scale=descale[1])
+    out, lse = flash_mla_with_kvcache_fp8(
+        problem.query, problem.kv_cache.unsqueeze(2), problem.block_tables, problem.seq_lens, 512, *metadata,
+        causal=True, **scales,
+    )  # fmt: skip
+    assert out.dtype == torch.bfloat16 and lse.shape == (3, 3, 2)
+    assert_matches(problem, out, lse.masked_fill(lse == math.inf, -math.inf).transpose(1, 2))
+    with pytest.raises(TypeError, match="^q has dtype torch.bfloat16"):
+        flash_mla_with_kvcache_fp8(
+            problem.query.bfloat16(), problem.kv_cache, problem.block_tables, problem.seq_lens, 512, *metadata
+        )
+
+
 REFUSED = {
+    "enable_batch_invariant": (
+        {"enable_batch_invariant": True}, ValueError, "enable_batch_invariant=True: must be False",
+    ),
     "head_dim_v": ({"head_dim_v": 576}, ValueError, "head_dim_v=576: must be 512"),
     "tile_scheduler_metadata": (
         {"tile_scheduler_metadata": torch.zeros(1)}, TypeError, "tile_scheduler_metadata is a Tensor",

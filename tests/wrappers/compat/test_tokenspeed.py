@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.wrappers.compat.peers import LENGTHS, REQUIRED, hostile_problem, in_base, parameters
+from tests.wrappers.compat.peers import LENGTHS, hostile_problem, in_base
 from wrappers.compat import use_backend
-from wrappers.compat.tokenspeed import tokenspeed_mla_decode
+from wrappers.compat.tokenspeed import get_num_sm, tokenspeed_mla_decode, warmup_compile_prefill
 from wrappers.decode import workspace_bytes
 from wrappers.fallback import KeyShard
 from wrappers.partials import merge_partials
@@ -21,15 +21,6 @@ def call(problem, **changes):
         "softmax_scale": problem.softmax_scale, **changes,
     }  # fmt: skip
     return tokenspeed_mla_decode(**arguments)
-
-
-def test_parameters_are_the_peers():
-    assert parameters(tokenspeed_mla_decode) == [
-        ("query", REQUIRED), ("kv_cache", REQUIRED), ("workspace_buffer", REQUIRED), ("kv_lora_rank", REQUIRED),
-        ("qk_rope_head_dim", REQUIRED), ("block_tables", REQUIRED), ("seq_lens", REQUIRED), ("max_seq_len", REQUIRED),
-        ("softmax_scale", REQUIRED), ("output_scale", 1.0), ("out", None), ("is_var_seq", True), ("causal_mask", True),
-        ("enable_pdl", False), ("return_lse", False), ("causal_seqs", None), ("cp_world", 1), ("cp_rank", 0),
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn], ids=str)
@@ -59,18 +50,20 @@ def test_through_the_kernel(size):
     assert_matches(problem, out, lse / in_base(torch.ones(()), "2"))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "interleave"), [(torch.bfloat16, 1), (torch.bfloat16, 16), (torch.float8_e4m3fn, 5)], ids=str
+)
 @pytest.mark.parametrize("causal", [True, False])
-def test_context_parallel_ranks_merge_to_the_whole(dtype, causal):
+def test_context_parallel_ranks_merge_to_the_whole(dtype, interleave, causal):
     """The peer passes a rank's own lengths and the global bound, which is the same on every rank."""
     problem = hostile_problem(dtype, causal)
     parts = []
     for rank in range(3):
-        own = shard(problem, 3, rank, 1)
-        local = KeyShard(3, rank, 1).local_keys(problem.seq_lens)
+        own = shard(problem, 3, rank, interleave)
+        local = KeyShard(3, rank, interleave).local_keys(problem.seq_lens)
         parts.append(call(
             own, seq_lens=local, causal_seqs=problem.seq_lens, cp_world=3, cp_rank=rank, causal_mask=causal,
-            return_lse=True,
+            return_lse=True, cp_interleave_size=interleave,
         ))  # fmt: skip
         if rank == 1:
             assert_matches(own, parts[-1][0], parts[-1][1] / in_base(torch.ones(()), "2"))
@@ -89,6 +82,7 @@ def test_a_world_of_one_is_no_context_parallelism():
 def test_hints_and_integers_of_any_kind():
     problem = hostile_problem()
     given = {"max_seq_len": 0, "kv_lora_rank": np.int64(512), "cp_world": np.int64(1), "cp_rank": np.int32(0)}
+    given |= {"min_split_kv": 256, "window_left": -1, "local_visible_lens": None, "cp_interleave_size": 16}
     assert torch.equal(call(problem, **given), call(problem))
 
 
@@ -97,7 +91,28 @@ def test_output_scale():
     torch.testing.assert_close(call(problem, output_scale=-2.0), -2.0 * call(problem))
 
 
+def test_an_e4m3_output():
+    problem = hostile_problem(torch.float8_e4m3fn)
+    out = torch.empty(problem.out_shape, dtype=torch.float8_e4m3fn)
+    assert call(problem, out=out) is out
+    torch.testing.assert_close(out.float(), call(problem).float(), rtol=2**-3, atol=2**-9)
+
+
+def test_what_engines_call_beside_the_decode():
+    assert get_num_sm(torch.device("cpu")) == 148
+    with pytest.warns(UserWarning, match="nothing was compiled"):
+        warmup_compile_prefill(q_dtype=torch.bfloat16, d_qk=192, d_v=128, enable_pdl=False)
+
+
 REFUSED = {
+    "window_left": ({"window_left": 7}, ValueError, "window_left=7: must be -1 here"),
+    "local_visible_lens": (
+        {"local_visible_lens": torch.ones(3, 2, dtype=torch.int32)}, ValueError,
+        "local_visible_lens=a Tensor: must be None here",
+    ),
+    "min_split_kv": ({"min_split_kv": 0}, ValueError, "min_split_kv=0: must be at least 1"),
+    "min_split_kv of too many": ({"min_split_kv": 257}, ValueError, "min_split_kv=257: must be at most 256"),
+    "cp_interleave_size": ({"cp_interleave_size": 0}, ValueError, "cp_interleave_size=0: must be at least 1"),
     "kv_lora_rank": ({"kv_lora_rank": 256}, ValueError, "kv_lora_rank=256: must be 512"),
     "qk_rope_head_dim": ({"qk_rope_head_dim": 0}, ValueError, "qk_rope_head_dim=0: must be 64"),
     "max_seq_len": ({"max_seq_len": -1}, ValueError, "max_seq_len=-1: must be at least 0"),

@@ -1,0 +1,105 @@
+"""Output role: P V of a key tile, half of the latent dimensions after half, as soon as its probabilities are there.
+
+Consumes: edges `work`, `probs`, `values` (the keys on the narrow path). Produces: edge `output`; frees `probs` and
+`values` by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's. Registers: few.
+
+A `tcgen05` fence follows the waits for roles that touched Tensor Memory (softmax, correction), none those for TMA.
+"""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32
+
+from mla import operands
+from mla.causal_mask import minimum
+from mla.context import Context, has_work, read_work
+from mla.memory_plan import CHUNK_BYTES, OUTPUT_N
+from mla.paths import accumulator, path_of
+from mla.pipelines import unsigned
+
+
+@cute.jit
+def run(ctx: cutlass.Constexpr):
+    with cute.arch.elect_one():
+        item, queries, tiles = Int32(0), Int32(0), Int32(0)
+        is_open = has_work(ctx, item)
+        while is_open:
+            queries, tiles = output_item(ctx, item, queries, tiles)
+            item = item + 1
+            is_open = has_work(ctx, item)
+
+
+@cute.jit
+def output_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32):
+    """One work item, of which the other CTA of a pair does nothing here. Returns the work items with keys, and the key
+    tiles, behind it.
+    """
+    plan = ctx.plan
+    work = read_work(ctx, item)
+    ctx.pipe("work").arrive_empty(item)
+    phases = work.phases
+    if ctx.is_leader & (phases.num_tiles > 0):
+        for tile in cutlass.range(phases.begin, phases.end, unroll=1):
+            visible = minimum(phases.keys - tile * plan.tile_tokens, plan.tile_tokens)
+            steps = Int32(unsigned(visible + (plan.mma_k - 1)) // plan.mma_k)
+            output_tile(ctx, queries, tiles + (tile - phases.begin), steps, tile > phases.begin)
+        queries, tiles = queries + 1, tiles + phases.num_tiles
+    return queries, tiles
+
+
+@cute.jit
+def output_tile(ctx: cutlass.Constexpr, queries: Int32, count: Int32, steps: Int32, accumulate: cutlass.Boolean):
+    """O (+)= P(count) V over the K steps that the tile has. queries: work items with keys before this one."""
+    plan, probs, output = ctx.plan, ctx.pipe("probs"), ctx.pipe("output")
+    values = ctx.pipe(plan.value_edge)
+    first = plan.rings[plan.value_edge].count(queries + 1, count)
+    probs.wait_full(count)
+    for half in cutlass.range_constexpr(plan.output_halves):
+        held = count * plan.output_halves + half
+        output.wait_empty(held)
+        operands.fence_after_sync()
+        for part in [part for part in plan.value_parts if part.half == half]:
+            if cutlass.const_expr(not plan.keys_are_values):
+                for number in part.slots:
+                    values.wait_full(first + number)
+            issue_output(ctx, part, count, first + part.slots[0], steps, accumulate)
+            for number in part.slots:
+                path_of(plan).commit(values.empty_barrier(first + number))
+        path_of(plan).commit(output.full_barrier(held))
+    path_of(plan).commit(probs.empty_barrier(count))
+
+
+@cute.jit
+def issue_output(
+    ctx: cutlass.Constexpr,
+    part: cutlass.Constexpr,
+    tile: Int32,
+    slot: Int32,
+    steps: Int32,
+    accumulate: cutlass.Boolean,
+):
+    """P(tile) times one part of the values, which start in slot `slot` of their ring, if the tile has `steps` K steps.
+    One thread.
+    """
+    plan, config = ctx.plan, ctx.config
+    values = operands.smem_descriptor(ctx.smem + ctx.slot_offset(plan.value_edge, slot), plan.value_chunk_bytes)
+    probs = operands.smem_descriptor(ctx.smem + ctx.probs_offset(tile))
+    idesc = operands.instruction_descriptor(config.dtype, path_of(plan).MMA_M, OUTPUT_N, b_is_mn_major=True)
+    for token in cutlass.range_constexpr(part.first_token, part.first_token + part.tokens, plan.mma_k):
+        if steps > token // plan.mma_k:
+            path_of(plan).multiply(
+                ctx,
+                accumulator.output_address(ctx, part.half),
+                operands.advance(probs, probs_offset(ctx, token)),
+                operands.advance(values, (token - part.first_token) * CHUNK_BYTES),
+                idesc,
+                accumulate | (token > 0),
+            )
+
+
+def probs_offset(ctx: Context, token: int) -> int:
+    """Byte offset, in a buffer of P, of the A operand from token `token` of the tile on: rows of 128 bytes."""
+    position = token * ctx.config.element_bytes
+    return position // CHUNK_BYTES * ctx.plan.probs_chunk_bytes + position % CHUNK_BYTES

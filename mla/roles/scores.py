@@ -1,0 +1,123 @@
+"""Scores role: Q K of a key tile, slot by slot as its keys arrive, and Q's way to Tensor Memory.
+
+Consumes: edges `work`, `query`, `keys`, `rope`. Produces: edge `score`; frees `query`, `rope` and what of `keys` is not
+read again as values by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's. Registers:
+few.
+
+The output role has a warp of its own: each waits for one thing at a time, and neither holds up the other. A `tcgen05`
+fence follows the waits for roles that touched Tensor Memory (softmax), none those for TMA.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32
+
+from mla import operands
+from mla.context import Context, has_work, read_work
+from mla.memory_plan import CHUNK_BYTES, KeySlot, mma_steps
+from mla.paths import accumulator, path_of
+
+COPY_BYTES = 16  # of a row, per tcgen05.cp
+COPY_COLUMNS = COPY_BYTES // 4
+
+
+@cute.jit
+def run(ctx: cutlass.Constexpr):
+    with cute.arch.elect_one():
+        item, queries, tiles = Int32(0), Int32(0), Int32(0)
+        is_open = has_work(ctx, item)
+        while is_open:
+            queries, tiles = score_item(ctx, item, queries, tiles)
+            item = item + 1
+            is_open = has_work(ctx, item)
+
+
+@cute.jit
+def score_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32):
+    """One work item, of which the other CTA of a pair does nothing here. Returns the work items with keys, and the key
+    tiles, behind it.
+    """
+    plan = ctx.plan
+    work = read_work(ctx, item)
+    ctx.pipe("work").arrive_empty(item)
+    phases = work.phases
+    if ctx.is_leader & (phases.num_tiles > 0):
+        copy_query(ctx, queries, tiles)
+        for tile in cutlass.range(phases.begin, phases.end, unroll=1):
+            score_tile(ctx, queries, tiles + (tile - phases.begin), tile == phases.begin)
+        path_of(plan).commit(ctx.pipe("query").empty_barrier(queries))
+        queries, tiles = queries + 1, tiles + phases.num_tiles
+    return queries, tiles
+
+
+@cute.jit
+def score_tile(ctx: cutlass.Constexpr, queries: Int32, count: Int32, is_first: cutlass.Boolean):
+    """S(count). queries: work items with keys before this one. is_first: of the work item's tiles."""
+    plan, score = ctx.plan, ctx.pipe("score")
+    for key_slot in plan.key_slots:
+        ring = ctx.pipe(key_slot.edge)
+        slot = plan.rings[key_slot.edge].count(queries + 1, count, key_slot.number)
+        ring.wait_full(slot)
+        if cutlass.const_expr(key_slot.number == 0 and key_slot.edge == "keys"):
+            score.wait_empty(count)
+            operands.fence_after_sync()
+        if cutlass.const_expr(key_slot.spans[-1][0] >= plan.query_tmem_spans):
+            if is_first:
+                ctx.pipe("query").wait_full(queries)
+        issue_scores(ctx, count, slot, key_slot)
+        if cutlass.const_expr(key_slot.edge != plan.value_edge):
+            path_of(plan).commit(ring.empty_barrier(slot))
+    path_of(plan).commit(score.full_barrier(count))
+
+
+@cute.jit
+def copy_query(ctx: cutlass.Constexpr, queries: Int32, tiles: Int32):
+    """The next query's part that is kept in Tensor Memory, from slots of the ring of keys, once the scores before are
+    complete. The copies run before the multiplications issued behind them (PTX ISA 9.7.16.6.2).
+    """
+    plan, keys, ring = ctx.plan, ctx.pipe("keys"), ctx.plan.rings["keys"]
+    if tiles > 0:
+        ctx.pipe("score").wait_full(tiles - 1)
+    for number in range(ring.item_slots):
+        slot = ring.count(queries, tiles, number)
+        keys.wait_full(slot)
+        for chunk in range(plan.query_slot_chunks):
+            span = number * plan.query_slot_chunks + chunk
+            place = ctx.slot_offset("keys", slot) + chunk * plan.query_chunk_bytes
+            source = operands.smem_descriptor(ctx.smem + place)
+            target = ctx.tmem + (plan.query_column + span * plan.span_columns)
+            for unit in range(CHUNK_BYTES // COPY_BYTES):
+                path_of(plan).copy_to_tmem(target + unit * COPY_COLUMNS, operands.advance(source, unit * COPY_BYTES))
+        path_of(plan).commit(keys.empty_barrier(slot))
+
+
+def issue_scores(ctx: Context, count: Any, slot: Any, key_slot: KeySlot) -> None:
+    """The part of S(count) whose keys lie in slot `slot` of their ring. One thread."""
+    plan, path = ctx.plan, path_of(ctx.plan)
+    idesc = operands.instruction_descriptor(ctx.config.dtype, path.MMA_M, plan.tile_tokens, b_is_mn_major=False)
+    address = ctx.smem + ctx.slot_offset(key_slot.edge, slot)
+    for number, offset in key_slot.spans:
+        row_bytes = plan.spans[number].bytes
+        keys = operands.smem_descriptor(address + offset, row_bytes=row_bytes)
+        for step in mma_steps(row_bytes):
+            path.multiply(
+                ctx,
+                accumulator.score_address(ctx, count),
+                query_operand(ctx, number, step),
+                operands.advance(keys, step),
+                idesc,
+                number > 0 or step > 0,
+            )
+
+
+def query_operand(ctx: Context, number: int, step: int) -> Any:
+    """A operand: Q's span `number`, from byte `step` on, in Tensor Memory or in shared memory."""
+    plan = ctx.plan
+    if number < plan.query_tmem_spans:
+        return operands.tmem_pointer(ctx.tmem + (plan.query_column + number * plan.span_columns + step // 4))
+    offset = plan.query_offset + plan.query_chunks_kept.index(number) * plan.query_chunk_bytes
+    return operands.advance(operands.smem_descriptor(ctx.smem + offset), step)
