@@ -88,11 +88,12 @@ def totals_table(found: Found) -> str:
 
 
 def _with_ratios(found: Found, columns: Sequence[tuple[str, float, str]]) -> str:
-    """Totals of ours in each column (title, clock, variant), then the ratios of the other kernels."""
+    """Totals of ours in each column (title, clock, variant), then the ratios of those kernels that have more than the
+    first column's."""
     kernels = [k for k in ("before", "peer") if any((k, row["workload"], c, v) in found.others
-                                                    for row in found.rows for _, c, v in columns)]  # fmt: skip
+                                                    for row in found.rows for _, c, v in columns[1:])]  # fmt: skip
     head = ["workload", *(title for title, _, _ in columns)]
-    head += [f"{kernel} / now: {title}" for kernel in kernels for title, _, _ in columns]
+    head += [f"{kernel} / now, {title}" for kernel in kernels for title, _, _ in columns]
     rows = []
     for row in found.rows:
         name = row["workload"]
