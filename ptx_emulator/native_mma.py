@@ -77,14 +77,17 @@ class PlanTable:
         self.rows = np.zeros((_CAPACITY, _ROW), np.int64)
         self._plans: dict[tuple, object] = {}
 
+    def clear(self) -> None:
+        self._plans.clear()
+        self.rows[:] = 0
+
     def get(self, key: tuple[int, int, int]):
         return self._plans.get(key)
 
     def add(self, key: tuple[int, int, int], plan) -> None:
         """Keeps `plan`, whose `row` is int64 [P_SIZE], under (form and instruction descriptor, A, B)."""
         if len(self._plans) >= _CAPACITY * 3 // 4:
-            self._plans.clear()
-            self.rows[:] = 0
+            self.clear()
         self._plans[key] = plan
         slot = _slot(self.rows.ctypes.data, *_signed(key))
         self.rows[slot] = [*_signed(key), plan.row.ctypes.data]

@@ -111,12 +111,12 @@ def test_arrival_counts_follow_from_the_warps():
     assert edges["score"] == (1, 4) and edges["probs"] == (4, 1)
     assert edges["scale"] == (2, 4) and edges["output"] == (1, 4)
     assert edges["keys"] == (1, 1) and edges["pages"] == (32, 1)
-    assert edges["work"] == (1, 10) and edges["query"] == (1, 1)
+    assert edges["work"] == (1, 11) and edges["query"] == (1, 1)
 
 
 def test_warp_schedule_fills_twelve_warps():
     warps = WarpSchedule()
-    assert warps.threads == 384 and warps.registers_per_thread == 168 and warps.num_workers == 10
+    assert warps.threads == 384 and warps.registers_per_thread == 168 and warps.num_workers == 11
     with pytest.raises(AssertionError, match="TMEM group"):
         WarpSchedule(softmax=(1, 2, 3, 4))
 

@@ -64,9 +64,8 @@ def test_what_is_wrong_is_left_to_the_handler(traps):
     assert "tcgen05.ld" in error.value.text and traps["tcgen05.ld"] == 1
 
 
-def test_products_are_native_once_their_plan_is_known(traps, monkeypatch):
-    monkeypatch.setattr(native_mma.PLANS, "_plans", {})
-    native_mma.PLANS.rows[:] = 0
+def test_products_are_native_once_their_plan_is_known(traps):
+    native_mma.PLANS.clear()
     arguments = (64, 128, True, ("K", "128B"), ("MN", "128B"))
     first, expected = multiply(np.random.default_rng(1), *arguments)
     np.testing.assert_array_equal(first, expected)
