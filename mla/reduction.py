@@ -28,7 +28,7 @@ from mla.tile_scheduler import TileScheduler
 
 WARPS = 8
 FEW_PARTS = 4  # up to here a row's parts are one warp's
-LOADS_IN_FLIGHT = 4  # of partial results, LOAD_BYTES each, by one thread
+LOADS_IN_FLIGHT = 5  # of partial results, LOAD_BYTES each, by one thread
 LOAD_BYTES = 16
 LOAD_WORDS = LOAD_BYTES // 4
 PARTS_PER_WARP = 8  # beyond, more warps share the parts
