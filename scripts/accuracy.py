@@ -60,7 +60,7 @@ def page(rows: list[Row]) -> str:
         "Signal-to-noise ratio (dB) of `mla_decode` against the fp64 reference, over all rows that see a key,",
         f"{how[rows[0]['backend']]}; beside it what torch reaches with the kernel's roundings and no others (scores",
         "and sums in fp32, probabilities rounded to the input's dtype, one rounding of the output). A row passes",
-        "within 0.5 dB of that.",
+        "within 0.5 dB of that. The kernel's partial results of split rows are fp32, of fp8 inputs fp16.",
         "",
         "Made by the two commands at the top of [scripts/accuracy.py](../scripts/accuracy.py).",
         "",
