@@ -262,10 +262,10 @@ def gather(
         total, values = total * faded, [value * faded for value in values]
         for first in cutlass.range(block, block_end, step, unroll=1):
             for i in cutlass.range_constexpr(step):
-                of_part = cute.arch.shuffle_sync(weight, first - block + i)
-                total = total + of_part
+                of_part = cute.arch.shuffle_sync(weight, first - block + i)  # of any lane, from block_end on
                 words = loaded[i * bands * LOAD_WORDS : (i + 1) * bands * LOAD_WORDS]
                 if first + i < block_end:
+                    total = total + of_part
                     values = weighted_sum(values, of_part, operands.floats_of_words(words, partials.dtype))
             loaded = load_parts(partials, cut, row, first_dim, first + step, block_end, bands)
     return Sums(values, highest, total)
