@@ -131,7 +131,6 @@ class Window:
         return cute.arch.popc(cute.arch.vote_ballot_sync(self.start < position))
 
 
-
 @cute.jit
 def measure(requests: cutlass.Constexpr):
     """The window of all requests; `end_of_all` is the length of the line. A warp-collective, like all that follows."""

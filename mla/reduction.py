@@ -17,7 +17,7 @@ from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import AddressSpace, Float32, Int32
+from cutlass import Float32, Int32
 
 from mla import operands, softmax, split_kv
 from mla.arch import WARP_SIZE

@@ -14,39 +14,25 @@ from cutlass import Int32
 
 from mla import operands
 from mla.causal_mask import minimum
-from mla.context import Context, has_work, read_work
+from mla.context import Context
 from mla.memory_plan import CHUNK_BYTES, OUTPUT_N
 from mla.paths import accumulator, path_of
 from mla.pipelines import unsigned
+from mla.roles import issue
+
+
+def run(ctx: Context) -> None:
+    issue.run(ctx, output_item)
 
 
 @cute.jit
-def run(ctx: cutlass.Constexpr):
-    with cute.arch.elect_one():
-        item, queries, tiles = Int32(0), Int32(0), Int32(0)
-        is_open = has_work(ctx, item)
-        while is_open:
-            queries, tiles = output_item(ctx, item, queries, tiles)
-            item = item + 1
-            is_open = has_work(ctx, item)
-
-
-@cute.jit
-def output_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32):
-    """One work item, of which the other CTA of a pair does nothing here. Returns the work items with keys, and the key
-    tiles, behind it.
-    """
+def output_item(ctx: cutlass.Constexpr, phases: cutlass.Constexpr, queries: Int32, tiles: Int32):
+    """One work item; `queries` with keys, and `tiles` key tiles, are before it."""
     plan = ctx.plan
-    work = read_work(ctx, item)
-    ctx.pipe("work").arrive_empty(item)
-    phases = work.phases
-    if ctx.is_leader & (phases.num_tiles > 0):
-        for tile in cutlass.range(phases.begin, phases.end, unroll=1):
-            visible = minimum(phases.keys - tile * plan.tile_tokens, plan.tile_tokens)
-            steps = Int32(unsigned(visible + (plan.mma_k - 1)) // plan.mma_k)
-            output_tile(ctx, queries, tiles + (tile - phases.begin), steps, tile > phases.begin)
-        queries, tiles = queries + 1, tiles + phases.num_tiles
-    return queries, tiles
+    for tile in cutlass.range(phases.begin, phases.end, unroll=1):
+        visible = minimum(phases.keys - tile * plan.tile_tokens, plan.tile_tokens)
+        steps = Int32(unsigned(visible + (plan.mma_k - 1)) // plan.mma_k)
+        output_tile(ctx, queries, tiles + (tile - phases.begin), steps, tile > phases.begin)
 
 
 @cute.jit

@@ -17,41 +17,26 @@ import cutlass.cute as cute
 from cutlass import Int32
 
 from mla import operands
-from mla.context import Context, has_work, read_work
+from mla.context import Context
 from mla.memory_plan import CHUNK_BYTES, KeySlot, mma_steps
 from mla.paths import accumulator, path_of
+from mla.roles import issue
 
 COPY_BYTES = 16  # of a row, per tcgen05.cp
 COPY_COLUMNS = COPY_BYTES // 4
 
 
-@cute.jit
-def run(ctx: cutlass.Constexpr):
-    with cute.arch.elect_one():
-        item, queries, tiles = Int32(0), Int32(0), Int32(0)
-        is_open = has_work(ctx, item)
-        while is_open:
-            queries, tiles = score_item(ctx, item, queries, tiles)
-            item = item + 1
-            is_open = has_work(ctx, item)
+def run(ctx: Context) -> None:
+    issue.run(ctx, score_item)
 
 
 @cute.jit
-def score_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32):
-    """One work item, of which the other CTA of a pair does nothing here. Returns the work items with keys, and the key
-    tiles, behind it.
-    """
-    plan = ctx.plan
-    work = read_work(ctx, item)
-    ctx.pipe("work").arrive_empty(item)
-    phases = work.phases
-    if ctx.is_leader & (phases.num_tiles > 0):
-        copy_query(ctx, queries, tiles)
-        for tile in cutlass.range(phases.begin, phases.end, unroll=1):
-            score_tile(ctx, queries, tiles + (tile - phases.begin), tile == phases.begin)
-        path_of(plan).commit(ctx.pipe("query").empty_barrier(queries))
-        queries, tiles = queries + 1, tiles + phases.num_tiles
-    return queries, tiles
+def score_item(ctx: cutlass.Constexpr, phases: cutlass.Constexpr, queries: Int32, tiles: Int32):
+    """One work item; `queries` with keys, and `tiles` key tiles, are before it."""
+    copy_query(ctx, queries, tiles)
+    for tile in cutlass.range(phases.begin, phases.end, unroll=1):
+        score_tile(ctx, queries, tiles + (tile - phases.begin), tile == phases.begin)
+    path_of(ctx.plan).commit(ctx.pipe("query").empty_barrier(queries))
 
 
 @cute.jit
