@@ -88,11 +88,7 @@ def drain(ctx: cutlass.Constexpr, edge: cutlass.Constexpr, count: Int32):
 
 @cute.jit
 def load_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32, stages: Int32, ragged: Int32):
-    """One work item. Returns the counters behind it: work items with keys, key tiles, page-ring stages, ragged tiles.
-
-    What stays of the query in shared memory follows the first keys: its place is free once the item before has all its
-    scores, theirs is sooner.
-    """
+    """One work item. Returns the counters behind it: work items with keys, key tiles, page-ring stages, ragged tiles."""
     work = read_work(ctx, item)
     release_work(ctx, item)
     phases = work.phases
@@ -107,13 +103,12 @@ def load_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32,
             pages = TilePages.of(ctx, part, tile)
             ragged = load_values(ctx, pages, part.count(ctx.plan.rings[ctx.plan.value_edge], tile), ragged)
         if tile + ahead < phases.end:
-            load_keys(ctx, part, tile + ahead)
-            if tile + ahead == phases.begin:
-                keep_query(ctx, work, queries)
-                queries = queries + 1
+            load_keys(ctx, work, part, tile + ahead)
         if tile >= phases.begin:
             if (tile + 1 == phases.end) | (part.stage(tile + 1) != part.stage(tile)):
                 ctx.pipe("pages").warp_arrive_empty(part.stage(tile))
+    if phases.num_tiles > 0:
+        queries = queries + 1
     return queries, tiles + phases.num_tiles, stages + part.span.num_stages, ragged
 
 
@@ -183,17 +178,30 @@ def query_boxes(ctx: Context, work: WorkItem) -> Boxes:
 
 
 @cute.jit
-def load_keys(ctx: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32):
-    """This CTA's keys of tile `tile`; where they are values too, only those that are not."""
-    plan, pages = ctx.plan, TilePages.of(ctx, part, tile)
+def load_keys(ctx: cutlass.Constexpr, work: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32):
+    """This CTA's keys of tile `tile`; where they are values too, only those that are not.
+
+    What stays of an item's query in shared memory follows its first keys: its place is free once the item before has
+    all its scores, theirs is sooner. But it goes ahead of those whose slots the rest of the query still passes through.
+    """
+    plan, pages, ring = ctx.plan, TilePages.of(ctx, part, tile), ctx.plan.rings["keys"]
+    is_first = tile == part.phases.begin
+    free = ring.stages - ring.item_slots
+    is_split = not plan.keys_are_values and free < ring.tile_slots
     if cutlass.const_expr(not plan.keys_are_values):
-        first = part.count(plan.rings["keys"], tile)
-        for number in cutlass.range(plan.rings["keys"].tile_slots, unroll=1):
+        first = part.count(ring, tile)
+        for number in cutlass.range(ring.tile_slots, unroll=1):
+            if cutlass.const_expr(is_split):
+                if is_first & (number == free):
+                    keep_query(ctx, work, part.items)
             fill(ctx, pages, latent_slot(ctx, number), first + number)
     elements = ctx.config.qk_rope_head_dim
     column = Column(ctx.args.kv_rope, ctx.config.kv_lora_rank // elements, elements, 0)
     rope = Slot("rope", [column], ctx.cta_rank * plan.key_rows, plan.key_rows)
     fill(ctx, pages, rope, part.count(plan.rings["rope"], tile))
+    if cutlass.const_expr(not is_split):
+        if is_first:
+            keep_query(ctx, work, part.items)
 
 
 @cute.jit

@@ -1,7 +1,7 @@
 """Output role: P V of a key tile, half of the latent dimensions after half, as soon as its probabilities are there.
 
-Consumes: edges `work`, `probs`, `values` (the keys on the narrow path). Produces: edge `output`; frees `probs` and
-`values` by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's. Registers: few.
+Consumes: edges `work`, `probs`, `values` (the keys on the narrow path). Produces: edges `output`, `order`; frees `probs`
+and `values` by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's. Registers: few.
 
 A `tcgen05` fence follows the waits for roles that touched Tensor Memory (softmax, correction), none those for TMA.
 """
@@ -54,6 +54,7 @@ def output_tile(ctx: cutlass.Constexpr, queries: Int32, count: Int32, steps: Int
             for number in part.slots:
                 path_of(plan).commit(values.empty_barrier(first + number))
         path_of(plan).commit(output.full_barrier(held))
+        ctx.pipe("order").arrive_full(held)
     path_of(plan).commit(probs.empty_barrier(count))
 
 
