@@ -19,7 +19,7 @@ from mla import causal_mask, decode, operands, reduction, softmax, split_kv
 from mla.causal_mask import CausalMask, KeyShard
 from mla.compile import CompiledDecode, compile_kernel
 from mla.config import MlaDecodeConfig
-from mla.context import Context
+from mla.context import Context, WorkItem
 from mla.decode import MlaDecode
 from mla.line import Request, RequestList
 from mla.pipelines import Pipeline
@@ -81,6 +81,14 @@ def _next_draft(word_of: Any, first: Any, seq_len_q: Any) -> Any:
 
 def _unread_scalar(value: Any) -> Any:
     return cutlass.Float32(1.0) if isinstance(value, cute.Tensor) else value
+
+
+def _own_rows(ctx: Context, work: WorkItem) -> Any:
+    return work.mask.unmasked_bound(work.first_row, work.request.seq_len_k)
+
+
+def _only_ragged_tiles(pages: load.TilePages, ctx: Context) -> Any:
+    return pages.visible % ctx.plan.mma_k != 0
 
 
 def _nothing(*arguments: Any) -> None:
@@ -215,6 +223,18 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     "tree-off-by-one": (
         "every bit of the tree mask counts for the draft token before its own",
         lambda: mock.patch.object(softmax_role, "draft_window", _next_draft),
+    ),
+    "drafts-not-cleared": (
+        "with isolate_drafts, values that are not finite reach rows that do not see their key",
+        lambda: mock.patch.object(load, "clear_not_finite", _nothing),
+    ),
+    "drafts-last-tile": (
+        "they do where the drafts' tile is whole, as the one before the last is",
+        lambda: mock.patch.object(load.TilePages, "needs_clearing", _only_ragged_tiles),
+    ),
+    "drafts-own-rows": (
+        "they do where all rows of the other CTA of the pair see the draft",
+        lambda: mock.patch.object(load, "keys_of_all_rows", _own_rows),
     ),
     "unread-scales": (
         "scales that are tensors count as 1",

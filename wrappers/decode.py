@@ -36,6 +36,7 @@ def mla_decode(
     dcp_world: int = 1,
     dcp_rank: int = 0,
     dcp_interleave: int = 1,
+    isolate_drafts: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Multi-head latent attention of each request's last `seq_len_q` tokens over its paged KV cache.
 
@@ -76,17 +77,21 @@ def mla_decode(
         g // dcp_interleave % dcp_world. kv_cache and block_tables are this rank's, the keys in order; seq_lens count
         the keys of all ranks and are the same on every rank. The result is this rank's part, of lse -inf where it
         holds no visible key; `wrappers.partials.merge_partials` joins the parts.
+    isolate_drafts: a key that a query token does not see cannot reach its result, whatever it holds (below). A kernel of
+        its own, always of the wide path; docs/integration.md tells what it costs. Backend "torch" does so anyway.
 
     Returns `out`, or `(out, lse [B, seq_len_q, num_heads] float32)` with `return_lse`. Rows that see no key have
     `out = 0` and `lse = -inf`, whatever query and scales hold. Others are never made to look like these: NaN in a
-    row's query, in a key that it sees or in a scale gives NaN, and so does a score of +inf. (One exception: a row all
-    of whose scores are -inf has `lse = -inf`, and `out` is NaN with backend "torch", 0 with the kernel.)
+    row's query, in a key that it sees or in a scale gives NaN, and so does a score of +inf. Only a row all of whose
+    scores are -inf is one that sees no key, which is what merging parts of the keys makes of it.
 
     What a row does not see: no key outside its request's [0, seq_lens[b]) reaches any result, whatever it holds. A key
     inside it that only other query tokens of the request see, such as a later draft's, must be finite for the kernel:
     NaN or Inf in its latent dimension d may make `out[..., d]` of tokens that do not see it NaN, since tokens share
-    tiles and 0 * NaN is NaN. Their log-sum-exps and other dimensions, and other requests, stay right. With backend
-    "torch" such a key does not count for them at all.
+    tiles and 0 * NaN is NaN. Their log-sum-exps and other dimensions, and other requests, stay right. With
+    `isolate_drafts`, and with backend "torch", such a key does not count for them at all. (With `isolate_drafts` a key
+    with an Inf for which a row's score is -inf does not count for that row either: its probability is 0, and so are
+    the values that are not finite.)
 
     With backend "cute" nothing waits for the GPU, and with `out`, `workspace` and (for `return_lse`) `lse` given no
     memory is allocated; inside a CUDA-graph capture nothing is compiled either: a kernel that this process does not
@@ -101,6 +106,7 @@ def mla_decode(
     options = {
         "is_causal": is_causal, "return_lse": return_lse, "lse_base": lse_base, "check_values": check_values,
         "max_seq_len_q": max_seq_len_q, "dcp_world": dcp_world, "dcp_rank": dcp_rank, "dcp_interleave": dcp_interleave,
+        "isolate_drafts": isolate_drafts,
     }  # fmt: skip
     if is_traced(*tensors):
         from wrappers import op  # on use: it imports this module

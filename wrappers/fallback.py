@@ -59,8 +59,8 @@ def decode_torch(
             if shard is not None:
                 num_keys, bounds = shard.local_keys(num_keys), shard.local_keys(bounds)
             keys = kv_cache, block_tables[request], num_keys
-            latent, log_sum, sees = attend(rows, *keys, bounds, softmax_scale, drafts)
-            latent = torch.where(sees[:, None], latent * output_scale, 0.0)
+            latent, log_sum = attend(rows, *keys, bounds, softmax_scale, drafts)
+            latent = torch.where(log_sum[:, None] == -math.inf, 0.0, latent * output_scale)
             out[tokens] = rounded(latent.view(num_tokens, num_heads, LATENT_DIM), out.dtype)
             if lse is not None:
                 base = 1.0 if lse_base == "e" else math.log(2.0)
@@ -136,14 +136,13 @@ def attend(
     bounds: torch.Tensor,
     softmax_scale: float | torch.Tensor,
     drafts: DraftKeys | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Online softmax of packed rows `[M, 576]` over keys [0, num_keys): `(latent [M, 512], lse [M], sees [M])`.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Online softmax of packed rows `[M, 576]` over keys [0, num_keys): `(latent [M, 512], lse [M])`, base e, fp32.
 
-    Latent and log-sum-exp, base e, are fp32; bool `sees` says which rows see a key. The others have lse -inf and any
-    latent. NaN in a row, a key that it sees or the scale makes latent and log-sum-exp NaN.
+    A row that sees no key, or whose scores are all -inf, has lse -inf and any latent. NaN in a row, a key that it sees
+    or the scale makes latent and log-sum-exp NaN.
     """
     rows = rows.float()
-    sees = torch.zeros(rows.shape[0], dtype=torch.bool, device=rows.device)
     row_max = rows.new_full((rows.shape[0],), -math.inf)
     row_sum = torch.zeros_like(row_max)
     latent = rows.new_zeros(rows.shape[0], LATENT_DIM)
@@ -157,7 +156,6 @@ def attend(
         hidden = torch.arange(start, stop, device=rows.device) >= bounds[:, None]
         if drafts is not None:
             hidden = hidden | drafts.hidden(start, stop)
-        sees = sees | ~hidden.all(dim=-1)
         scores = scores.masked_fill(hidden, -math.inf)
         new_max = torch.maximum(row_max, scores.amax(dim=-1))
         # A row that has seen no key yet has maximum -inf; (-inf) - (-inf) would be NaN.
@@ -167,7 +165,7 @@ def attend(
         row_sum = row_sum * rescale + probabilities.sum(dim=-1)
         latent = latent * rescale[:, None] + weighted_sum(probabilities, hidden, keys[:, :LATENT_DIM])
         row_max = new_max
-    return latent / row_sum[:, None], row_max + torch.log(row_sum), sees
+    return latent / row_sum[:, None], row_max + torch.log(row_sum)
 
 
 def weighted_sum(probabilities: torch.Tensor, hidden: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -34,6 +34,7 @@ def decode_config(call: DecodeCall, arch: str, path: str = "auto") -> MlaDecodeC
         tree_mask=call.tree_mask is not None,
         dcp_world=call.dcp_world,
         dcp_interleave=call.dcp_interleave if call.dcp_world > 1 else 1,
+        isolate_drafts=call.isolate_drafts and call.has_hidden_keys,
         fp8_output=call.output_dtype == torch.float8_e4m3fn,
         arch=arch,
         path=path,

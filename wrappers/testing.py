@@ -29,6 +29,8 @@ SPARE_TABLE_ENTRIES = 3
 LSE_TOLERANCE = 2e-4
 # log2 of what the kernel multiplies probabilities by before it rounds them: e4m3 has 2^-9 .. 448 for them.
 PROBS_SCALE_LOG2 = {torch.bfloat16: 0, torch.float16: 0, torch.float8_e4m3fn: 8}
+# Of a problem, what no result depends on.
+KERNEL_OPTIONS = ("max_seq_len_q", "isolate_drafts")
 # Largest relative error of rounding an output to nearest.
 UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12, torch.float8_e4m3fn: 2.0**-4}
 
@@ -53,6 +55,7 @@ class MlaProblem:
     dcp_world: int = 1
     dcp_rank: int = 0
     dcp_interleave: int = 1
+    isolate_drafts: bool = False
 
     @property
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -82,7 +85,7 @@ class MlaProblem:
 
     def reference(self, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
         """`(out, lse)` of the brute-force reference, lse base e."""
-        options = {name: value for name, value in self.options.items() if name != "max_seq_len_q"}
+        options = {name: value for name, value in self.options.items() if name not in KERNEL_OPTIONS}
         return mla_decode_reference(*self.tensors, **options, dtype=dtype)
 
     def requests(self) -> Iterator[tuple[int | slice, int, list[list[int]]]]:

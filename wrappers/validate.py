@@ -76,6 +76,7 @@ class DecodeCall:
     dcp_world: int = 1
     dcp_rank: int = 0
     dcp_interleave: int = 1
+    isolate_drafts: bool = False
 
     @property
     def batch(self) -> int:
@@ -93,6 +94,11 @@ class DecodeCall:
     def seq_len_q(self) -> int:
         """Query tokens per request, the most that one may have where the query is ragged."""
         return self.max_seq_len_q if self.is_ragged else self.query.shape[1]
+
+    @property
+    def has_hidden_keys(self) -> bool:
+        """Whether a query token may not see one of its request's keys."""
+        return self.is_causal and (self.seq_len_q > 1 or self.tree_mask is not None)
 
     @property
     def num_heads(self) -> int:
@@ -124,6 +130,7 @@ def check_decode_call(
     dcp_world: int = 1,
     dcp_rank: int = 0,
     dcp_interleave: int = 1,
+    isolate_drafts: bool = False,
 ) -> DecodeCall:
     """The call's arguments, checked.
 
@@ -142,6 +149,7 @@ def check_decode_call(
     check_bool("is_causal", is_causal)
     check_bool("return_lse", return_lse)
     check_choice("lse_base", lse_base, LSE_BASES)
+    check_bool("isolate_drafts", isolate_drafts)
     if out is not None:
         check_out(out, query)
     if lse is not None:
@@ -168,6 +176,7 @@ def check_decode_call(
     return DecodeCall(
         query, cache, block_tables, seq_lens, out, workspace, softmax_scale, output_scale, is_causal, return_lse,
         lse_base, cu_seqlens_q, max_seq_len_q, tree_mask, dcp_world, dcp_rank, dcp_interleave,
+        isolate_drafts,
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ class ServerShapes:
     ragged: True for calls with `cu_seqlens_q`, of which `seq_lens_q` is the `max_seq_len_q`.
     has_tree_mask, scales_on_device: what the calls are given: a tree mask, tensors for the two scales.
     dcp_world, dcp_interleave: of decode context parallelism.
+    isolate_drafts: as `mla_decode` takes it.
     """
 
     dtype: torch.dtype
@@ -45,6 +46,7 @@ class ServerShapes:
     scales_on_device: bool = False
     dcp_world: int = 1
     dcp_interleave: int = 1
+    isolate_drafts: bool = False
 
     def empty_calls(self, device: torch.device | str) -> Iterator[tuple[str, dict[str, Any]]]:
         """A name and `mla_decode`'s arguments for each kernel: one request without keys."""
@@ -69,6 +71,7 @@ class ServerShapes:
                 "lse_base": lse_base or "e",
                 "dcp_world": self.dcp_world,
                 "dcp_interleave": self.dcp_interleave,
+                "isolate_drafts": self.isolate_drafts,
             }
             if ragged:
                 call["cu_seqlens_q"] = torch.zeros(2, dtype=torch.int32, device=device)

@@ -11,7 +11,7 @@ from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32
+from cutlass import Int32, Uint32
 
 from mla import operands
 from mla.causal_mask import TilePhases, maximum, minimum
@@ -24,13 +24,17 @@ from mla.pipelines import unsigned
 
 @dataclass(frozen=True)
 class Part:
-    """A work item's key tiles, and the counters before it: work items with keys, key tiles, page-ring stages."""
+    """A work item's key tiles, and the counters before it: work items with keys, key tiles, page-ring stages.
+
+    shared_keys: with isolate_drafts, keys of the request, from the first, that every row of the row tile sees.
+    """
 
     phases: TilePhases
     span: PageSpan
     items: Any
     tiles: Any
     stages: Any
+    shared_keys: Any = None
 
     def count(self, ring: Ring, tile: Any) -> Any:
         """Where the first slot of key tile `tile` comes in a ring, behind this item's query."""
@@ -46,11 +50,13 @@ class TilePages:
 
     visible: the tile's keys that the row tile reads. first_id: place of the first page's id in shared memory.
     first_box: the tile's first box within that page, which is not its first where a page holds several tiles.
+    shared: with isolate_drafts, the tile's keys that every row of the row tile sees.
     """
 
     visible: Any
     first_id: Any
     first_box: Any
+    shared: Any = None
 
     @classmethod
     def of(cls, ctx: Context, part: Part, tile: Any) -> TilePages:
@@ -60,7 +66,13 @@ class TilePages:
         first_id = stage * plan.page_ids_per_stage + part.span.position(tile)
         tiles = plan.tiles_per_page
         first_box = 0 if tiles == 1 else Int32(unsigned(tile) % tiles) * (page_size // plan.box_tokens // tiles)
-        return cls(visible, first_id, first_box)
+        shared = None if part.shared_keys is None else maximum(part.shared_keys - tile * plan.tile_tokens, 0)
+        return cls(visible, first_id, first_box, shared)
+
+    def needs_clearing(self, ctx: Context) -> Any:
+        """Whether values may lie in shared memory that must not reach the tensor core as they are."""
+        is_ragged = self.visible % ctx.plan.mma_k != 0
+        return is_ragged if self.shared is None else is_ragged | (self.shared < self.visible)
 
 
 @cute.jit
@@ -96,7 +108,10 @@ def load_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32,
     work = read_work(ctx, item)
     release_work(ctx, item)
     phases = work.phases
-    part = Part(phases, PageSpan.of(ctx.plan, phases), queries, tiles, stages)
+    shared_keys = None
+    if cutlass.const_expr(ctx.config.isolate_drafts):
+        shared_keys = keys_of_all_rows(ctx, work)
+    part = Part(phases, PageSpan.of(ctx.plan, phases), queries, tiles, stages, shared_keys)
     ahead = 0 if ctx.plan.keys_are_values else 2
     if phases.num_tiles > 0:
         pass_query(ctx, work, part)
@@ -196,17 +211,25 @@ def load_keys(ctx: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32):
     fill(ctx, pages, rope, part.count(plan.rings["rope"], tile))
 
 
+def keys_of_all_rows(ctx: Context, work: WorkItem) -> Any:
+    """How many of the request's keys, from the first on, every row of the row tile sees, in both CTAs of a pair: the
+    tensor core multiplies the values of each with the rows of both.
+    """
+    return work.mask.unmasked_bound(work.first_row - ctx.first_cta_row, work.request.seq_len_k)
+
+
 @cute.jit
 def load_values(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: Int32, ragged: Int32):
     """This CTA's values of a tile to ring slots `first` .., on the narrow path its latent keys. Returns the number of
     ragged tiles so far.
 
     The last K step of P*V multiplies whole groups of mma_k tokens, and 0 * NaN is NaN: rows of that group past the
-    last key are cleared after the load and before the tensor core is told.
+    last key are cleared after the load and before the tensor core is told. With isolate_drafts, so is what is not finite
+    of keys that only some rows see, whose probability is 0 for the others.
     """
     plan = ctx.plan
     slots = plan.rings[plan.value_edge].tile_slots
-    if pages.visible % plan.mma_k != 0:
+    if pages.needs_clearing(ctx):
         load_ragged_values(ctx, pages, first, ragged)
         ragged = ragged + 1
     else:
@@ -217,8 +240,8 @@ def load_values(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: Int32, 
 
 @cute.jit
 def load_ragged_values(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: Int32, ragged: Int32):
-    """Ring slots `first` ..: this warp waits for TMA, clears the rows behind the visible ones, and tells the tensor
-    core.
+    """Ring slots `first` ..: this warp waits for TMA, clears the rows behind the visible ones (and what of those that
+    not all rows see is not finite), and tells the tensor core.
     """
     plan, tail = ctx.plan, ctx.pipe("tail")
     ring = ctx.pipe(plan.value_edge)
@@ -229,7 +252,10 @@ def load_ragged_values(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: 
         load_boxes(ctx, pages, slot, first + number, tail, 0)
     tail.wait_full(ragged)
     for number in cutlass.range(slots, unroll=1):
-        clear_rows(ctx, path_of(plan).value_slot(ctx, number), first + number, pages.visible)
+        slot = path_of(plan).value_slot(ctx, number)
+        clear_rows(ctx, slot, first + number, pages.visible)
+        if cutlass.const_expr(ctx.config.isolate_drafts):
+            clear_not_finite(ctx, slot, first + number, pages.shared, pages.visible)
     cute.arch.fence_proxy("async.shared", space="cta")
     for number in cutlass.range(slots, unroll=1):
         ring.warp_arrive_full(first + number)
@@ -295,3 +321,28 @@ def clear_rows(ctx: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, vi
         offset = offset + (first + index // units) * CHUNK_BYTES + unit % row_units * 16
         cells = cute.make_tensor(ctx.smem_pointer(Int32, offset, 16), cute.make_layout(4))
         cells.fill(0)
+
+
+@cute.jit
+def clear_not_finite(ctx: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, begin: Int32, end: Int32):
+    """Zero the words with an element that is not finite, in tokens [begin, end) of the tile in slot `count`.
+
+    For a row that sees such a key nothing changes that its score does not say: that is NaN or +Inf, which makes the
+    whole row NaN, or -Inf, and then the key's probability is 0.
+    """
+    plan = ctx.plan
+    row_units = CHUNK_BYTES // 16
+    units = len(slot.columns) * row_units
+    first = maximum(begin - slot.first_token, 0)
+    rows = maximum(minimum(end - slot.first_token, slot.tokens) - first, 0)
+    for index in cutlass.range(cute.arch.lane_idx(), rows * units, cute.arch.WARP_SIZE, unroll=1):
+        unit = index % units
+        offset = ctx.slot_offset(slot.edge, count) + unit // row_units * plan.value_chunk_bytes
+        offset = offset + (first + index // units) * CHUNK_BYTES + unit % row_units * 16
+        cells = cute.make_tensor(ctx.smem_pointer(Uint32, offset, 16), cute.make_layout(4))
+        words = cute.make_rmem_tensor(4, Uint32)
+        cute.autovec_copy(cells, words)
+        for i in cutlass.range_constexpr(4):
+            odd = operands.not_finite(words[i], ctx.config.dtype)
+            words[i] = cutlass.select_(odd == Uint32(0), words[i], Uint32(0))
+        cute.autovec_copy(words, cells)

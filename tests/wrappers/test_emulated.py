@@ -261,10 +261,14 @@ def test_a_launch_checks_the_workspace_for_its_own_number_of_ctas(split):
 CHECKED_LENGTHS = (330, 65, 0, 200)
 
 
-@pytest.mark.parametrize("dtype, num_heads", [(torch.bfloat16, 16), (FP8, 16), (torch.float16, 40), (FP8, 40)])
-def test_no_hazards(dtype, num_heads):
+@pytest.mark.parametrize(
+    "dtype, num_heads, isolate_drafts",
+    [(torch.bfloat16, 16, False), (FP8, 16, False), (torch.float16, 40, False), (FP8, 40, False), (FP8, 40, True)],
+)
+def test_no_hazards(dtype, num_heads, isolate_drafts):
     """Every order gives the same bits, and the happens-before checker, which reads all of them alike, finds nothing."""
     problem = make_problem(len(CHECKED_LENGTHS), num_heads, 4, CHECKED_LENGTHS, dtype=dtype)
+    problem = replace(problem, isolate_drafts=isolate_drafts)
     call = problem.decode_call()
     compiled = compile_decode(kernel.decode_config(call, "sm_100a"))
     results = []

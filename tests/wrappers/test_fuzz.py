@@ -67,11 +67,11 @@ ANY_SCALAR = st.one_of(
     st.sampled_from((math.nan, math.inf, -math.inf, 1e300)), st.just(torch.tensor([1.0, 2.0])),
 )  # fmt: skip
 INPUTS = ("query", "kv_cache", "block_tables", "seq_lens")
-FEATURES = ("cu_seqlens_q", "max_seq_len_q", "tree_mask", "dcp_world", "dcp_rank", "dcp_interleave")
+FEATURES = ("cu_seqlens_q", "max_seq_len_q", "tree_mask", "dcp_world", "dcp_rank", "dcp_interleave", "isolate_drafts")
 TENSORS = (*INPUTS, "out", "lse", "workspace", "cu_seqlens_q", "tree_mask")
 SCALARS = (
     "softmax_scale", "output_scale", "is_causal", "return_lse", "lse_base", "check_values", "max_seq_len_q",
-    "dcp_world", "dcp_rank", "dcp_interleave",
+    "dcp_world", "dcp_rank", "dcp_interleave", "isolate_drafts",
 )  # fmt: skip
 
 

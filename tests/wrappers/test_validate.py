@@ -350,6 +350,7 @@ BAD = {
         r"dcp_rank=2: must be 0\.\.1",
     ),
     "rank_without_a_world": (lambda call: call.update(dcp_rank=1), ValueError, r"dcp_rank=1: must be 0\.\.0"),
+    "isolate_drafts": (lambda call: call.update(isolate_drafts=1), TypeError, "isolate_drafts is a int: must be a bool"),
     "interleave_of_none": (lambda call: call.update(dcp_interleave=0), ValueError, r"dcp_interleave=0: must be 1\.\."),
     "table_too_narrow_for_the_rank": (
         lambda call: call.update(dcp_world=2, seq_lens=torch.tensor([40, 500], dtype=torch.int32)),

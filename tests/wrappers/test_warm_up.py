@@ -93,6 +93,7 @@ def test_features_are_kernels_of_their_own(monkeypatch):
     features = {
         "ragged": {"ragged": (True,)}, "tree": {"has_tree_mask": True}, "dcp": {"dcp_world": 2, "dcp_interleave": 4},
         "scales": {"scales_on_device": True}, "all": {"ragged": (True,), "has_tree_mask": True},
+        "drafts": {"isolate_drafts": True},
     }  # fmt: skip
     for changes in ({}, *features.values()):
         warm_up(replace(plain, **changes))
