@@ -57,6 +57,7 @@ class DecodeCall:
 
     Ragged: query [total_q, H, 576], out [total_q, H, 512], lse [total_q, H], cu_seqlens_q [B + 1] int32. tree_mask is
     packed, int32 [B, Q, words] or [total_q, words]. Under decode context parallelism seq_lens are of all ranks' keys.
+    window_left: None without a window. local_visible_lens int32 [B, Q] or [total_q], any strides.
     """
 
     query: torch.Tensor
@@ -76,6 +77,8 @@ class DecodeCall:
     dcp_world: int = 1
     dcp_rank: int = 0
     dcp_interleave: int = 1
+    window_left: int | None = None
+    local_visible_lens: torch.Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -124,6 +127,8 @@ def check_decode_call(
     dcp_world: int = 1,
     dcp_rank: int = 0,
     dcp_interleave: int = 1,
+    window_left: int | None = None,
+    local_visible_lens: torch.Tensor | None = None,
 ) -> DecodeCall:
     """The call's arguments, checked.
 
@@ -152,23 +157,34 @@ def check_decode_call(
     given_mask = tree_mask
     if tree_mask is not None:
         tree_mask = checked_tree_mask(tree_mask, query, max_seq_len_q, is_causal, dcp_world)
+    window_left = checked_window(window_left, query, max_seq_len_q, given_mask)
+    if local_visible_lens is not None:
+        check_visible_lens(local_visible_lens, query, given_mask, window_left, dcp_world)
     check_written_apart(
         {"out": out, "lse": lse, "workspace": workspace},
         {
             "query": query, "kv_cache": kv_cache, "block_tables": block_tables, "seq_lens": seq_lens,
             "softmax_scale": softmax_scale, "output_scale": output_scale, "cu_seqlens_q": cu_seqlens_q,
-            "tree_mask": given_mask,
+            "tree_mask": given_mask, "local_visible_lens": local_visible_lens,
         },
     )  # fmt: skip
-    if wants_value_checks(check_values, query):
-        if cu_seqlens_q is not None:
-            check_query_lengths(cu_seqlens_q, max_seq_len_q, query.shape[0])
-        shard = KeyShard(dcp_world, dcp_rank, dcp_interleave)
-        check_lengths_and_pages(cache, block_tables, seq_lens, shard)
-    return DecodeCall(
+    call = DecodeCall(
         query, cache, block_tables, seq_lens, out, workspace, softmax_scale, output_scale, is_causal, return_lse,
-        lse_base, cu_seqlens_q, max_seq_len_q, tree_mask, dcp_world, dcp_rank, dcp_interleave,
+        lse_base, cu_seqlens_q, max_seq_len_q, tree_mask, dcp_world, dcp_rank, dcp_interleave, window_left,
+        local_visible_lens,
     )  # fmt: skip
+    if wants_value_checks(check_values, query):
+        check_call_values(call)
+    return call
+
+
+def check_call_values(call: DecodeCall) -> None:
+    """What is read of lengths and page ids, on the host."""
+    if call.is_ragged:
+        check_query_lengths(call.cu_seqlens_q, call.max_seq_len_q, call.query.shape[0])
+    check_lengths(call)
+    if call.batch:
+        check_pages(call)
 
 
 def check_query(query: torch.Tensor, is_ragged: bool = False) -> None:
@@ -224,6 +240,46 @@ def check_dcp(world: int, rank: int, interleave: int) -> None:
     check_int("dcp_world", world, 1, MAX_DCP_CYCLE)
     check_int("dcp_rank", rank, 0, world - 1)
     check_int("dcp_interleave", interleave, 1, MAX_DCP_CYCLE // world)
+
+
+def checked_window(
+    window_left: int | None, query: torch.Tensor, max_seq_len_q: int | None, tree_mask: torch.Tensor | None
+) -> int | None:
+    """None for no window, which is -1 too."""
+    if window_left is None:
+        return None
+    if isinstance(window_left, bool) or not isinstance(window_left, int):
+        raise TypeError(f"window_left is a {type(window_left).__name__}: must be an int or None")
+    if window_left == -1:
+        return None
+    num_tokens, name = (query.shape[1], "query.shape[1]") if max_seq_len_q is None else (max_seq_len_q, "max_seq_len_q")
+    if not num_tokens - 1 <= window_left <= MAX_KV_LEN:
+        raise ValueError(
+            f"window_left={window_left}: must be None, -1 or {num_tokens - 1}..{MAX_KV_LEN}, with {name}={num_tokens}"
+        )
+    if tree_mask is not None:
+        raise ValueError(f"window_left={window_left}: must be None or -1 with a tree_mask")
+    return window_left
+
+
+def check_visible_lens(
+    local_visible_lens: torch.Tensor,
+    query: torch.Tensor,
+    tree_mask: torch.Tensor | None,
+    window_left: int | None,
+    dcp_world: int,
+) -> None:
+    check_tensor("local_visible_lens", local_visible_lens, (torch.int32,))
+    check_device("local_visible_lens", local_visible_lens, query)
+    expected = list(query.shape[:-2])
+    if list(local_visible_lens.shape) != expected:
+        raise ValueError(f"local_visible_lens has shape {shape_text(local_visible_lens)}: must be {expected}")
+    if tree_mask is not None:
+        raise ValueError("local_visible_lens: must be None with a tree_mask")
+    if window_left is not None:
+        raise ValueError(f"local_visible_lens: must be None with window_left={window_left}")
+    if dcp_world > 1:
+        raise ValueError(f"local_visible_lens: must be None with dcp_world={dcp_world}")
 
 
 def checked_tree_mask(
@@ -396,18 +452,52 @@ def wants_value_checks(check_values: bool | None, query: torch.Tensor) -> bool:
     return check_values
 
 
-def check_lengths_and_pages(
-    kv_cache: torch.Tensor, block_tables: torch.Tensor, seq_lens: torch.Tensor, shard: KeyShard
-) -> None:
-    """Lengths in range, the table wide enough for the longest, every table entry in use naming a page."""
-    if seq_lens.numel() == 0:
-        return
-    lengths = seq_lens.tolist()
-    page_size, width = kv_cache.shape[1], block_tables.shape[1]
+def check_lengths(call: DecodeCall) -> None:
+    """Keys of requests in range, and those that query tokens see."""
+    lengths = call.seq_lens.tolist()
     for request, length in enumerate(lengths):
         if not 0 <= length <= MAX_KV_LEN:
             raise ValueError(f"seq_lens[{request}]={length}: must be 0..{MAX_KV_LEN}")
-    held = shard.local_keys(seq_lens.long())
+    if call.local_visible_lens is None:
+        return
+    request = request_of_tokens(call)
+    visible = call.local_visible_lens[: len(request)]
+    most = call.seq_lens[request] if call.is_ragged else call.seq_lens[:, None]
+    wrong = (visible < 0) | (visible > most)
+    if wrong.any():
+        index = wrong.nonzero()[0].tolist()
+        of = int(request[index[0]])
+        raise ValueError(
+            f"local_visible_lens{index}={int(visible[tuple(index)])}: must be 0..seq_lens[{of}]={lengths[of]}"
+        )
+
+
+def request_of_tokens(call: DecodeCall) -> torch.Tensor:
+    """The request of each entry of the query's first dimension: of itself, or of a ragged query's tokens."""
+    request = torch.arange(call.batch, device=call.seq_lens.device)
+    return request.repeat_interleave(call.cu_seqlens_q.diff().long()) if call.is_ragged else request
+
+
+def keys_in_use(call: DecodeCall) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each request's keys in this rank's cache, int64 [B]: (the first one that a query token may see, how many there
+    are from the first on that one may see)."""
+    shard, first, end = KeyShard(call.dcp_world, call.dcp_rank, call.dcp_interleave), 0, call.seq_lens.long()
+    if call.window_left is not None:
+        tokens = call.cu_seqlens_q.diff().long() if call.is_ragged else call.seq_len_q
+        first = (end - call.window_left - tokens).clamp(min=0)
+    if call.local_visible_lens is not None:
+        request = request_of_tokens(call)
+        visible = call.local_visible_lens[: len(request)].long()
+        visible = visible if call.is_ragged else visible.amax(1)
+        end = torch.zeros_like(end).scatter_reduce(0, request, visible, "amax")
+    return shard.local_keys(torch.zeros_like(end) + first), shard.local_keys(end)
+
+
+def check_pages(call: DecodeCall) -> None:
+    """The table is wide enough for the longest request, and every table entry in use names a page."""
+    block_tables, page_size, width = call.block_tables, call.page_size, call.block_tables.shape[1]
+    lengths, shard = call.seq_lens.tolist(), KeyShard(call.dcp_world, call.dcp_rank, call.dcp_interleave)
+    held = shard.local_keys(call.seq_lens.long())
     longest = int(held.argmax())
     needed = -(-int(held[longest]) // page_size)
     of_rank = f" on rank {shard.rank} of {shard.world}" if shard.world > 1 else ""
@@ -418,14 +508,15 @@ def check_lengths_and_pages(
         )
     if needed == 0:
         return
-    table = block_tables[:, :needed]
-    used = torch.arange(needed, device=table.device) * page_size < held[:, None]
-    wrong = used & ((table < 0) | (table >= kv_cache.shape[0]))
+    table, (first, end) = block_tables[:, :needed], keys_in_use(call)
+    start_of_page = torch.arange(needed, device=table.device) * page_size
+    used = (start_of_page < end[:, None]) & (start_of_page + page_size > first[:, None])
+    wrong = used & ((table < 0) | (table >= call.kv_cache.shape[0]))
     if wrong.any():
         request, entry = wrong.nonzero()[0].tolist()
         raise ValueError(
             f"block_tables[{request}, {entry}]={int(table[request, entry])}: an entry in use "
-            f"(seq_lens[{request}]={lengths[request]}) must be 0..{kv_cache.shape[0] - 1}"
+            f"(seq_lens[{request}]={lengths[request]}) must be 0..{call.kv_cache.shape[0] - 1}"
         )
 
 
