@@ -94,8 +94,9 @@ def _window_from_whole_tiles(seen: SeenKeys, *arguments: Any) -> TilePhases:
     return replace(phases, window_end=phases.begin)
 
 
-def _all_of_the_cache(seen: SeenKeys, tile_tokens: int) -> Any:
-    return causal_mask.quotient_up(seen.end, tile_tokens)
+def _whole_tiles_of_the_window(seen: SeenKeys, tile_tokens: int, begin: Any, end: Any) -> TilePhases:
+    rounded_up = causal_mask.quotient_up(seen.first, tile_tokens) * tile_tokens
+    return _PHASES(replace(seen, first=causal_mask.minimum(rounded_up, seen.end)), tile_tokens, begin, end)
 
 
 def _one_key_more(length: Any, seq_len_k: Any) -> Any:
@@ -269,9 +270,9 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
         "keys before the window, in the tile that it starts in, reach the tensor core",
         lambda: mock.patch.object(load, "clear_hidden", _nothing),
     ),
-    "window-all-tiles": (
-        "the tiles before a window are counted among a row tile's",
-        lambda: mock.patch.object(SeenKeys, "num_tiles", _all_of_the_cache),
+    "window-skips-tile": (
+        "the tile that a window starts in is not read",
+        lambda: mock.patch.object(SeenKeys, "phases", _whole_tiles_of_the_window),
     ),
     "visible-off-by-one": (
         "every query token sees one key more than its visible length",

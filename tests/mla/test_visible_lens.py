@@ -6,7 +6,6 @@ name no page.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import pytest
@@ -15,8 +14,10 @@ import torch
 from mla.config import MlaDecodeConfig
 from mla.tile_scheduler import TileScheduler
 from tests.mla.test_split_kv import shares_of
-from tests.wrappers.emulation import is_caught, launch, launch_with_reports, run, same
-from wrappers.testing import MlaProblem, assert_matches, make_problem
+from tests.wrappers.emulation import NUM_CTAS, is_caught, launch, launch_with_reports, run, same
+from wrappers import emulated, kernel
+from wrappers.decode import EMULATED_ARCH
+from wrappers.testing import MlaProblem, assert_matches, hide_unseen, make_problem
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 KV_LENS = (330, 64, 3, 200, 0, 129)
@@ -29,8 +30,11 @@ def backend(request):
 
 def with_lengths(lens: list[list[int]], num_heads: int = 16, **options) -> MlaProblem:
     """Requests of as many keys as their longest token sees, and 70 more that none sees."""
-    problem = make_problem(len(lens), num_heads, len(lens[0]), [max(row) + 70 for row in lens], **options)
-    return replace(problem, local_visible_lens=torch.tensor(lens, dtype=torch.int32))
+    keys = [max(row) + 70 for row in lens]
+    problem = make_problem(len(lens), num_heads, len(lens[0]), keys, is_causal=False, **options)
+    problem = replace(problem, local_visible_lens=torch.tensor(lens, dtype=torch.int32))
+    hide_unseen(problem)
+    return problem
 
 
 @pytest.mark.parametrize(
@@ -38,13 +42,12 @@ def with_lengths(lens: list[list[int]], num_heads: int = 16, **options) -> MlaPr
     [
         ("narrow", 16, 4, 16, "bf16"),
         ("narrow", 3, 5, 64, "fp8"),
-        ("narrow", 1, 100, 32, "fp16"),
         ("wide", 16, 8, 16, "fp8"),
         ("wide", 128, 3, 128, "bf16"),
     ],
 )
 def test_random_lengths(path, num_heads, seq_len_q, page_size, dtype, backend):
-    for seed in range(3):
+    for seed in range(2):
         problem = make_problem(
             len(KV_LENS), num_heads, seq_len_q, KV_LENS, page_size=page_size, dtype=DTYPES[dtype], visible_lens=True,
             seed=seed,
@@ -60,6 +63,11 @@ def test_lengths_of_a_ragged_query(path, dtype, backend):
     assert_matches(problem, *run(problem, backend, path))
 
 
+def test_many_tokens_to_a_row_tile(backend):
+    problem = make_problem(2, 1, 70, (130, 40), dtype=torch.float16, visible_lens=True)
+    assert_matches(problem, *run(problem, backend))
+
+
 def test_more_requests_than_lanes(backend):
     lengths = [(37 * request) % 150 for request in range(70)]
     problem = make_problem(70, 1, 2, lengths, page_size=16, visible_lens=True)
@@ -68,7 +76,7 @@ def test_more_requests_than_lanes(backend):
 
 def test_lengths_and_the_mask_they_replace(backend):
     """The causal bounds, given as lengths, with `is_causal` either way; a length of 0 among them, and one of all."""
-    causal = make_problem(3, 16, 4, (330, 64, 2), hostile=False)
+    causal = make_problem(3, 16, 4, (330, 64, 2), page_size=16, hostile=False)
     lens = (causal.seq_lens[:, None] - 3 + torch.arange(4)).clamp(min=0).int()
     expected = run(causal, backend)
     for is_causal in (True, False):
@@ -77,7 +85,7 @@ def test_lengths_and_the_mask_they_replace(backend):
 
 
 def test_strided_lengths(backend):
-    problem = make_problem(3, 16, 4, (330, 64, 2), visible_lens=True)
+    problem = make_problem(3, 16, 4, (330, 64, 2), page_size=16, visible_lens=True)
     wide = torch.full((3, 9), 2**31 - 1, dtype=torch.int32)
     wide[:, :8:2] = problem.local_visible_lens
     assert_matches(problem, *run(replace(problem, local_visible_lens=wide[:, :8:2]), backend))
@@ -85,21 +93,12 @@ def test_strided_lengths(backend):
 
 def test_a_length_beyond_the_keys_is_all_of_them():
     """Unchecked, as on a GPU: nothing behind the request's keys is read."""
-    problem = make_problem(2, 16, 4, (70, 40), visible_lens=True)
-    lens = problem.local_visible_lens.clone()
-    lens[0, 1], lens[1, 2] = 70, 0
-    problem = replace(make_problem(2, 16, 4, (70, 40)), local_visible_lens=lens, query=torch.ones_like(problem.query))
-    call = problem.decode_call()
-    beyond = lens.clone()
-    beyond[0, 1], beyond[1, 2] = 2**31 - 1, -7
-    expected = launch(problem)
-    object.__setattr__(call, "local_visible_lens", beyond)
-    from mla.compile import compile_decode
-    from wrappers import emulated, kernel
-
-    out, lse = torch.empty_like(expected[0]), torch.empty_like(expected[1])
-    emulated.launch(compile_decode(kernel.decode_config(call, "sm_100a")), call, out, lse, num_ctas=13)
-    assert same((out, lse), expected)
+    lens, beyond = torch.tensor([[3, 70, 1, 69], [40, 40, 0, 2]]).int(), [[3, 2**31 - 1, 1, 69], [41, 40, -7, 2]]
+    problem = replace(make_problem(2, 16, 4, (70, 40), page_size=16), local_visible_lens=lens)
+    call = replace(problem.decode_call(), local_visible_lens=torch.tensor(beyond).int())
+    out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.out_shape[:3])
+    emulated.launch(kernel.compiled(call, EMULATED_ARCH), call, out, lse, num_ctas=NUM_CTAS)
+    assert same((out, lse), launch(problem))
 
 
 def test_bytes_are_those_of_the_longest_token():
@@ -114,24 +113,19 @@ def test_bytes_are_those_of_the_longest_token():
 
 def test_stream_k_counts_the_longest_token_of_a_row_tile():
     """The scheduler's shares, on plain integers, of the lengths of the two row tiles of eight tokens."""
-    scheduler = TileScheduler.of(MlaDecodeConfig("bf16", 16, 8, False, 64, visible_lens=True), 64, 64)
+    scheduler = TileScheduler.of(MlaDecodeConfig("bf16", 16, 8, False, 64, path="narrow", visible_lens=True), 64, 64)
     lens = [64 * 9, 5, 64 * 30, 0, 1, 0, 0, 64 * 3]
     given = scheduler.of_request(8, lens)
     assert [given.cost(row_tile, 64 * 40) - given.gap for row_tile in range(2)] == [30, 3]
     assert given.request_cost(64 * 40) == 33 + 2 * given.gap
-    whole = [units for units in shares_of(given, [64 * 40], 33) if units]
-    assert [(row_tile, begin) for items in whole for _, row_tile, begin, _, _ in items] == [
-        *((0, tile) for tile in range(30)), *((1, tile) for tile in range(3)),
-    ]  # fmt: skip
+    loads = [sum(end - begin for *_, begin, end, _ in items) for items in shares_of(given, [64 * 40], 5)]
+    assert sum(loads) == 33 and max(loads) == 7
 
 
-MUTANTS = ("visible-off-by-one", "visible-last-token", "visible-first-token")
-
-
-@pytest.mark.parametrize("mutant", MUTANTS)
+@pytest.mark.parametrize("mutant", ["visible-off-by-one", "visible-last-token", "visible-first-token"])
 def test_mutants_fail(mutant):
     """The longest and the shortest are neither the first nor the last token."""
-    problem = with_lengths([[150, 20, 210, 100], [64, 64, 0, 3]])
+    problem = with_lengths([[150, 20, 210, 100], [64, 64, 0, 3]], page_size=16)
     assert_matches(problem, *launch(problem))
     assert is_caught(problem, mutant)
 
@@ -139,9 +133,9 @@ def test_mutants_fail(mutant):
 def test_no_hazards():
     problem = make_problem(3, 16, 4, (330, 200, 64), page_size=16, visible_lens=True)
     results = []
-    for order, seed in itertools.product(("late", "adversarial"), (0, 1)):
+    for order, seed in (("late", 0), ("adversarial", 1)):
         out, lse, reports = launch_with_reports(problem, num_ctas=3, order=order, seed=seed, checks=True)
         assert [str(hazard) for hazard in reports.merge.hazards] == []
         results.append((out, lse))
     assert_matches(problem, *results[0])
-    assert all(same(result, results[0]) for result in results)
+    assert same(*results)
