@@ -39,6 +39,12 @@ def poisoned(problem: MlaProblem, draft: int, value: float) -> tuple[MlaProblem,
     return replace(problem, kv_cache=cache), sees
 
 
+def lens_of(problem: MlaProblem, lens: tuple[int, ...]) -> MlaProblem:
+    """Every request's tokens see so many keys, as far as it has them."""
+    bounded = torch.tensor(lens, dtype=torch.int32).minimum(problem.seq_lens[:, None])
+    return replace(problem, local_visible_lens=bounded)
+
+
 def is_isolated(problem: MlaProblem, draft: int, value: float, result, clean) -> bool:
     """Whether a bad draft's rows are NaN, with NaN as log-sum-exp, and all others what they are without it."""
     sees = poisoned(problem, draft, value)[1]
@@ -58,6 +64,9 @@ CASES = {
     "fp8": (lambda: isolated(32, 4, dtype=DTYPES["fp8"]), (1, 3)),
     "two row tiles": (lambda: isolated(40, 4, dtype=DTYPES["fp16"]), (3,)),
     "ragged tree": (lambda: isolated(16, 8, (200, 64, 130, 5), query_lens=(8, 3, 7, 2), tree=True), (2,)),
+    # A key that only the first token's window holds, and one that no window reaches beyond a tile's start.
+    "window": (lambda: isolated(32, 4, (400, 261), window_left=130), (-130, -129, 3)),
+    "visible lengths": (lambda: lens_of(isolated(32, 4, (140, 64), is_causal=False), (140, 90, 129, 2)), (0, -20, 3)),
     "fp8 tree over three tiles": (lambda: isolated(1, 200, (330,), tree=True, dtype=DTYPES["fp8"]), (7, 100, 199)),
 }
 
@@ -107,7 +116,9 @@ def test_an_infinite_draft(dtype, backend):
     assert expected[lowest][:, values].isnan().all() and out[lowest][:, values].isfinite().all()
 
 
-@pytest.mark.parametrize("mutant, draft", [("drafts-not-cleared", 3), ("drafts-last-tile", 1), ("drafts-own-rows", 1)])
+@pytest.mark.parametrize(
+    "mutant, draft", [("drafts-not-cleared", 3), ("drafts-last-tile", 1), ("drafts-off-by-one", 1)]
+)
 def test_mutants_fail(mutant, draft):
     problem = isolated(32, 4)
     clean = launch(problem)

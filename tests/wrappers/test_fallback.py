@@ -315,6 +315,11 @@ MODES = {
     "ragged": {"query_lens": (5, 0, 2, 1)},
     "tree": {"tree": True},
     "ragged tree": {"query_lens": (5, 0, 2, 1), "tree": True},
+    "window": {"window_left": 9},
+    "dense window": {"window_left": 40, "is_causal": False},
+    "ragged window": {"query_lens": (5, 0, 2, 1), "window_left": 4},
+    "visible lengths": {"visible_lens": True},
+    "ragged visible lengths": {"query_lens": (5, 0, 2, 1), "visible_lens": True},
 }
 
 
@@ -336,6 +341,28 @@ def test_context_parallelism(world, interleave):
         parts.append(decode(part))
         assert_matches(part, *parts[-1])
     assert_matches(problem, *merge_partials(*zip(*parts)))
+
+
+@pytest.mark.parametrize("window_left", [4, 30])
+def test_windows_under_context_parallelism(window_left):
+    """Counted among all ranks' keys."""
+    problem = make_problem(4, 3, 5, [66, 20, 2, 0], page_size=16, window_left=window_left)
+    parts = [decode(shard(problem, 3, rank, 4)) for rank in range(3)]
+    assert_matches(problem, *merge_partials(*zip(*parts)))
+
+
+def test_a_wrong_window_or_length_is_rejected():
+    windowed = make_problem(2, 3, 5, [66, 30], page_size=16, window_left=9, hostile=False)
+    for window_left in (8, 10):
+        assert compare(windowed, *decode(replace(windowed, window_left=window_left))).faults
+    problem = make_problem(2, 3, 5, [66, 30], page_size=16, hostile=False)
+    lens = torch.tensor([[60, 3, 0, 5, 66], [9, 8, 7, 30, 20]]).int()
+    with_lens = replace(problem, local_visible_lens=lens)
+    assert_matches(with_lens, *decode(with_lens))
+    for token in range(5):
+        other = lens.clone()
+        other[1, token] -= 1
+        assert compare(with_lens, *decode(replace(with_lens, local_visible_lens=other))).faults
 
 
 def test_a_wrong_tree_or_rank_is_rejected(monkeypatch):
