@@ -52,7 +52,10 @@ class Prediction:
 
 
 def config_of(workload: Workload, path: str = "auto") -> MlaDecodeConfig:
-    return MlaDecodeConfig(workload.dtype, workload.num_heads, workload.seq_len_q, True, workload.page_size, path=path)
+    return MlaDecodeConfig(
+        workload.dtype, workload.num_heads, workload.seq_len_q, True, workload.page_size, path=path,
+        isolate_drafts=workload.isolate_drafts,
+    )  # fmt: skip
 
 
 def write_cuts(workspace: torch.Tensor, config: MlaDecodeConfig, kv_lens: Sequence[int]) -> None:

@@ -16,7 +16,7 @@ CHUNK_BYTES = 128  # row pitch of a 128-byte-swizzled chunk
 FLOAT_BYTES = 4
 INT_BYTES = 4
 TMEM_COLUMN_BYTES = 4
-WORK_RECORD_INTS = 8  # batch, row tile, begin, end, slot, seq_len_k; of a ragged query: query_begin, seq_len_q
+WORK_RECORD_INTS = 8
 SLOT_BYTES = 16384  # of a slot of keys or values: P*V reads two side by side, or one; four TMA boxes at most
 OUTPUT_N = 256  # N of one P*V instruction, the largest
 # Halves of O by which Q*K is issued sooner than where its S buffer is read for P*V: scores, softmax and P take longer than
@@ -306,8 +306,16 @@ class MemoryPlan(ABC):
         return self.page_ids_offset + self.page_stages * self.page_ids_per_stage * INT_BYTES
 
     @property
+    def work_record_ints(self) -> int:
+        """Integers of a record: batch, row tile, begin, end, slot, seq_len_k; of a ragged query: query_begin, seq_len_q;
+        under visible lengths, which other roles need not all read then: the row tile's `end` and `whole_to`.
+        """
+        given = 6 + 2 * self.config.ragged_query + 2 * self.config.visible_lens
+        return max(given, WORK_RECORD_INTS)
+
+    @property
     def barrier_offset(self) -> int:
-        return self.work_offset + self.work_stages * WORK_RECORD_INTS * INT_BYTES
+        return self.work_offset + self.work_stages * self.work_record_ints * INT_BYTES
 
     @property
     def tmem_pointer_offset(self) -> int:

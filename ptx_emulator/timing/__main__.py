@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from ..cubin import register_counts
+from ..watchdog import Limits
 from . import Constants, LaunchTiming, time_host_function
 
 
@@ -90,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of the model")
     parser.add_argument("--cubin", help="the assembled kernels: their registers limit the CTAs that an SM holds")
     parser.add_argument("--clusters", help="numbers of the clusters of the first launch to execute, with commas")
+    parser.add_argument("--time-limit", type=float, metavar="S", help="seconds that executing a launch may take")
     parser.add_argument("--waits", action="store_true", help="where warps wait, and for what")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
@@ -97,13 +99,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         constants = Constants.of(**{n: float(v) for n, _, v in (item.partition("=") for item in options.set)})
         named = {n: _value(v) for n, _, v in (item.partition("=") for item in options.options)}
         clusters = [int(n) for n in options.clusters.split(",")] if options.clusters else None
+        Limits(seconds=options.time_limit)
         case = load_case(options.case)
         registers = read_registers(options.cubin)
     except ValueError as error:
         parser.error(str(error))
     ir, ptx, host_args = case.arguments(**named)[:3]
     chosen = [{"clusters": clusters}] + [{"cached": True}] * 8
-    timings = time_host_function(ir, ptx, host_args, constants, options=chosen, registers=registers)
+    timings = time_host_function(
+        ir, ptx, host_args, constants, options=chosen, registers=registers, time_limit=options.time_limit
+    )
     found = summary(timings, constants)
     print(json.dumps(found, indent=1) if options.json else text_of(found, options.waits))
     return 0
