@@ -92,11 +92,12 @@ def mla_decode(
     row's query, in a key that it sees or in a scale gives NaN, and so does a score of +inf. (One exception: a row all
     of whose scores are -inf has `lse = -inf`, and `out` is NaN with backend "torch", 0 with the kernel.)
 
-    What a row does not see: no key outside its request's [0, seq_lens[b]), and none in it that no query token of the
-    request sees, reaches any result, whatever it holds. A key that only other query tokens of the request see, such as a later draft's, must be finite for the kernel:
-    NaN or Inf in its latent dimension d may make `out[..., d]` of tokens that do not see it NaN, since tokens share
-    tiles and 0 * NaN is NaN. Their log-sum-exps and other dimensions, and other requests, stay right. With backend
-    "torch" such a key does not count for them at all.
+    What a row does not see: no key outside its request's [0, seq_lens[b]) reaches any result, whatever it holds, and
+    none in it that lies before the windows, or from the visible lengths on, of all query tokens of the request. Any
+    other key that a row does not see, such as a later draft's, must be finite for the kernel: NaN or Inf in its latent
+    dimension d may make `out[..., d]` of tokens that do not see it NaN, since tokens share tiles and 0 * NaN is NaN.
+    Their log-sum-exps and other dimensions, and other requests, stay right. With backend "torch" such a key does not
+    count for them at all.
 
     With backend "cute" nothing waits for the GPU, and with `out`, `workspace` and (for `return_lse`) `lse` given no
     memory is allocated; inside a CUDA-graph capture nothing is compiled either: a kernel that this process does not
