@@ -10,8 +10,8 @@ and everything behind it count this rank's keys.
 Tree: the query tokens are the request's last keys ("drafts"). A token sees every key ahead of them, and of the drafts
 those whose bits are set in its row of the tree mask.
 
-Sliding window: token t sees no key before max(0, seq_len_k - seq_len_q - window_left + t), `window_left` keys before its
-own position. Everything else as without.
+Sliding window: token t sees no key before max(0, seq_len_k - seq_len_q - window_left + t), `window_left` keys before
+its own position. Everything else as without.
 
 Visible lengths: token t sees key j iff j < visible_lens[t], whatever the causal rule says. They need not ascend.
 

@@ -307,8 +307,9 @@ class MemoryPlan(ABC):
 
     @property
     def work_record_ints(self) -> int:
-        """Integers of a record: batch, row tile, begin, end, slot, seq_len_k; of a ragged query: query_begin, seq_len_q;
-        under visible lengths, which other roles need not all read then: the row tile's `end` and `whole_to`.
+        """Integers of a record: batch, row tile, begin, end, slot, seq_len_k; of a ragged query: query_begin,
+        seq_len_q; under visible lengths, so that one warp alone reads all of a row tile's: its SeenKeys, end and
+        whole_to.
         """
         given = 6 + 2 * self.config.ragged_query + 2 * self.config.visible_lens
         return max(given, WORK_RECORD_INTS)

@@ -95,14 +95,13 @@ def mla_decode(
     row's query, in a key that it sees or in a scale gives NaN, and so does a score of +inf. Only a row all of whose
     scores are -inf is one that sees no key, which is what merging parts of the keys makes of it.
 
-    What a row does not see: no key outside its request's [0, seq_lens[b]), and none in it that no query token of the
-    request sees, reaches any result, whatever it holds. A key that only other query tokens of the request see, such as a
-    later draft's, must be finite for the kernel: NaN or Inf in its latent dimension d may make `out[..., d]` of tokens
-    that do not see it NaN, since tokens share tiles and 0 * NaN is NaN. Their log-sum-exps and other dimensions, and
-    other requests, stay right. With
-    `isolate_drafts`, and with backend "torch", such a key does not count for them at all. (With `isolate_drafts` a key
-    with an Inf for which a row's score is -inf does not count for that row either: its probability is 0, and so are
-    the values that are not finite.)
+    What a row does not see: no key outside its request's [0, seq_lens[b]) reaches any result, whatever it holds, and
+    none in it that lies before the windows, or from the visible lengths on, of all query tokens of the request. Any
+    other key that a row does not see, such as a later draft's, must be finite for the kernel: NaN or Inf in its latent
+    dimension d may make `out[..., d]` of tokens that do not see it NaN, since tokens share tiles and 0 * NaN is NaN.
+    Their log-sum-exps and other dimensions, and other requests, stay right. With `isolate_drafts`, and with backend
+    "torch", such a key does not count for them at all. (With `isolate_drafts` a key with an Inf for which a row's score
+    is -inf does not count for that row either: its probability is 0, and so are the values that are not finite.)
 
     With backend "cute" nothing waits for the GPU, and with `out`, `workspace` and (for `return_lse`) `lse` given no
     memory is allocated; inside a CUDA-graph capture nothing is compiled either: a kernel that this process does not

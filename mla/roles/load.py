@@ -303,8 +303,8 @@ def load_boxes(
     told: cutlass.Constexpr,
     told_count: Int32,
 ):
-    """The pages that hold keys which the row tile reads to slot `count` of its ring, one box per (page, column). Full barrier
-    `told_count` of edge `told` counts their bytes.
+    """The pages that hold keys which the row tile reads to slot `count` of its ring, one box per (page, column). Full
+    barrier `told_count` of edge `told` counts their bytes.
     """
     plan, page_size = ctx.plan, ctx.config.page_size
     num_boxes = (maximum(pages.visible - slot.first_token, 0) + (plan.box_tokens - 1)) // plan.box_tokens

@@ -179,6 +179,7 @@ def test_a_pair_needs_two_ctas():
 # fp8), scales are numbers, and each of the others has a test file of its own.
 OF_OTHER_PROBLEMS = (
     "unscaled-probs", "unread-scales", "ragged-", "dcp-", "tree-", "no-tree-mask", "drafts-", "merge-", "same-pages",
+    "window-", "visible-",
 )  # fmt: skip
 
 
