@@ -36,7 +36,7 @@ class Target:
 def run(ctx: cutlass.Constexpr, work: cutlass.Constexpr, lane: Int32, tiles: Int32, row_sum: Float32):
     """Write one work item's result; `tiles` key tiles lie behind its end."""
     plan, config = ctx.plan, ctx.config
-    # The largest probability of a row that sees a key is 1, so its sum is 0 iff it sees none; NaN sums propagate.
+    # The largest probability of a row that sees a key is 1 or more, so its sum is 0 iff it sees none; NaN sums propagate.
     is_empty = row_sum == Float32(0.0)
     factor = cutlass.select_(work.slot < 0, ctx.args.output_scale, Float32(2.0**config.partial_scale_log2)) / row_sum
     own_row = row_address(ctx, work, accumulator.row_of_lane(lane))
