@@ -31,18 +31,25 @@ RELAXED: tuple[tuple[str, Changes], ...] = (
     ("L2 and link", _times(2, "l2_bytes")),
     ("synchronisation", _times(0.5, "arrive", "wake", "test", "remote", "named", "mma_latency")),
     ("MMA issue", _times(0.5, "mma_issue")),
+    ("instruction fetch", _times(0.5, "code_latency", "code_line", "branch")),
     ("launch, hand-over", _times(0.5, "launch", "next_launch", "next_launch_pdl")),
 )
 
 
+_TOGETHER = ("clock", "tmem_load", "tmem_store", "code_latency", "code_line")
+
+
 def disputed() -> list[tuple[str, Changes]]:
-    """The ends of each disputed constant but the clock; Tensor Memory's two rates go together."""
+    """The ends of each disputed constant but the clock; Tensor Memory's two rates go together, and how code comes."""
     variants: list[tuple[str, Changes]] = []
     for end in ("low", "high"):
         ends = {name: getattr(CONSTANTS[name], end) for name in ("tmem_load", "tmem_store")}
         variants.append((f"tmem {ends['tmem_load']:g}/{ends['tmem_store']:g} B/clk", lambda _, ends=ends: dict(ends)))
+    for title, end in (("code warm", "low"), ("code from L2", "high")):
+        ends = {name: getattr(CONSTANTS[name], end) for name in ("code_latency", "code_line")}
+        variants.append((title, lambda _, ends=ends: dict(ends)))
     for name, constant in CONSTANTS.items():
-        if constant.is_disputed and name not in ("clock", "tmem_load", "tmem_store"):
+        if constant.is_disputed and name not in _TOGETHER:
             for value in (constant.low, constant.high):
                 if value != constant.value:
                     variants.append((f"{name} {value:g}", lambda _, name=name, value=value: {name: value}))

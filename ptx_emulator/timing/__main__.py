@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..cubin import register_counts
+from ..cubin import code_sizes, register_counts
 from . import Constants, LaunchTiming, time_host_function
 
 
@@ -38,12 +38,13 @@ def load_case(path: str) -> ModuleType:
     return module
 
 
-def read_registers(path: str | None) -> dict[str, int]:
-    """Registers by kernel, of a cubin if there is one. Raises ValueError."""
+def read_cubin(path: str | None) -> tuple[dict[str, int], dict[str, int]]:
+    """(registers, bytes of code) by kernel, of a cubin if there is one. Raises ValueError."""
     if path is None:
-        return {}
+        return {}, {}
     try:
-        return register_counts(Path(path).read_bytes())
+        cubin = Path(path).read_bytes()
+        return register_counts(cubin), code_sizes(cubin)
     except (OSError, LookupError, struct.error) as error:
         raise ValueError(f"--cubin {path}: cannot be read ({type(error).__name__}: {error})") from error
 
@@ -75,6 +76,8 @@ def summary(launches: Sequence[LaunchTiming], constants: Constants) -> dict[str,
                     {"warp": w, "mbarrier": offset, "by": by, "share": cycles / longest.cycles}
                     for (w, offset, by), cycles in longest.waits.items()
                 ],
+                "code": max((t for (_, kind), t in longest.blocked.items() if kind == "code"), default=0.0)
+                / longest.cycles,
             }
         )
     total = constants["launch"] * 1e6 + sum(row["us"] for row in rows) + sum(hand_overs)
@@ -88,7 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("case", metavar="CASE.py")
     parser.add_argument("options", nargs="*", metavar="name=value", help="given to its `arguments`")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of the model")
-    parser.add_argument("--cubin", help="the assembled kernels: their registers limit the CTAs that an SM holds")
+    parser.add_argument(
+        "--cubin", help="the assembled kernels: registers limit the CTAs that an SM holds, code is fetched"
+    )
     parser.add_argument("--clusters", help="numbers of the clusters of the first launch to execute, with commas")
     parser.add_argument("--waits", action="store_true", help="where warps wait, and for what")
     parser.add_argument("--json", action="store_true")
@@ -98,12 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         named = {n: _value(v) for n, _, v in (item.partition("=") for item in options.options)}
         clusters = [int(n) for n in options.clusters.split(",")] if options.clusters else None
         case = load_case(options.case)
-        registers = read_registers(options.cubin)
+        registers, sizes = read_cubin(options.cubin)
     except ValueError as error:
         parser.error(str(error))
     ir, ptx, host_args = case.arguments(**named)[:3]
     chosen = [{"clusters": clusters}] + [{"cached": True}] * 8
-    timings = time_host_function(ir, ptx, host_args, constants, options=chosen, registers=registers)
+    timings = time_host_function(ir, ptx, host_args, constants, options=chosen, registers=registers, code_bytes=sizes)
     found = summary(timings, constants)
     print(json.dumps(found, indent=1) if options.json else text_of(found, options.waits))
     return 0
@@ -120,6 +125,7 @@ def text_of(found: dict[str, Any], waits: bool) -> str:
         lines.append(f"              cycles of clusters { ({n: round(c) for n, c in row['cycles'].items()}) }")
         busiest = sorted(row["busy"].items(), key=lambda item: -item[1])[:5]
         lines.append("              busy " + ", ".join(f"{name} {share:.0%}" for name, share in busiest))
+        lines.append(f"              waits for code: {row['code']:.1%} of the time at most, of a warp")
         if waits:
             for wait in sorted(row["waits"], key=lambda w: (w["warp"], -w["share"])):
                 if wait["share"] > 0.02:
