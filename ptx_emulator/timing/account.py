@@ -216,7 +216,7 @@ def account_branch(t, cta, w, quarter, pc, target):
     if t.costs.kind[pc] == costs.BRANCH:
         warp = t.warps[w]
         warp[tb.FRONT] = max(warp[tb.FRONT], operands)
-        if target != pc + 1:
+        if target <= pc:
             warp[tb.FRONT] += t.constants[K_BRANCH]
 
 
