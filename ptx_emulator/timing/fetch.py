@@ -12,7 +12,7 @@ from numba import njit
 
 from . import constants as c
 from . import tables as tb
-from .units import OPTIONS
+from .units import OPTIONS, note
 
 K_LATENCY, K_PACE, K_AHEAD = (c.INDEX[name] for name in ("code_latency", "code_line", "code_ahead"))
 
@@ -48,6 +48,7 @@ def fetch(t, cta, w, line):
     if ready > now:
         warp[tb.FRONT] = ready
         t.blocked[w, tb.BLOCKED_CODE] += ready - now
+        note(t, now, ready, cta, w, tb.TRACE_CODE, line)
     last = min(line + t.constants[K_AHEAD], t.code_lines[-1])
     following = line + 1.0
     while following <= last:

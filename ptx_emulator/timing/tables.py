@@ -72,7 +72,7 @@ WINDOW = 128
 
 # What is traced: rows of (begin, end, CTA, track, kind, detail).
 TRACE_COLUMNS = 6
-TRACE_MMA, TRACE_TMA, TRACE_WAIT, TRACE_TMEM, TRACE_STORE = range(5)
+TRACE_MMA, TRACE_TMA, TRACE_WAIT, TRACE_TMEM, TRACE_STORE, TRACE_CODE = range(6)
 
 
 class Tables(NamedTuple):
