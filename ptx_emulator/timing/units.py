@@ -24,8 +24,8 @@ K_WAKE, K_HBM_LATENCY, K_L2_LATENCY = c.INDEX["wake"], c.INDEX["hbm_latency"], c
 
 
 @njit(**OPTIONS)
-def reserve(t, cta, unit, start, cycles):
-    """Takes `cycles` of a unit from `start` on; returns when they are over."""
+def reserve(t, cta, unit, start, cycles, rate=1.0):
+    """Takes `cycles` of a unit from `start` on, no more than `rate` of it at a time; returns when they are over."""
     t.busy[cta, unit] += cycles
     row = cta * tb.UNITS + unit
     used, epochs = t.used[row], t.epochs[row]
@@ -40,17 +40,17 @@ def reserve(t, cta, unit, start, cycles):
             used[place] = 0.0
         free = min(tb.BUCKET - used[place], begin + tb.BUCKET - start) if begin < start else tb.BUCKET - used[place]
         if free > 0.0:
-            taken = min(free, left)
+            taken = min(free, left, (begin + tb.BUCKET - max(begin, start)) * rate)
             used[place] += taken
             left -= taken
-            end = max(max(begin, start) + taken, begin + used[place])
+            end = max(max(begin, start) + taken / rate, begin + used[place])
             if left <= 1e-9:
                 break
         elif left <= 1e-9:
             break
         number += 1
         begin += tb.BUCKET
-    return max(end, start + cycles)
+    return max(end, start + cycles / rate)
 
 
 @njit(**OPTIONS)
@@ -236,7 +236,7 @@ def deliver(t, cta, start, nbytes, new, charged):
     port = nbytes / t.constants[K_PORT]
     t.bytes[cta, 0] += nbytes
     t.bytes[cta, 1] += charged
-    return max(end, reserve(t, cta, tb.PORT, end - wire, port))
+    return max(end, reserve(t, cta, tb.PORT, end - wire, port, min(port / wire, 1.0)))
 
 
 @njit(**OPTIONS)

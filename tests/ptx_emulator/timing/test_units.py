@@ -48,6 +48,22 @@ def test_units_are_apart(tables):
     assert units.reserve(tables, 0, tb.LINK, 0.0, 10.0) == pytest.approx(10.0)
 
 
+def test_a_rate_leaves_the_rest_of_a_unit_to_others(tables):
+    assert units.reserve(tables, 0, tb.PORT, 96.0, 50.0, 0.5) == pytest.approx(196.0)
+    assert units.reserve(tables, 0, tb.PORT, 96.0, 50.0) == pytest.approx(196.0)
+    assert units.reserve(tables, 0, tb.PORT, 96.0, 50.0) == pytest.approx(246.0, abs=tb.BUCKET)
+
+
+def test_a_load_writes_shared_memory_no_faster_than_the_link_brings_it(tables):
+    end = units.deliver(tables, 0, 0.0, 8192, 0.0, 0.0)
+    share = tables.constants[units.K_L2] / tables.constants[units.K_PORT]
+    assert share < 1
+    assert tables.used[tb.PORT].max() <= tb.BUCKET * share + 1e-6
+    assert tables.used[tb.PORT].sum() == pytest.approx(8192 / tables.constants[units.K_PORT])
+    # An operand of the tensor core finds the rest of the port free meanwhile.
+    assert units.reserve(tables, 0, tb.PORT, end - 100.0, 40.0) <= end + tb.BUCKET
+
+
 def test_hbm_gives_an_sm_its_share_in_the_long_run(tables):
     rate = 7.2e12 / 1.93e9 / 148
     end = 0.0
