@@ -21,10 +21,11 @@ from pathlib import Path
 
 from bench import timeline
 from bench.prediction import DTYPES, Prediction, predict
-from bench.variants import RELAXED, disputed, table_of_variants
+from bench.variants import table_of_variants
 from bench.workloads import WORKLOADS, Workload
 from mla.config import PATHS
 from ptx_emulator.timing import CONSTANTS, Constants
+from ptx_emulator.timing.variants import RELAXED, disputed
 
 
 def table_of(predictions: Sequence[Prediction], before: dict[str, float]) -> str:
