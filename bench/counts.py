@@ -110,7 +110,7 @@ def work_items(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) 
             first_unit, parts = shares.units_of(first + gap, cost - gap)
             for unit in range(first_unit, first_unit + parts):
                 taken = split_kv.take(first + gap, cost - gap, shares.begin(unit), shares.begin(unit + 1))
-                phases = scheduler.phases(row_tile, keys, taken.begin, taken.end)
+                phases = scheduler.phases(scheduler.seen_keys(row_tile, keys), taken.begin, taken.end)
                 below_end, below_begin = (
                     min(tile * scheduler.tile_tokens, phases.keys) for tile in (phases.end, phases.begin)
                 )
@@ -143,10 +143,8 @@ def count_tiles(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int 
     scheduler = MlaDecode(config).scheduler
     unmasked = masked = 0
     for item in work_items(config, seq_lens, num_ctas):
-        phases = item.phases
-        straddling = phases.end - phases.bulk_end - (not phases.final_straddles) if phases.num_tiles else 0
-        unmasked += phases.num_tiles - straddling
-        masked += straddling
+        unmasked += item.phases.num_unmasked
+        masked += item.phases.num_tiles - item.phases.num_unmasked
     in_cache = scheduler.row_tiles * sum(-(-keys // scheduler.tile_tokens) for keys in seq_lens)
     return TileCounts(unmasked, masked, in_cache - unmasked - masked)
 

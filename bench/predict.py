@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -104,6 +104,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--page-size", type=int, default=64)
     parser.add_argument("--path", choices=PATHS, default="auto")
+    parser.add_argument("--isolate-drafts", action="store_true", help="the kernels of this option of mla_decode")
     parser.add_argument("--clock", default="1.93", help="GHz, one or several with commas")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of the model")
     parser.add_argument("--constants", help="JSON file of constants, e.g. measured")
@@ -122,7 +123,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         changed = {name: float(value) for name, _, value in (item.partition("=") for item in options.set)}
         base = Constants.read(options.constants, **changed) if options.constants else Constants.of(**changed)
         options.table = [base.replace(clock=float(clock)) for clock in options.clock.split(",")]
-        options.workloads = _workloads(options)
+        options.workloads = [replace(w, isolate_drafts=options.isolate_drafts) for w in _workloads(options)]
         options.before = read_totals(options.against) if options.against else {}
         options.timeline = [timeline.Window.parse(text) for text in options.timeline]
         for path in (options.json, options.trace, *(w.path for w in options.timeline)):

@@ -52,7 +52,10 @@ class Prediction:
 
 
 def config_of(workload: Workload, path: str = "auto") -> MlaDecodeConfig:
-    return MlaDecodeConfig(workload.dtype, workload.num_heads, workload.seq_len_q, True, workload.page_size, path=path)
+    return MlaDecodeConfig(
+        workload.dtype, workload.num_heads, workload.seq_len_q, True, workload.page_size, path=path,
+        isolate_drafts=workload.isolate_drafts,
+    )  # fmt: skip
 
 
 def write_cuts(workspace: torch.Tensor, config: MlaDecodeConfig, kv_lens: Sequence[int]) -> None:
@@ -124,7 +127,7 @@ def predict(workload: Workload, constants: Constants, path: str = "auto", seed: 
     decode, merge = timed_launches(config, workload, constants, seed)
     us = constants.microseconds
     hand_over = constants["next_launch_pdl" if merge.dependent else "next_launch"] * 1e6
-    hbm = workload.kv_bytes / constants["hbm"] * 1e6
+    hbm = (workload.kv_bytes + workload.row_bytes) / constants["hbm"] * 1e6
     per_second = constants.cycles_per_second * constants["sms"]
     mma = workload.flop(plan.tile_rows) / MMA_FLOP[workload.dtype] / per_second * 1e6
     tiles = sum(item.phases.num_tiles for item in work_items(config, workload.kv_lens, EMULATED_CTAS))

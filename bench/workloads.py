@@ -14,13 +14,14 @@ OUTPUT_BYTES = 2
 
 @dataclass(frozen=True)
 class Workload:
-    """One call. kv_lens: keys of each request, the query tokens' own included."""
+    """One call. kv_lens: keys of each request, the query tokens' own included. isolate_drafts: as `mla_decode` has it."""
 
     dtype: str
     num_heads: int
     seq_len_q: int
     kv_lens: tuple[int, ...]
     page_size: int = 64
+    isolate_drafts: bool = False
 
     @classmethod
     def uniform(cls, dtype: str, num_heads: int, seq_len_q: int, kv_len: int, batch: int, page_size: int = 64):

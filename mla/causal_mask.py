@@ -10,6 +10,11 @@ and everything behind it count this rank's keys.
 Tree: the query tokens are the request's last keys ("drafts"). A token sees every key ahead of them, and of the drafts
 those whose bits are set in its row of the tree mask.
 
+Sliding window: token t sees no key before max(0, seq_len_k - seq_len_q - window_left + t), `window_left` keys before
+its own position. Everything else as without.
+
+Visible lengths: token t sees key j iff j < visible_lens[t], whatever the causal rule says. They need not ascend.
+
 Every function takes Python integers (tests, host code) or traced Int32 values (kernels) alike.
 """
 
@@ -19,6 +24,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import cutlass
+import cutlass.cute as cute
+from cutlass import Int32
 
 
 def minimum(a: Any, b: Any) -> Any:
@@ -45,12 +52,14 @@ def quotient_up(a: Any, b: Any) -> Any:
 
 @dataclass(frozen=True)
 class TilePhases:
-    """Key tiles [begin, end) of a work item, in loop order. All but `keys` count tiles from the request's first.
+    """Key tiles [begin, end) of a work item, in loop order. All but the keys count tiles from the request's first.
 
-    [begin, bulk_end):    wholly below every row's bound; no mask code runs.
+    [begin, window_end):  may straddle the start of a row's window, and a bound too; masked. None without a window.
+    [window_end, bulk_end): wholly within every row's window and below its bound; no mask code runs.
     [bulk_end, end - 1):  may straddle a bound; masked.
-    end - 1:              the final tile; masked iff final_straddles.
-    keys:                 keys the row tile reads in all, the largest bound of its rows.
+    end - 1:              the final tile, if it is none of the first phase; masked iff final_straddles.
+    first_key, keys:      the row tile reads keys [first_key, keys).
+    whole_from, whole_to: every row sees keys [whole_from, whole_to), where that is not empty.
     """
 
     keys: Any
@@ -58,10 +67,19 @@ class TilePhases:
     bulk_end: Any
     end: Any
     final_straddles: Any
+    window_end: Any
+    first_key: Any = 0
+    whole_from: Any = 0
+    whole_to: Any = 0
 
     @property
     def num_tiles(self) -> Any:
         return self.end - self.begin
+
+    @property
+    def num_unmasked(self) -> int:
+        """Tiles without mask code, of phases in Python integers."""
+        return (self.bulk_end if self.final_straddles else self.end) - self.window_end
 
 
 @dataclass(frozen=True)
@@ -83,9 +101,46 @@ class KeyShard:
 
 
 @dataclass(frozen=True)
+class SeenKeys:
+    """The keys that the rows of a row tile see: none outside [first, end), all of them all of [whole_from, whole_to)
+    where that is not empty.
+
+    Without a window `first` and `whole_from` are the integer 0.
+    """
+
+    end: Any
+    whole_to: Any
+    first: Any = 0
+    whole_from: Any = 0
+
+    def num_tiles(self, tile_tokens: int) -> Any:
+        """Key tiles that any of the rows sees."""
+        return quotient_up(self.end, tile_tokens) - quotient(self.first, tile_tokens)
+
+    def phases(self, tile_tokens: int, begin: Any, end: Any) -> TilePhases:
+        """The phases of key tiles [begin, end), a part of those that any of the rows sees, which are counted from the
+        first of these on. Where there are none, `end` may be 1.
+        """
+        first_tile = quotient(self.first, tile_tokens)
+        end = minimum(end + first_tile, quotient_up(self.end, tile_tokens))
+        begin = begin + first_tile
+        whole_tiles = quotient(self.whole_to, tile_tokens)
+        window_end = begin
+        if not isinstance(self.first, int) or self.whole_from:
+            window_end = maximum(minimum(quotient_up(self.whole_from, tile_tokens), end), begin)
+        bulk_end = maximum(minimum(whole_tiles, end - 1), window_end)
+        return TilePhases(
+            self.end, begin, bulk_end, end, whole_tiles < end, window_end, self.first, self.whole_from, self.whole_to
+        )
+
+
+@dataclass(frozen=True)
 class CausalMask:
     """Visibility rule of one request. `num_heads` and `is_causal` are compile-time facts; `seq_len_q` is one too, or a
     traced value where every request has its own.
+
+    window_left: keys before a token's own position that it sees; None without a window.
+    visible_lens: keys that token t sees, at index t; None where no such lengths are given.
     """
 
     is_causal: bool
@@ -93,6 +148,8 @@ class CausalMask:
     seq_len_q: Any
     is_tree: bool = False
     shard: KeyShard | None = None
+    window_left: Any = None
+    visible_lens: Any = None
 
     @property
     def num_rows(self) -> Any:
@@ -106,16 +163,32 @@ class CausalMask:
     def k_bound(self, row: Any, seq_len_k: Any) -> Any:
         """Number of keys that `row` sees: key j is visible iff j < k_bound. In [0, seq_len_k].
 
-        Under a tree mask, the number of keys among which all are that it sees.
+        Under a tree mask, the number of keys among which all are that it sees. A window hides keys below it.
         """
+        if self.visible_lens is not None:
+            return clamped(self.visible_lens[self.query_token(row)], seq_len_k)
         bound = seq_len_k
         if self.is_causal and not self.is_tree:
             bound = seq_len_k - (self.seq_len_q - 1) + self.query_token(row)
             bound = maximum(minimum(bound, seq_len_k), 0)
         return bound if self.shard is None else self.shard.local_keys(bound)
 
+    def window_start(self, row: Any, seq_len_k: Any) -> Any:
+        """The first key that the window of `row` holds; the integer 0 without a window.
+
+        Grows with the row, and is below k_bound(row) unless both are 0 or, of a shard, equal.
+        """
+        if self.window_left is None:
+            return 0
+        # In this order no window is too long for 32 bits.
+        newest = maximum(seq_len_k - self.window_left, 0)
+        start = maximum(newest - (self.seq_len_q - self.query_token(row)), 0)
+        return start if self.shard is None else self.shard.local_keys(start)
+
     def unmasked_bound(self, row: Any, seq_len_k: Any) -> Any:
-        """Number of keys, from the first on, of which `row` and all later rows of the request see every one."""
+        """Number of keys, from the first on, of which `row` and all later rows of the request see every one, but for
+        those that a window hides. Not under visible lengths, which need not ascend.
+        """
         return maximum(self.first_draft(seq_len_k), 0) if self.is_tree else self.k_bound(row, seq_len_k)
 
     def first_draft(self, seq_len_k: Any) -> Any:
@@ -128,19 +201,42 @@ class CausalMask:
             return 1
         return -(-(self.seq_len_q - 1) // tile_tokens) + 1
 
-    def num_tiles(self, first_row: Any, tile_rows: int, tile_tokens: int, seq_len_k: Any) -> Any:
-        """Key tiles that any of the rows [first_row, first_row + tile_rows) sees. Bounds grow with the row."""
-        largest = self.k_bound(first_row + (tile_rows - 1), seq_len_k)
-        return quotient_up(largest, tile_tokens)
+    def seen_keys(self, first_row: Any, tile_rows: int, seq_len_k: Any) -> SeenKeys:
+        """What rows [first_row, first_row + tile_rows) see. But for visible lengths, all bounds grow with the row."""
+        last_row = first_row + (tile_rows - 1)
+        if self.visible_lens is not None:
+            tokens = quotient(first_row, self.num_heads), self.query_token(last_row) + 1
+            smallest, largest = extremes(self.visible_lens, *tokens, seq_len_k)
+            return SeenKeys(largest, smallest)
+        return SeenKeys(
+            self.k_bound(last_row, seq_len_k),
+            self.unmasked_bound(first_row, seq_len_k),
+            self.window_start(first_row, seq_len_k),
+            self.window_start(last_row, seq_len_k),
+        )
 
-    def phases(
-        self, first_row: Any, tile_rows: int, tile_tokens: int, seq_len_k: Any, begin: Any, end: Any
-    ) -> TilePhases:
-        """The three phases of key tiles [begin, end), a part of the tiles that the row tile sees."""
-        keys = self.k_bound(first_row + (tile_rows - 1), seq_len_k)
-        unmasked = quotient(self.unmasked_bound(first_row, seq_len_k), tile_tokens)
-        bulk_end = maximum(minimum(unmasked, end - 1), begin)
-        return TilePhases(keys, begin, bulk_end, end, unmasked < end)
+
+def clamped(length: Any, seq_len_k: Any) -> Any:
+    """A visible length as it counts: whatever the caller's tensor holds, in [0, seq_len_k]."""
+    return maximum(minimum(length, seq_len_k), 0)
+
+
+def extremes(visible_lens: Any, begin: Any, end: Any, seq_len_k: Any) -> tuple[Any, Any]:
+    """(smallest, largest) visible length of query tokens [begin, end); (seq_len_k, 0) where there are none."""
+    if isinstance(seq_len_k, int):
+        lengths = [clamped(visible_lens[token], seq_len_k) for token in range(begin, end)]
+        return min(lengths, default=seq_len_k), max(lengths, default=0)
+    return traced_extremes(visible_lens, begin, end, seq_len_k)
+
+
+@cute.jit
+def traced_extremes(visible_lens: cutlass.Constexpr, begin: Int32, end: Int32, seq_len_k: Int32):
+    """`extremes` in a kernel. No token outside [begin, end) is read: of a ragged query there may be none behind it."""
+    smallest, largest = seq_len_k, Int32(0)
+    for token in cutlass.range(begin, end, unroll=4):
+        length = clamped(visible_lens[token], seq_len_k)
+        smallest, largest = minimum(smallest, length), maximum(largest, length)
+    return smallest, largest
 
 
 DRAFT_BITS = 32  # drafts to a word of the tree mask

@@ -145,8 +145,14 @@ def fake_arguments(config: MlaDecodeConfig) -> tuple[Any, ...]:
             cutlass.Int32, (*tokens, cute.sym_int()), (cute.sym_int64(), cute.sym_int64(), 1), assumed_align=4
         )
     dcp_rank = cutlass.Int32(0) if config.dcp_world > 1 else None
+    window_left = cutlass.Int32(0) if config.sliding_window else None
+    visible_lens = None
+    if config.visible_lens:
+        strides = (cute.sym_int64(), cute.sym_int64())
+        visible_lens = make_fake_tensor(cutlass.Int32, tokens, strides, assumed_align=4)
     numbers = (cutlass.Int32(1), *scales(config))
-    return query, cache, tables, lens, out, lse, workspace, *numbers, cu_seqlens_q, tree_mask, dcp_rank, stream
+    modes = cu_seqlens_q, tree_mask, dcp_rank, window_left, visible_lens
+    return query, cache, tables, lens, out, lse, workspace, *numbers, *modes, stream
 
 
 def scales(config: MlaDecodeConfig) -> list[Any]:

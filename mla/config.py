@@ -42,6 +42,12 @@ class MlaDecodeConfig:
     dcp_world, dcp_interleave: decode context parallelism: of a request's keys, dcp_interleave neighbours lie on each of
                       dcp_world ranks in turn; the rank is an argument of the launch. seq_lens count all ranks' keys.
     ragged_query:     requests have any number of query tokens up to seq_len_q, read on the device: cu_seqlens_q.
+    sliding_window:   query tokens see no key too far before their own; how far is an argument of the launch, so that all
+                      windows of a model share a kernel.
+    visible_lens:     every query token brings the number of keys that it sees, read on the device; needs is_causal
+                      False, which these replace.
+    isolate_drafts:   a key that not all rows of a row tile see may hold NaN or Inf: it counts for rows that see it only.
+                      Wide path only, where values lie apart from keys and may be changed.
     """
 
     dtype: str
@@ -62,6 +68,9 @@ class MlaDecodeConfig:
     tree_mask: bool = False
     dcp_world: int = 1
     dcp_interleave: int = 1
+    sliding_window: bool = False
+    visible_lens: bool = False
+    isolate_drafts: bool = False
 
     def __post_init__(self) -> None:
         validate(self)
@@ -115,7 +124,9 @@ class MlaDecodeConfig:
 
     @property
     def is_wide(self) -> bool:
-        return self.num_rows > NARROW_ROWS if self.path == "auto" else self.path == "wide"
+        if self.path != "auto":
+            return self.path == "wide"
+        return self.num_rows > NARROW_ROWS or self.isolate_drafts
 
     def query_box_rows(self, cta_rows: int) -> int:
         """Rows per TMA box of the query: the largest count that never straddles two tokens."""
@@ -136,10 +147,14 @@ def validate(config: MlaDecodeConfig) -> None:
     require(config.dcp_world >= 1, "dcp_world", ">= 1")
     require(config.dcp_interleave >= 1, "dcp_interleave", ">= 1")
     require(config.dcp_world == 1 or not config.tree_mask, "dcp_world", "1 with tree_mask")
+    require(not (config.sliding_window and config.tree_mask), "sliding_window", "False with tree_mask")
+    replaced = config.is_causal or config.sliding_window or config.dcp_world > 1
+    require(not (config.visible_lens and replaced), "visible_lens", "False with is_causal, sliding_window or dcp_world")
     require(config.page_size in PAGE_SIZES, "page_size", f"one of {PAGE_SIZES}")
     require(config.kv_lora_rank == 512, "kv_lora_rank", "512, which the TMEM plans are made for")
     require(config.qk_rope_head_dim == 64, "qk_rope_head_dim", "64, one 128-byte swizzle span")
     require(config.lse_base in (None, *LSE_BASES), "lse_base", f"None or one of {LSE_BASES}")
     require(config.dtype == "fp8" or not config.fp8_output, "fp8_output", f"False for dtype={config.dtype!r}")
     require(config.path in PATHS, "path", f"one of {PATHS}")
+    require(config.path != "narrow" or not config.isolate_drafts, "path", "'auto' or 'wide' with isolate_drafts")
     require(config.arch in ARCHS, "arch", f"one of {ARCHS}")

@@ -8,10 +8,10 @@ from typing import Any
 import cutlass.cute as cute
 from cutlass import AddressSpace, Float32, Int32, Int64
 
-from mla.causal_mask import CausalMask, TilePhases, quotient
+from mla.causal_mask import CausalMask, SeenKeys, TilePhases, quotient
 from mla.config import MlaDecodeConfig
 from mla.line import Request, RequestList
-from mla.memory_plan import CHUNK_BYTES, WORK_RECORD_INTS, MemoryPlan
+from mla.memory_plan import CHUNK_BYTES, MemoryPlan
 from mla.pipelines import BARRIER_BYTES, LEADER_RANK, Pipeline
 from mla.tile_scheduler import TileScheduler
 
@@ -71,6 +71,7 @@ class Arguments:
     output_scale: Any
     cu_seqlens_q: Any
     tree_mask: Any
+    visible_lens: Any
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Context:
 
     @property
     def requests(self) -> RequestList:
-        return RequestList(self.args.seq_lens, self.args.cu_seqlens_q, self.scheduler)
+        return RequestList(self.args.seq_lens, self.args.cu_seqlens_q, self.args.visible_lens, self.scheduler)
 
     @property
     def is_leader(self) -> Any:
@@ -160,10 +161,10 @@ class WorkItem:
 
 
 def work_cells(ctx: Context, item: Any) -> Any:
-    """The ring entry of work item `item`, WORK_RECORD_INTS integers."""
+    """The ring entry of work item `item`, `work_record_ints` integers."""
     stage = item - quotient(item, ctx.plan.work_stages) * ctx.plan.work_stages
-    pointer = ctx.smem_pointer(Int32, ctx.plan.work_offset + stage * (WORK_RECORD_INTS * 4), 4)
-    return cute.make_tensor(pointer, cute.make_layout(WORK_RECORD_INTS))
+    pointer = ctx.smem_pointer(Int32, ctx.plan.work_offset + stage * (ctx.plan.work_record_ints * 4), 4)
+    return cute.make_tensor(pointer, cute.make_layout(ctx.plan.work_record_ints))
 
 
 def has_work(ctx: Context, item: Any) -> Any:
@@ -175,12 +176,16 @@ def has_work(ctx: Context, item: Any) -> Any:
 def read_work(ctx: Context, item: Any) -> WorkItem:
     """The item that has_work announced. The caller releases it with `release_work` once all its lanes have read it."""
     cells = work_cells(ctx, item)
-    batch, row_tile, begin, end, slot, seq_len_k = (cells[i] for i in range(WORK_RECORD_INTS - 2))
-    request = Request(0, ctx.config.seq_len_q, seq_len_k)
+    batch, row_tile, begin, end, slot, seq_len_k = (cells[i] for i in range(6))
+    request, told = Request(0, ctx.config.seq_len_q, seq_len_k), 6
     if ctx.config.ragged_query:
-        request = Request(cells[WORK_RECORD_INTS - 2], cells[WORK_RECORD_INTS - 1], seq_len_k)
-    scheduler = ctx.scheduler.of_request(request.seq_len_q)
-    phases = scheduler.phases(row_tile, seq_len_k, begin, end)
+        request, told = Request(cells[told], cells[told + 1], seq_len_k), told + 2
+    scheduler = ctx.requests.scheduler_of(batch, request)
+    if ctx.config.visible_lens:
+        seen = SeenKeys(cells[told], cells[told + 1])
+    else:
+        seen = scheduler.seen_keys(row_tile, seq_len_k)
+    phases = scheduler.phases(seen, begin, end)
     first_row = row_tile * scheduler.tile_rows + ctx.first_cta_row
     return WorkItem(batch, request, scheduler.mask, first_row, slot, phases)
 

@@ -53,6 +53,8 @@ class MlaDecode:
         cu_seqlens_q: cute.Tensor | None,
         tree_mask: cute.Tensor | None,
         dcp_rank: Int32 | None,
+        window_left: Int32 | None,
+        visible_lens: cute.Tensor | None,
         stream,
     ):
         """Host side: build the TMA descriptors, launch `num_ctas` CTAs (in pairs on the wide path; an odd one stays
@@ -62,8 +64,8 @@ class MlaDecode:
         seq_lens [B] int32, out [B, seq_len_q, num_heads, 512], lse [B, seq_len_q, num_heads] fp32 or None, workspace
         fp32 [split_kv.workspace_bytes(num_units, ...) / 4 or more]; a scale is a number or, where the config says so,
         fp32 [1]. With a ragged query, cu_seqlens_q [B + 1] int32, and query, out and lse are [1, tokens of all
-        requests, num_heads, ...]. tree_mask [..., words] int32 over the tokens of query, and dcp_rank: where the
-        config has them, else None.
+        requests, num_heads, ...]. tree_mask [..., words] int32 and visible_lens [...] int32 over the tokens of query,
+        dcp_rank and window_left: where the config has them, else None.
         """
         plan, config = self.plan, self.config
         num_units = num_ctas // plan.cluster_size
@@ -91,6 +93,8 @@ class MlaDecode:
             cu_seqlens_q,
             tree_mask,
             dcp_rank,
+            window_left,
+            visible_lens,
         ).launch(
             grid=[num_units * plan.cluster_size, 1, 1],
             block=[plan.warps.threads, 1, 1],
@@ -163,6 +167,8 @@ class MlaDecode:
         cu_seqlens_q: cute.Tensor | None,
         tree_mask: cute.Tensor | None,
         dcp_rank: Int32 | None,
+        window_left: Int32 | None,
+        visible_lens: cute.Tensor | None,
     ):
         plan = self.plan
         warps, is_paired = plan.warps, plan.is_paired
@@ -172,7 +178,8 @@ class MlaDecode:
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
 
         cute.arch.griddepcontrol_launch_dependents()
-        requests = RequestList(seq_lens, cu_seqlens_q, self.scheduler.of_rank(dcp_rank))
+        of_launch = self.scheduler.of_rank(dcp_rank).of_window(window_left)
+        requests = RequestList(seq_lens, cu_seqlens_q, visible_lens, of_launch)
         scales = operands.scalar(softmax_scale), operands.scalar(output_scale)
         if warp == warps.load:
             for atom in (query_tma, kv_tma, kv_rope_tma):
@@ -194,7 +201,7 @@ class MlaDecode:
         args = Arguments(
             Boxes(query_tma, query), Boxes(kv_tma, kv), Boxes(kv_rope_tma, kv_rope),
             Boxes(kv_tail_tma, kv_tail) if is_paired else None, block_tables, seq_lens, out, lse, partial_out,
-            partial_lse, cuts, scales[0] * LOG2_E, scales[1], cu_seqlens_q, tree_mask,
+            partial_lse, cuts, scales[0] * LOG2_E, scales[1], cu_seqlens_q, tree_mask, visible_lens,
         )  # fmt: skip
         cta_rank = cute.arch.block_idx_in_cluster() if is_paired else Int32(0)
         ctx = Context(self.config, plan, args, smem, Int32(tmem_pointer.toint()), cta_rank, requests.scheduler)

@@ -39,6 +39,11 @@ class Request:
         values = (self.query_begin, self.seq_len_q, self.seq_len_k)
         return Request(*(v if isinstance(v, int) else cute.arch.shuffle_sync(v, lane) for v in values))
 
+    def of_tokens(self, batch: Any, values: Any) -> TokenValues:
+        """Request `batch`'s part of `values`, [B, tokens] or, ragged, [1, tokens of all requests]."""
+        is_ragged = not isinstance(self.query_begin, int)
+        return TokenValues(values, 0 if is_ragged else batch, self.query_begin)
+
     @property
     def traced(self) -> tuple[Any, ...]:
         """What of it is not known while the kernel is compiled."""
@@ -46,13 +51,26 @@ class Request:
 
 
 @dataclass(frozen=True)
+class TokenValues:
+    """A value per query token of one request, in a tensor of all requests' tokens."""
+
+    values: Any
+    batch: Any
+    first: Any
+
+    def __getitem__(self, token: Any) -> Any:
+        return self.values[self.batch, self.first + token]
+
+
+@dataclass(frozen=True)
 class RequestList:
     """All requests of a call. seq_lens [B] int32; cu_seqlens_q [B + 1] int32, or None where all have equally many query
-    tokens, those of `scheduler`.
+    tokens, those of `scheduler`. visible_lens: of every query token, int32, as `Request.of_tokens` takes them, or None.
     """
 
     seq_lens: Any
     cu_seqlens_q: Any
+    visible_lens: Any
     scheduler: TileScheduler
 
     @property
@@ -71,6 +89,11 @@ class RequestList:
         begin = self.cu_seqlens_q[index]
         return Request(begin, cutlass.max(self.cu_seqlens_q[index + 1] - begin, 0), seq_len_k)
 
+    def scheduler_of(self, index: Any, request: Request) -> TileScheduler:
+        """The scheduler of request `index`."""
+        lens = None if self.visible_lens is None else request.of_tokens(index, self.visible_lens)
+        return self.scheduler.of_request(request.seq_len_q, lens)
+
     @property
     def no_request(self) -> Request:
         """One without tokens and keys."""
@@ -88,17 +111,17 @@ def request_or_none(requests: cutlass.Constexpr, index: Int32):
     if index < requests.count:
         request = requests.request(index)
         query_begin, seq_len_q, seq_len_k = Int32(request.query_begin), Int32(request.seq_len_q), request.seq_len_k
-        cost = request_cost(requests, request)
+        cost = request_cost(requests, index, request)
     if cutlass.const_expr(requests.cu_seqlens_q is None):
         return requests.request_of((seq_len_k,)), cost
     return requests.request_of((query_begin, seq_len_q, seq_len_k)), cost
 
 
 @cute.jit
-def request_cost(requests: cutlass.Constexpr, request: cutlass.Constexpr):
-    """Positions of all row tiles of a request."""
-    scheduler = requests.scheduler.of_request(request.seq_len_q)
-    if cutlass.const_expr(requests.cu_seqlens_q is None):
+def request_cost(requests: cutlass.Constexpr, index: Int32, request: cutlass.Constexpr):
+    """Positions of all row tiles of request `index`."""
+    scheduler = requests.scheduler_of(index, request)
+    if cutlass.const_expr(requests.cu_seqlens_q is None and requests.visible_lens is None):
         return scheduler.request_cost(request.seq_len_k)
     total = Int32(0)
     for row_tile in cutlass.range(scheduler.row_tiles, unroll=1):

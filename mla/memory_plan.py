@@ -16,9 +16,12 @@ CHUNK_BYTES = 128  # row pitch of a 128-byte-swizzled chunk
 FLOAT_BYTES = 4
 INT_BYTES = 4
 TMEM_COLUMN_BYTES = 4
-WORK_RECORD_INTS = 8  # batch, row tile, begin, end, slot, seq_len_k; of a ragged query: query_begin, seq_len_q
+WORK_RECORD_INTS = 8
 SLOT_BYTES = 16384  # of a slot of keys or values: P*V reads two side by side, or one; four TMA boxes at most
 OUTPUT_N = 256  # N of one P*V instruction, the largest
+# Halves of O by which Q*K is issued sooner than where its S buffer is read for P*V: scores, softmax and P take longer than
+# a tile. Modelled (bench.predict, 1.93 GHz) of fp8 h128 q1 8K b64: without order 52.7 us; 0: 52.7, 1: 51.6, 2: 52.4.
+ORDER_LAG = 1
 
 
 @dataclass(frozen=True)
@@ -238,6 +241,11 @@ class MemoryPlan(ABC):
         return 0
 
     @property
+    def keys_ahead(self) -> int:
+        """Key tiles by which keys are loaded sooner than values, where they are loaded apart."""
+        return 0 if self.keys_are_values else min(2, self.rings["keys"].stages // self.rings["keys"].tile_slots)
+
+    @property
     def value_edge(self) -> str:
         """The ring that P*V reads."""
         return "keys" if self.keys_are_values else "values"
@@ -298,8 +306,17 @@ class MemoryPlan(ABC):
         return self.page_ids_offset + self.page_stages * self.page_ids_per_stage * INT_BYTES
 
     @property
+    def work_record_ints(self) -> int:
+        """Integers of a record: batch, row tile, begin, end, slot, seq_len_k; of a ragged query: query_begin,
+        seq_len_q; under visible lengths, so that one warp alone reads all of a row tile's: its SeenKeys, end and
+        whole_to.
+        """
+        given = 6 + 2 * self.config.ragged_query + 2 * self.config.visible_lens
+        return max(given, WORK_RECORD_INTS)
+
+    @property
     def barrier_offset(self) -> int:
-        return self.work_offset + self.work_stages * WORK_RECORD_INTS * INT_BYTES
+        return self.work_offset + self.work_stages * self.work_record_ints * INT_BYTES
 
     @property
     def tmem_pointer_offset(self) -> int:
@@ -391,7 +408,9 @@ class MemoryPlan(ABC):
         values: load -> output (commit frees); on the narrow path output frees the slots of keys.  tail: load's own wait
         for all value slots of a ragged tile.  pages: scheduler -> load.  score: scores (commit) -> softmax.
         probs: softmax -> output (commit frees).  scale: softmax -> correction.  output: the output role (commit, half by
-        half) -> correction, which gives a half of O back rescaled or written.
+        half) -> correction, which gives a half of O back rescaled or written.  order: output (each half issued) ->
+        scores. Nobody frees it: P V of tile t waits for its scores, which wait for half (t - score_stages) *
+        output_halves - ORDER_LAG, so that the last one issued, of tile t - 1, is in a stage of its own.
         """
         pair = self.cluster_size
         edges = [
@@ -403,6 +422,7 @@ class MemoryPlan(ABC):
             Edge("score", self.score_stages, 1, pair * len(self.warps.softmax), empty_at_leader=True),
             Edge("probs", self.probs_stages, pair * len(self.warps.softmax), 1, full_at_leader=True),
             Edge("scale", self.scale_stages, len(self.warps.softmax) // 2, len(self.warps.correction)),
+            Edge("order", self.score_stages * self.output_halves + ORDER_LAG, 1, 0),
             Edge("output", self.output_halves, 1, pair * len(self.warps.correction), empty_at_leader=True),
         ]
         return BarrierPlan(tuple(edges))

@@ -16,7 +16,7 @@ import cutlass
 import cutlass.cute as cute
 
 from mla import causal_mask, decode, operands, reduction, softmax, split_kv
-from mla.causal_mask import CausalMask, KeyShard
+from mla.causal_mask import CausalMask, KeyShard, SeenKeys, TilePhases
 from mla.compile import CompiledDecode, compile_kernel
 from mla.config import MlaDecodeConfig
 from mla.context import Context
@@ -79,8 +79,50 @@ def _next_draft(word_of: Any, first: Any, seq_len_q: Any) -> Any:
     return _DRAFT_WINDOW(word_of, first + 1, seq_len_q)
 
 
+def _early_window(mask: CausalMask, row: Any, seq_len_k: Any) -> Any:
+    start = _WINDOW_START(mask, row, seq_len_k)
+    return start if isinstance(start, int) else causal_mask.maximum(start - 1, 0)
+
+
+def _late_window(mask: CausalMask, row: Any, seq_len_k: Any) -> Any:
+    start = _WINDOW_START(mask, row, seq_len_k)
+    return start if isinstance(start, int) else causal_mask.minimum(start + 1, seq_len_k)
+
+
+def _window_from_whole_tiles(seen: SeenKeys, *arguments: Any) -> TilePhases:
+    phases = _PHASES(seen, *arguments)
+    return replace(phases, window_end=phases.begin)
+
+
+def _whole_tiles_of_the_window(seen: SeenKeys, tile_tokens: int, begin: Any, end: Any) -> TilePhases:
+    rounded_up = causal_mask.quotient_up(seen.first, tile_tokens) * tile_tokens
+    return _PHASES(replace(seen, first=causal_mask.minimum(rounded_up, seen.end)), tile_tokens, begin, end)
+
+
+def _one_key_more(length: Any, seq_len_k: Any) -> Any:
+    return causal_mask.minimum(_CLAMPED(length, seq_len_k) + 1, seq_len_k)
+
+
+def _last_token(visible_lens: Any, begin: Any, end: Any, seq_len_k: Any) -> tuple[Any, Any]:
+    length = causal_mask.clamped(visible_lens[end - 1], seq_len_k)
+    return _EXTREMES(visible_lens, begin, end, seq_len_k)[0], length
+
+
+def _first_token(visible_lens: Any, begin: Any, end: Any, seq_len_k: Any) -> tuple[Any, Any]:
+    length = causal_mask.clamped(visible_lens[begin], seq_len_k)
+    return length, _EXTREMES(visible_lens, begin, end, seq_len_k)[1]
+
+
 def _unread_scalar(value: Any) -> Any:
     return cutlass.Float32(1.0) if isinstance(value, cute.Tensor) else value
+
+
+def _one_draft_more(phases: TilePhases) -> tuple[Any, Any]:
+    return phases.whole_from, phases.whole_to + 1
+
+
+def _only_ragged_tiles(pages: load.TilePages, mma_k: int) -> Any:
+    return pages.visible % mma_k != 0
 
 
 def _nothing(*arguments: Any) -> None:
@@ -130,6 +172,10 @@ _PLACE = Request.place
 _K_BOUND = CausalMask.k_bound
 _OF_RANK = TileScheduler.of_rank
 _DRAFT_WINDOW = causal_mask.draft_window
+_WINDOW_START = CausalMask.window_start
+_PHASES = SeenKeys.phases
+_CLAMPED = causal_mask.clamped
+_EXTREMES = causal_mask.extremes
 
 MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     "no-mtp-mask": (
@@ -215,6 +261,50 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     "tree-off-by-one": (
         "every bit of the tree mask counts for the draft token before its own",
         lambda: mock.patch.object(softmax_role, "draft_window", _next_draft),
+    ),
+    "drafts-not-cleared": (
+        "with isolate_drafts, values that are not finite reach rows that do not see their key",
+        lambda: mock.patch.object(load, "clear_not_finite", _nothing),
+    ),
+    "drafts-last-tile": (
+        "they do where the drafts' tile is whole, as the one before the last is",
+        lambda: mock.patch.object(load.TilePages, "needs_clearing", _only_ragged_tiles),
+    ),
+    "drafts-off-by-one": (
+        "they do where all query tokens but the first see the draft",
+        lambda: mock.patch.object(load, "keys_of_all_rows", _one_draft_more),
+    ),
+    "window-early": (
+        "every query token sees one key before its window",
+        lambda: mock.patch.object(CausalMask, "window_start", _early_window),
+    ),
+    "window-late": (
+        "no query token sees the first key of its window",
+        lambda: mock.patch.object(CausalMask, "window_start", _late_window),
+    ),
+    "window-unmasked": (
+        "tiles that straddle the start of a window are taken for whole ones",
+        lambda: mock.patch.object(SeenKeys, "phases", _window_from_whole_tiles),
+    ),
+    "window-no-clear": (
+        "keys before the window, in the tile that it starts in, reach the tensor core",
+        lambda: mock.patch.object(load, "clear_hidden", _nothing),
+    ),
+    "window-skips-tile": (
+        "the tile that a window starts in is not read",
+        lambda: mock.patch.object(SeenKeys, "phases", _whole_tiles_of_the_window),
+    ),
+    "visible-off-by-one": (
+        "every query token sees one key more than its visible length",
+        lambda: mock.patch.object(causal_mask, "clamped", _one_key_more),
+    ),
+    "visible-last-token": (
+        "a row tile is as long as its last query token's visible length",
+        lambda: mock.patch.object(causal_mask, "extremes", _last_token),
+    ),
+    "visible-first-token": (
+        "all query tokens of a row tile are taken to see the keys that the first one sees",
+        lambda: mock.patch.object(causal_mask, "extremes", _first_token),
     ),
     "unread-scales": (
         "scales that are tensors count as 1",

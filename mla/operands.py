@@ -35,6 +35,12 @@ ELEMENT_TYPE = {
     "bf16": cutlass.BFloat16,
     "fp8": cutlass.Float8E4M3FN,
 }
+# Of the elements in a 32-bit word: the bits that are all ones in NaN and Inf (e4m3 has NaN only), and their lowest.
+NOT_FINITE_BITS = {
+    "fp16": (0x7C007C00, 0x04000400),
+    "bf16": (0x7F807F80, 0x00800080),
+    "fp8": (0x7F7F7F7F, 0x01010101),
+}
 TMEM_ADDRESS_SPACE = 6
 SECTOR_BYTES = 32  # of L2
 SECTOR_WORDS = 8
@@ -154,6 +160,14 @@ def converted_words(values: list[Any], dtype: str) -> Any:
     narrow = cute.make_rmem_tensor(len(values), ELEMENT_TYPE[dtype])
     narrow.store(fragment.load().to(ELEMENT_TYPE[dtype]))
     return cute.recast_tensor(narrow, Int32)
+
+
+def not_finite(word: Any, dtype: str) -> Any:
+    """0 iff every element of a 32-bit word is finite: adding their lowest bit to bits that are all ones carries into
+    the bit above, of which the element has no other. word: an int or Uint32.
+    """
+    bits, lowest = NOT_FINITE_BITS[dtype]
+    return ((word & bits) + lowest) & (bits + lowest)
 
 
 def store_words(pointer: Any, words: Any, first: int, count: int) -> None:

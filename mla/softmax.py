@@ -29,6 +29,11 @@ def masked(values: list[Any], visible: Any) -> list[Any]:
     return [cutlass.select_(Int32(j) < visible, v, Float32(NEG_INF)) for j, v in enumerate(values)]
 
 
+def masked_before(values: list[Any], hidden: Any) -> list[Any]:
+    """-inf up to position `hidden`: the keys before the row's window."""
+    return [cutlass.select_(Int32(j) < hidden, Float32(NEG_INF), v) for j, v in enumerate(values)]
+
+
 def masked_by_bits(values: list[Any], words: list[Any]) -> list[Any]:
     """-inf where a bit is clear: bit i of words[w] is position 32 * w + i."""
     seen = [(words[j // 32] & Int32(1 << j % 32 if j % 32 < 31 else -(1 << 31))) != 0 for j in range(len(values))]

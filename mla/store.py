@@ -53,7 +53,8 @@ class CompiledDecode:
 
     host:  the DSL's own host function. On a machine with the target GPU, call it with
            (query, kv_cache, block_tables, seq_lens, out, lse or None, workspace, num_ctas, softmax_scale,
-           output_scale, cu_seqlens_q or None, tree_mask or None, dcp_rank or None); tensors may be
+           output_scale, cu_seqlens_q or None, tree_mask or None, dcp_rank or None, window_left or None,
+           visible_lens or None); tensors may be
            torch CUDA tensors (tvm-ffi), the launch goes to the caller's current stream.
     ptx, ir: text. cubin: bytes.
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mla import split_kv
-from mla.causal_mask import CausalMask, KeyShard, TilePhases, quotient_up
+from mla.causal_mask import CausalMask, KeyShard, SeenKeys, TilePhases, quotient_up
 from mla.config import MlaDecodeConfig
 
 
@@ -24,7 +24,7 @@ class TileScheduler:
 
     @classmethod
     def of(cls, config: MlaDecodeConfig, tile_rows: int, tile_tokens: int) -> TileScheduler:
-        """The scheduler of rank 0."""
+        """The scheduler of rank 0, without what a launch brings: a window, visible lengths."""
         shard = KeyShard(config.dcp_world, config.dcp_interleave, 0) if config.dcp_world > 1 else None
         mask = CausalMask(config.is_causal, config.num_heads, config.seq_len_q, config.tree_mask, shard)
         return cls(tile_rows, tile_tokens, mask, split_kv.switch_cost(config.is_wide, config.element_bytes))
@@ -35,9 +35,13 @@ class TileScheduler:
             return self
         return replace(self, mask=replace(self.mask, shard=replace(self.mask.shard, rank=dcp_rank)))
 
-    def of_request(self, seq_len_q: Any) -> TileScheduler:
-        """The scheduler of a request with `seq_len_q` query tokens."""
-        return replace(self, mask=replace(self.mask, seq_len_q=seq_len_q))
+    def of_window(self, window_left: Any) -> TileScheduler:
+        """The scheduler of a launch with this sliding window, or with None."""
+        return replace(self, mask=replace(self.mask, window_left=window_left))
+
+    def of_request(self, seq_len_q: Any, visible_lens: Any = None) -> TileScheduler:
+        """The scheduler of a request with `seq_len_q` query tokens, of these visible lengths where they are given."""
+        return replace(self, mask=replace(self.mask, seq_len_q=seq_len_q, visible_lens=visible_lens))
 
     @property
     def row_tiles(self) -> Any:
@@ -46,7 +50,7 @@ class TileScheduler:
 
     def cost(self, row_tile: Any, seq_len_k: Any) -> Any:
         """Positions of a row tile in the line; its key tiles lie behind the first `gap` of them."""
-        num_tiles = self.mask.num_tiles(row_tile * self.tile_rows, self.tile_rows, self.tile_tokens, seq_len_k)
+        num_tiles = self.seen_keys(row_tile, seq_len_k).num_tiles(self.tile_tokens)
         return self.gap + split_kv.item_cost(num_tiles)
 
     def request_cost(self, seq_len_k: Any) -> Any:
@@ -56,9 +60,12 @@ class TileScheduler:
             total = total + self.cost(row_tile, seq_len_k)
         return total
 
-    def phases(self, row_tile: Any, seq_len_k: Any, begin: Any, end: Any) -> TilePhases:
-        """Key tiles [begin, end) of a row tile; an empty row tile, whose one position is no tile, has none."""
-        first_row = row_tile * self.tile_rows
-        shape = (self.tile_rows, self.tile_tokens)
-        end = split_kv.minimum(end, self.mask.num_tiles(first_row, *shape, seq_len_k))
-        return self.mask.phases(first_row, *shape, seq_len_k, begin, end)
+    def seen_keys(self, row_tile: Any, seq_len_k: Any) -> SeenKeys:
+        """What the rows of a row tile see."""
+        return self.mask.seen_keys(row_tile * self.tile_rows, self.tile_rows, seq_len_k)
+
+    def phases(self, seen: SeenKeys, begin: Any, end: Any) -> TilePhases:
+        """The key tiles at [begin, end) of a row tile's positions behind the gap; an empty row tile, whose one position
+        is no tile, has none. seen: what its rows see.
+        """
+        return seen.phases(self.tile_tokens, begin, end)

@@ -340,6 +340,15 @@ class Cluster:
 
     # The loop.
 
+    @property
+    def steps(self) -> int:
+        """Micro-operations that it has executed."""
+        return int(self.header[st.H_CLOCK])
+
+    def pause_at(self, steps: int) -> None:
+        """Compiled code is to return when `steps` have been executed."""
+        self.header[st.H_PAUSE] = steps
+
     def run(self, patience: Patience = Patience.CERTAIN) -> Outcome:
         """Runs the cluster to its end, or until it can only go on if somebody else does something, or until the order
         wants another cluster to run; the next call goes on. Raises EmulationError."""

@@ -100,11 +100,29 @@ def deadlock(*clusters, never: int = 0) -> Deadlock:
     """A Deadlock that says what every group of lanes of the resident clusters waits for. `never`: clusters that have
     not started."""
     lines = [line for cluster in clusters for line in _standing(cluster, "spins without anything changing")]
+    for cluster in clusters:
+        for _, warp, groups in diverged_warps(cluster):
+            places = ", ".join(f"line {instruction_at(cluster, pc).line}" for _, pc in groups)
+            lines.append(
+                f"CTA {warp.cta.ctaid} warp {warp.index} has diverged: {places} each need the whole warp, and parts of it "
+                "wait there for one another"
+            )
     if never:
         lines.append(
             f"{never} clusters have not started: {len(clusters)} are resident, as many as resident_clusters lets"
         )
     return Deadlock("no warp can run:\n    " + "\n    ".join(_shortened(lines)))
+
+
+def diverged_warps(cluster) -> list[tuple[int, object, list[tuple[int, int]]]]:
+    """(number in the cluster, warp, [(lanes, pc)]) of warps whose live lanes all stand at instructions for the whole
+    warp, or lanes of it, and wait for lanes that stand at another one: they never meet."""
+    found = []
+    for w, warp in enumerate(cluster.warps):
+        rows = warp.row[st.W_GROUP0 :].reshape(-1, st.G_SIZE)[: int(warp.row[st.W_GROUPS])]
+        if warp.live and len(rows) > 1 and (rows[:, st.G_STATUS] == st.PARKED).all():
+            found.append((w, warp, [(int(row[st.G_MASK]), int(row[st.G_PC])) for row in rows]))
+    return found
 
 
 def limit_exceeded(cluster, message: str) -> LimitExceeded:

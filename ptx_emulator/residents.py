@@ -126,6 +126,10 @@ class Residents:
         for one in self._running:
             if not one.certain:
                 return one, Patience.CERTAIN
+        for one in self._running:
+            if one.cluster.observer is not None:
+                self._grid.enter(one.cluster)
+                one.cluster.observer.deadlocked()
         raise deadlock(*(one.cluster for one in self._running), never=len(self._grid.waiting))
 
     def _change(self) -> int:

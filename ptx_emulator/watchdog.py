@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from numbers import Integral, Real
 
-from . import state as st
 from .diagnostics import limit_exceeded
 
 FIRST_SLICE = 1 << 14  # micro-operations
@@ -30,7 +29,10 @@ class Limits:
 
 
 class Watchdog:
-    """Keeps a launch within its limits. A cluster that is about to run is armed, and checked when it has paused."""
+    """Keeps a launch within its limits. A cluster that is about to run is armed, and checked when it has paused.
+
+    Clusters have `steps`, which they have taken, and `pause_at(steps)`, where compiled code is to pause next.
+    """
 
     def __init__(self, limits: Limits):
         self.limits = limits
@@ -42,19 +44,18 @@ class Watchdog:
 
     def arm(self, cluster) -> None:
         """Sets where compiled code is to pause next."""
-        head = cluster.header
         now = self._armed = time.monotonic()
         if self._deadline is None and self.limits.seconds is not None:
             self._deadline = now + self.limits.seconds
-        self._clock = int(head[st.H_CLOCK])
+        self._clock = cluster.steps
         steps = self._slice
         if self.limits.steps is not None:
             steps = min(steps, max(self.limits.steps - self.steps, 1))
-        head[st.H_PAUSE] = self._clock + steps
+        cluster.pause_at(self._clock + steps)
 
     def check(self, cluster) -> None:
         """Counts what was done since `arm`. Raises LimitExceeded if it is too much."""
-        now, clock = time.monotonic(), int(cluster.header[st.H_CLOCK])
+        now, clock = time.monotonic(), cluster.steps
         self.steps += clock - self._clock
         self._clock = clock
         spent = now - self._armed

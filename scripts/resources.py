@@ -1,4 +1,5 @@
-"""Registers, shared memory and Tensor Memory of every kernel variant: dtype x operand path x architecture.
+"""Registers, shared memory and Tensor Memory of every kernel variant: dtype x operand path x architecture; "isolated"
+is the wide path with `isolate_drafts`.
 
     python -m scripts.resources [--dtype bf16,fp8] [--path wide] [--arch sm_100a] [--json FILE] [--require-clean]
 
@@ -24,7 +25,7 @@ from scripts.cubin_report import report_cubin
 from scripts.progress import Progress
 from wrappers import command_line
 
-PATHS = ("narrow", "wide")
+PATHS = ("narrow", "wide", "isolated")
 NUM_HEADS, SEQ_LEN_Q, PAGE_SIZE = 16, 8, 64
 
 
@@ -53,7 +54,11 @@ class Resources:
 
 def measure(dtype: str, path: str, arch: str) -> Resources:
     """Compiles one variant and reads what it takes."""
-    config = MlaDecodeConfig(dtype, NUM_HEADS, SEQ_LEN_Q, True, PAGE_SIZE, lse_base="e", arch=arch, path=path)
+    is_isolated = path == "isolated"
+    config = MlaDecodeConfig(
+        dtype, NUM_HEADS, SEQ_LEN_Q, True, PAGE_SIZE, lse_base="e", arch=arch, path="wide" if is_isolated else path,
+        isolate_drafts=is_isolated,
+    )  # fmt: skip
     kernels = report_cubin(compile_decode(config).cubin)
     names = ("kernel_MlaDecode", "kernel_MergePartials")
     decode, merge = (next(kernel for kernel in kernels if name in kernel.name) for name in names)

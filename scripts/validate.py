@@ -7,7 +7,7 @@ With any option that describes a problem there is one row per combination of the
 16 heads, 1, 4 and 8 tokens, 10 requests of 2048 keys, pages of 64, causal, scores of standard deviation 1, values of
 mean 0, the operand path that the kernel's own rule chooses, and none of --mode's: ragged gives every request a number
 of query tokens of its own, tree a tree mask, dcp is one rank of decode context parallelism, scales reads the scales
-from memory.
+from memory, window hides all but about half of the keys from every query token, lens gives each a number of keys.
 
 A row passes when its SNR is within 0.5 dB of torch doing the kernel's roundings, its log-sum-exp is right, and rows
 that see no key are (0, -inf). Exit status: 0 all rows passed, 1 some did not, 2 wrong arguments, 130 interrupted:
@@ -37,7 +37,7 @@ from wrappers.testing import DEFAULT_SCALE, MlaProblem, compare, make_problem, s
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 PATHS = ("auto", "narrow", "wide")
-MODES = ("plain", "ragged", "tree", "dcp", "scales")
+MODES = ("plain", "ragged", "tree", "dcp", "scales", "window", "lens")
 # world, rank, interleave
 DCP = (2, 1, 16)
 BACKENDS = ("auto", "cute", "emulator", "torch")
@@ -94,7 +94,8 @@ class Case:
             self.batch, self.num_heads, self.seq_len_q, self.kv_lens, page_size=self.page_size,
             dtype=DTYPES[self.dtype], is_causal=self.is_causal, seed=seed,
             softmax_scale=self.logit_sigma * DEFAULT_SCALE, value_mean=self.value_mean,
-            query_lens=self.query_lens, tree=self.mode == "tree",
+            query_lens=self.query_lens, tree=self.mode == "tree", visible_lens=self.mode == "lens",
+            window_left=max(self.seq_len_q - 1, self.kv_len // 2) if self.mode == "window" else None,
         )  # fmt: skip
         if self.mode == "dcp":
             return shard(problem, *DCP, page_size=self.page_size)
@@ -106,7 +107,7 @@ class Case:
 
 def mask_name(case: Case | Row) -> str:
     mask = "causal" if case.is_causal else "dense"
-    return {"plain": mask, "tree": "tree"}.get(case.mode, f"{mask} {case.mode}")
+    return {"plain": mask, "tree": "tree", "lens": "lens"}.get(case.mode, f"{mask} {case.mode}")
 
 
 def default_cases(dtype: str) -> list[Case]:
@@ -122,13 +123,13 @@ def default_cases(dtype: str) -> list[Case]:
     ]
     narrow = [
         *either,
-        *modes[:2],
+        *modes[:3],
         Case(dtype, seq_len_q=1),
         Case(dtype, num_heads=3, seq_len_q=2, kv_len=1300, batch=6, page_size=32, is_ragged=True),
     ]
     wide = [
         *either,
-        *modes[2:],
+        *modes[3:],
         Case(dtype, num_heads=128, seq_len_q=1, kv_len=1024, batch=2),
         Case(dtype, num_heads=7, seq_len_q=11, kv_len=1300, batch=4, page_size=32, is_ragged=True),
     ]

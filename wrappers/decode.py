@@ -36,6 +36,9 @@ def mla_decode(
     dcp_world: int = 1,
     dcp_rank: int = 0,
     dcp_interleave: int = 1,
+    window_left: int | None = None,
+    local_visible_lens: torch.Tensor | None = None,
+    isolate_drafts: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Multi-head latent attention of each request's last `seq_len_q` tokens over its paged KV cache.
 
@@ -76,17 +79,29 @@ def mla_decode(
         g // dcp_interleave % dcp_world. kv_cache and block_tables are this rank's, the keys in order; seq_lens count
         the keys of all ranks and are the same on every rank. The result is this rank's part, of lse -inf where it
         holds no visible key; `wrappers.partials.merge_partials` joins the parts.
+    window_left: sliding window: query token t sees none of the keys before `seq_lens[b] - seq_len_q - window_left + t`,
+        so many before its own position, causal or not; at least `seq_len_q - 1`, or None or -1 for no window. Pages
+        wholly before the window of a request's first token are not read and their table entries may be anything; one
+        kernel serves all windows. Not with `tree_mask`.
+    local_visible_lens: [B, seq_len_q] or, ragged, [total_q] int32, any strides, on the query's device and read there:
+        query token t sees keys [0, local_visible_lens[b, t]), from none up to `seq_lens[b]`, in any order over t, and
+        whatever `is_causal` is. Pages behind the largest of a request's are not read. Not with `tree_mask`,
+        `window_left` and `dcp_world` above 1.
+    isolate_drafts: a key that a query token does not see cannot reach its result, whatever it holds (below). A kernel of
+        its own, always of the wide path; docs/integration.md tells what it costs. Backend "torch" does so anyway.
 
     Returns `out`, or `(out, lse [B, seq_len_q, num_heads] float32)` with `return_lse`. Rows that see no key have
     `out = 0` and `lse = -inf`, whatever query and scales hold. Others are never made to look like these: NaN in a
-    row's query, in a key that it sees or in a scale gives NaN, and so does a score of +inf. (One exception: a row all
-    of whose scores are -inf has `lse = -inf`, and `out` is NaN with backend "torch", 0 with the kernel.)
+    row's query, in a key that it sees or in a scale gives NaN, and so does a score of +inf. Only a row all of whose
+    scores are -inf is one that sees no key, which is what merging parts of the keys makes of it.
 
-    What a row does not see: no key outside its request's [0, seq_lens[b]) reaches any result, whatever it holds. A key
-    inside it that only other query tokens of the request see, such as a later draft's, must be finite for the kernel:
-    NaN or Inf in its latent dimension d may make `out[..., d]` of tokens that do not see it NaN, since tokens share
-    tiles and 0 * NaN is NaN. Their log-sum-exps and other dimensions, and other requests, stay right. With backend
-    "torch" such a key does not count for them at all.
+    What a row does not see: no key outside its request's [0, seq_lens[b]) reaches any result, whatever it holds, and
+    none in it that lies before the windows, or from the visible lengths on, of all query tokens of the request. Any
+    other key that a row does not see, such as a later draft's, must be finite for the kernel: NaN or Inf in its latent
+    dimension d may make `out[..., d]` of tokens that do not see it NaN, since tokens share tiles and 0 * NaN is NaN.
+    Their log-sum-exps and other dimensions, and other requests, stay right. With `isolate_drafts`, and with backend
+    "torch", such a key does not count for them at all. (With `isolate_drafts` a key with an Inf for which a row's score
+    is -inf does not count for that row either: its probability is 0, and so are the values that are not finite.)
 
     With backend "cute" nothing waits for the GPU, and with `out`, `workspace` and (for `return_lse`) `lse` given no
     memory is allocated; inside a CUDA-graph capture nothing is compiled either: a kernel that this process does not
@@ -97,23 +112,25 @@ def mla_decode(
     Raises TypeError or ValueError, naming the argument, before anything is launched or written. Not differentiable.
     """
     tensors = (query, kv_cache, block_tables, seq_lens, softmax_scale, output_scale, out, lse, workspace)
-    tensors += (cu_seqlens_q, tree_mask)
+    tensors += (cu_seqlens_q, tree_mask, local_visible_lens)
     options = {
         "is_causal": is_causal, "return_lse": return_lse, "lse_base": lse_base, "check_values": check_values,
         "max_seq_len_q": max_seq_len_q, "dcp_world": dcp_world, "dcp_rank": dcp_rank, "dcp_interleave": dcp_interleave,
+        "window_left": window_left,
+        "isolate_drafts": isolate_drafts,
     }  # fmt: skip
     if is_traced(*tensors):
         from wrappers import op  # on use: it imports this module
 
         return op.traced_decode(*tensors, backend=backend, **options)
     validate.check_backend(backend)
-    query, kv_cache, block_tables, seq_lens, softmax_scale, output_scale, *written, cu_seqlens_q, tree_mask = map(
+    query, kv_cache, block_tables, seq_lens, softmax_scale, output_scale, *written, cu_seqlens_q, tree_mask, lens = map(
         plain, tensors
     )
     call = validate.check_decode_call(
         query, kv_cache, block_tables, seq_lens, softmax_scale=softmax_scale, output_scale=output_scale,
         **dict(zip(("out", "lse", "workspace"), written, strict=True)), cu_seqlens_q=cu_seqlens_q, tree_mask=tree_mask,
-        **options,
+        local_visible_lens=lens, **options,
     )  # fmt: skip
     chosen = choose_backend(backend, call)
     if chosen != "cute":
@@ -188,6 +205,7 @@ def run_backend(backend: str, call: DecodeCall, out: torch.Tensor, lse: torch.Te
             softmax_scale=call.softmax_scale, output_scale=call.output_scale, is_causal=call.is_causal,
             lse_base=call.lse_base, cu_seqlens_q=call.cu_seqlens_q, tree_mask=call.tree_mask,
             shard=KeyShard(call.dcp_world, call.dcp_rank, call.dcp_interleave) if call.dcp_world > 1 else None,
+            window_left=call.window_left, local_visible_lens=call.local_visible_lens,
         )  # fmt: skip
         return
     from wrappers import kernel  # on use, as in `workspace_bytes`

@@ -19,7 +19,7 @@ from wrappers.validate import DecodeCall
 # What reports call the tensors that `kernel_arguments` gives, in its order.
 ARGUMENTS = (
     "query", "kv_cache", "block_tables", "seq_lens", "out", "lse", "workspace", "num_ctas", "softmax_scale",
-    "output_scale", "cu_seqlens_q", "tree_mask", "dcp_rank",
+    "output_scale", "cu_seqlens_q", "tree_mask", "dcp_rank", "window_left", "visible_lens",
 )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """The `torch` backend: MLA decode on any device torch runs on, one request and one key chunk at a time.
 
 Memory: each chunk gathers at most `CHUNK_KEYS` of the request's own keys from the paged cache, so the working set
-does not grow with the key length and no mask over (query tokens x keys) is ever stored: a row's visible keys are a
-prefix, and its bound is one number; a tree mask covers the query tokens alone. Rows are packed as (token, head),
+does not grow with the key length and no mask over (query tokens x keys) is ever stored: a row's visible keys are
+neighbours, and its bounds are two numbers; a tree mask covers the query tokens alone. Rows are packed as (token, head),
 `row = token * num_heads + head`.
 """
 
@@ -35,13 +35,16 @@ def decode_torch(
     cu_seqlens_q: torch.Tensor | None = None,
     tree_mask: torch.Tensor | None = None,
     shard: KeyShard | None = None,
+    window_left: int | None = None,
+    local_visible_lens: torch.Tensor | None = None,
 ) -> None:
     """Writes `out` and, where given, `lse`. Scores, softmax and accumulation are fp32, under autocast too.
 
     query [B, Q, H, 576]; kv_cache [pages, page_size, 576]; block_tables [B, W] int32; seq_lens [B] int32;
     out [B, Q, H, 512] of any float dtype; lse [B, Q, H] float32; with cu_seqlens_q, [total_q, H, ...] each. tree_mask
-    packed, [B, Q, words] or [total_q, words] int32. Arguments are as `wrappers.validate.check_decode_call` leaves
-    them. Lengths are read on the host, so the call synchronises a GPU and cannot be captured in a CUDA graph.
+    packed, [B, Q, words] or [total_q, words] int32; local_visible_lens [B, Q] or [total_q] int32. Arguments are as
+    `wrappers.validate.check_decode_call` leaves them. Lengths are read on the host, so the call synchronises a GPU and
+    cannot be captured in a CUDA graph.
     """
     starts = None if cu_seqlens_q is None else cu_seqlens_q.tolist()
     with full_precision(query.device):
@@ -52,15 +55,22 @@ def decode_torch(
                 continue
             rows = query[tokens].reshape(num_tokens * num_heads, -1)
             bounds = row_bounds(num_tokens, num_heads, num_keys, is_causal and tree_mask is None, query.device)
+            starts_of_rows = None
+            if window_left is not None:
+                starts_of_rows = window_starts(num_tokens, num_heads, num_keys, window_left, query.device)
+            if local_visible_lens is not None:
+                bounds = local_visible_lens[tokens].long().clamp(0, num_keys).repeat_interleave(num_heads)
+                num_keys = int(bounds.max())
             drafts = None
             if tree_mask is not None:
                 seen = unpack(tree_mask[tokens], num_tokens).repeat_interleave(num_heads, 0)
                 drafts = DraftKeys(num_keys - num_tokens, seen)
             if shard is not None:
                 num_keys, bounds = shard.local_keys(num_keys), shard.local_keys(bounds)
+                starts_of_rows = None if starts_of_rows is None else shard.local_keys(starts_of_rows)
             keys = kv_cache, block_tables[request], num_keys
-            latent, log_sum, sees = attend(rows, *keys, bounds, softmax_scale, drafts)
-            latent = torch.where(sees[:, None], latent * output_scale, 0.0)
+            latent, log_sum = attend(rows, *keys, bounds, softmax_scale, drafts, starts_of_rows)
+            latent = torch.where(log_sum[:, None] == -math.inf, 0.0, latent * output_scale)
             out[tokens] = rounded(latent.view(num_tokens, num_heads, LATENT_DIM), out.dtype)
             if lse is not None:
                 base = 1.0 if lse_base == "e" else math.log(2.0)
@@ -128,6 +138,14 @@ def row_bounds(num_tokens: int, num_heads: int, num_keys: int, is_causal: bool, 
     return (num_keys - (num_tokens - 1) + token).clamp(0, num_keys)
 
 
+def window_starts(
+    num_tokens: int, num_heads: int, num_keys: int, window_left: int, device: torch.device
+) -> torch.Tensor:
+    """First key in the window of each packed row, `[num_tokens * num_heads]` int64."""
+    token = torch.arange(num_tokens * num_heads, device=device) // num_heads
+    return (num_keys - num_tokens - window_left + token).clamp(min=0)
+
+
 def attend(
     rows: torch.Tensor,
     kv_cache: torch.Tensor,
@@ -136,28 +154,32 @@ def attend(
     bounds: torch.Tensor,
     softmax_scale: float | torch.Tensor,
     drafts: DraftKeys | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Online softmax of packed rows `[M, 576]` over keys [0, num_keys): `(latent [M, 512], lse [M], sees [M])`.
+    starts: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Online softmax of packed rows `[M, 576]` over keys [0, num_keys): `(latent [M, 512], lse [M])`, base e, fp32. Row m
+    sees keys [starts[m], bounds[m]); pages before all starts are not read.
 
-    Latent and log-sum-exp, base e, are fp32; bool `sees` says which rows see a key. The others have lse -inf and any
-    latent. NaN in a row, a key that it sees or the scale makes latent and log-sum-exp NaN.
+    A row that sees no key, or whose scores are all -inf, has lse -inf and any latent. NaN in a row, a key that it sees
+    or the scale makes latent and log-sum-exp NaN.
     """
     rows = rows.float()
-    sees = torch.zeros(rows.shape[0], dtype=torch.bool, device=rows.device)
     row_max = rows.new_full((rows.shape[0],), -math.inf)
     row_sum = torch.zeros_like(row_max)
     latent = rows.new_zeros(rows.shape[0], LATENT_DIM)
     page_size = kv_cache.shape[1]
     pages_per_chunk = max(1, CHUNK_KEYS // page_size)
-    for first_page in range(0, -(-num_keys // page_size), pages_per_chunk):
+    first_seen = 0 if starts is None else int(starts.min()) // page_size
+    for first_page in range(first_seen, -(-num_keys // page_size), pages_per_chunk):
         start = first_page * page_size
         stop = min(num_keys, start + pages_per_chunk * page_size)
         keys = gather(kv_cache, page_ids, start, stop).float()
         scores = (rows @ keys.T) * softmax_scale
-        hidden = torch.arange(start, stop, device=rows.device) >= bounds[:, None]
+        key = torch.arange(start, stop, device=rows.device)
+        hidden = key >= bounds[:, None]
+        if starts is not None:
+            hidden = hidden | (key < starts[:, None])
         if drafts is not None:
             hidden = hidden | drafts.hidden(start, stop)
-        sees = sees | ~hidden.all(dim=-1)
         scores = scores.masked_fill(hidden, -math.inf)
         new_max = torch.maximum(row_max, scores.amax(dim=-1))
         # A row that has seen no key yet has maximum -inf; (-inf) - (-inf) would be NaN.
@@ -167,7 +189,7 @@ def attend(
         row_sum = row_sum * rescale + probabilities.sum(dim=-1)
         latent = latent * rescale[:, None] + weighted_sum(probabilities, hidden, keys[:, :LATENT_DIM])
         row_max = new_max
-    return latent / row_sum[:, None], row_max + torch.log(row_sum), sees
+    return latent / row_sum[:, None], row_max + torch.log(row_sum)
 
 
 def weighted_sum(probabilities: torch.Tensor, hidden: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

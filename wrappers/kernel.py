@@ -24,7 +24,7 @@ def decode_config(call: DecodeCall, arch: str, path: str = "auto") -> MlaDecodeC
         dtype=DTYPE_NAMES[call.query.dtype],
         num_heads=call.num_heads,
         seq_len_q=seq_len_q,
-        is_causal=call.is_causal,
+        is_causal=call.is_causal and call.local_visible_lens is None,  # which replace the causal rule
         page_size=call.page_size,
         lse_base=call.lse_base if call.return_lse else None,
         query_packed=token_stride == call.num_heads * head_stride,
@@ -34,6 +34,9 @@ def decode_config(call: DecodeCall, arch: str, path: str = "auto") -> MlaDecodeC
         tree_mask=call.tree_mask is not None,
         dcp_world=call.dcp_world,
         dcp_interleave=call.dcp_interleave if call.dcp_world > 1 else 1,
+        sliding_window=call.window_left is not None,
+        visible_lens=call.local_visible_lens is not None,
+        isolate_drafts=call.isolate_drafts and call.has_hidden_keys,
         fp8_output=call.output_dtype == torch.float8_e4m3fn,
         arch=arch,
         path=path,
@@ -89,6 +92,8 @@ def kernel_arguments(
         call.cu_seqlens_q,
         None if call.tree_mask is None else batched(call, call.tree_mask),
         call.dcp_rank if call.dcp_world > 1 else None,
+        call.window_left,
+        None if call.local_visible_lens is None else batched(call, call.local_visible_lens),
     )
 
 

@@ -41,7 +41,10 @@ def decode(
     dcp_world: int = 1,
     dcp_rank: int = 0,
     dcp_interleave: int = 1,
+    window_left: Optional[int] = None,
+    local_visible_lens: Optional[Tensor] = None,
     check_values: Optional[bool] = None,
+    isolate_drafts: bool = False,
 ) -> None:
     """Arguments are `mla_decode`'s; `lse` None is without `return_lse`. A scale's tensor, where given, replaces it."""
     mla_decode(
@@ -50,7 +53,8 @@ def decode(
         output_scale=output_scale if output_scale_tensor is None else output_scale_tensor,
         is_causal=is_causal, out=out, return_lse=lse is not None, lse=lse, lse_base=lse_base, workspace=workspace,
         backend=backend, cu_seqlens_q=cu_seqlens_q, max_seq_len_q=max_seq_len_q, tree_mask=tree_mask,
-        dcp_world=dcp_world, dcp_rank=dcp_rank, dcp_interleave=dcp_interleave, check_values=check_values,
+        dcp_world=dcp_world, dcp_rank=dcp_rank, dcp_interleave=dcp_interleave, window_left=window_left,
+        local_visible_lens=local_visible_lens, check_values=check_values, isolate_drafts=isolate_drafts,
     )  # fmt: skip
 
 
@@ -58,7 +62,8 @@ def decode(
 def decode_fake(
     query, kv_cache, block_tables, seq_lens, out, lse, workspace, softmax_scale, output_scale, is_causal, lse_base,
     backend, softmax_scale_tensor=None, output_scale_tensor=None, cu_seqlens_q=None, max_seq_len_q=None,
-    tree_mask=None, dcp_world=1, dcp_rank=0, dcp_interleave=1, check_values=None,
+    tree_mask=None, dcp_world=1, dcp_rank=0, dcp_interleave=1, window_left=None, local_visible_lens=None,
+    check_values=None, isolate_drafts=False,
 ):  # fmt: skip
     """Checks everything but values."""
     validate.check_backend(backend)
@@ -68,7 +73,8 @@ def decode_fake(
         output_scale=output_scale if output_scale_tensor is None else output_scale_tensor,
         is_causal=is_causal, out=out, return_lse=lse is not None, lse=lse, lse_base=lse_base, workspace=workspace,
         check_values=False, cu_seqlens_q=cu_seqlens_q, max_seq_len_q=max_seq_len_q, tree_mask=tree_mask,
-        dcp_world=dcp_world, dcp_rank=dcp_rank, dcp_interleave=dcp_interleave,
+        dcp_world=dcp_world, dcp_rank=dcp_rank, dcp_interleave=dcp_interleave, window_left=window_left,
+        local_visible_lens=local_visible_lens, isolate_drafts=isolate_drafts,
     )  # fmt: skip
 
 
@@ -84,6 +90,7 @@ def traced_decode(
     workspace: Tensor | None,
     cu_seqlens_q: Tensor | None,
     tree_mask: Tensor | None,
+    local_visible_lens: Tensor | None,
     *,
     is_causal: bool,
     return_lse: bool,
@@ -94,6 +101,8 @@ def traced_decode(
     dcp_world: int,
     dcp_rank: int,
     dcp_interleave: int,
+    window_left: int | None,
+    isolate_drafts: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`mla_decode` through the operator: new outputs are allocated by the graph around it."""
     validate.check_query(query, is_ragged=cu_seqlens_q is not None)
@@ -112,6 +121,7 @@ def traced_decode(
         query, kv_cache, block_tables, seq_lens, out, lse, workspace,
         *(1.0 if isinstance(scale, Tensor) else scale for scale in scales), is_causal, lse_base, backend,
         *(scale if isinstance(scale, Tensor) else None for scale in scales), cu_seqlens_q, max_seq_len_q, tree_mask,
-        dcp_world, dcp_rank, dcp_interleave, check_values,
+        dcp_world, dcp_rank, dcp_interleave, window_left, local_visible_lens, check_values,
+        isolate_drafts,
     )  # fmt: skip
     return (out, lse) if return_lse else out

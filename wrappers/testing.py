@@ -29,6 +29,8 @@ SPARE_TABLE_ENTRIES = 3
 LSE_TOLERANCE = 2e-4
 # log2 of what the kernel multiplies probabilities by before it rounds them: e4m3 has 2^-9 .. 448 for them.
 PROBS_SCALE_LOG2 = {torch.bfloat16: 0, torch.float16: 0, torch.float8_e4m3fn: 8}
+# Of a problem, what no result depends on.
+KERNEL_OPTIONS = ("max_seq_len_q", "isolate_drafts")
 # Largest relative error of rounding an output to nearest.
 UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12, torch.float8_e4m3fn: 2.0**-4}
 
@@ -38,6 +40,7 @@ class MlaProblem:
     """Inputs of one call: query [B, Q, H, 576], kv_cache 3D or 4D, block_tables [B, W] int32, seq_lens [B] int32.
 
     Ragged: query [total_q, H, 576], cu_seqlens_q [B + 1] int32. Tree: tree_mask bool [B, Q, Q] or [total_q, Q].
+    local_visible_lens: int32 [B, Q] or [total_q].
     """
 
     query: torch.Tensor
@@ -53,6 +56,9 @@ class MlaProblem:
     dcp_world: int = 1
     dcp_rank: int = 0
     dcp_interleave: int = 1
+    window_left: int | None = None
+    local_visible_lens: torch.Tensor | None = None
+    isolate_drafts: bool = False
 
     @property
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -82,7 +88,7 @@ class MlaProblem:
 
     def reference(self, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
         """`(out, lse)` of the brute-force reference, lse base e."""
-        options = {name: value for name, value in self.options.items() if name != "max_seq_len_q"}
+        options = {name: value for name, value in self.options.items() if name not in KERNEL_OPTIONS}
         return mla_decode_reference(*self.tensors, **options, dtype=dtype)
 
     def requests(self) -> Iterator[tuple[int | slice, int, list[list[int]]]]:
@@ -95,7 +101,9 @@ class MlaProblem:
             num_tokens, seen = len(self.query[tokens]), []
             for token in range(num_tokens):
                 tree_row = None if self.tree_mask is None else self.tree_mask[tokens][token].tolist()
-                visible = set(visible_keys(token, num_tokens, lengths[request], self.is_causal, tree_row))
+                length = None if self.local_visible_lens is None else int(self.local_visible_lens[tokens][token])
+                rule = self.is_causal, tree_row, self.window_left, length
+                visible = set(visible_keys(token, num_tokens, lengths[request], *rule))
                 seen.append([local for local, key in enumerate(held) if key in visible])
             yield tokens, len(held), seen
 
@@ -131,19 +139,22 @@ def make_problem(
     hostile: bool = True,
     query_lens: Sequence[int] | None = None,
     tree: bool = False,
+    window_left: int | None = None,
+    visible_lens: bool = False,
 ) -> MlaProblem:
     """A random problem; `kv_len` is one length for all requests or a length per request.
 
     `query_lens`, a number of query tokens per request of at most `seq_len_q`, makes the query ragged. `tree` gives
     every query token a parent among the earlier ones, or none, and has it see itself and its ancestors; a few see no
-    query token at all.
+    query token at all. `visible_lens` gives every query token a length of its own (`random_lengths`).
 
     Queries and keys are unit normal before rounding, so the scores have standard deviation
     `softmax_scale / DEFAULT_SCALE`; `value_mean` is added to the latent part, which moves all scores of a row alike.
 
     Hostile (the default) means that everything the contract allows to be junk is junk: pages are shuffled, unused
     slots and pages hold NaN or Inf (e4m3 has only NaN), unused table entries hold `ABSURD_PAGES`, the table
-    is wider than needed, and query rows that see no key are NaN. `strided` makes query and cache views into wider
+    is wider than needed, and query rows that see no key are NaN. Keys that no token of the request sees are NaN, and
+    pages of nothing else count as unused. `strided` makes query and cache views into wider
     NaN-filled memory.
     """
     lengths = [kv_len] * batch if isinstance(kv_len, int) else list(kv_len)
@@ -180,19 +191,58 @@ def make_problem(
     if tree:
         trees = random_trees(query_lens or [seq_len_q] * batch, seq_len_q, generator)
         modes["tree_mask"] = trees.view(*tokens, seq_len_q)
+    if visible_lens:
+        lens = random_lengths(lengths, query_lens or [seq_len_q] * batch, generator)
+        modes["local_visible_lens"] = lens.view(tokens)
     if strided:
         query, cache = widen(query), widen(cache)
     if cache_rank == 4:
         cache = cache.unsqueeze(1)
     problem = MlaProblem(
         query, cache, table, torch.tensor(lengths, dtype=torch.int32),
-        softmax_scale, output_scale, is_causal,
+        softmax_scale, output_scale, is_causal, window_left=window_left,
         **modes,
     )  # fmt: skip
     if hostile:
+        hide_unseen(problem)
         # By way of fp32: torch fills no selection of e4m3 elements.
         query.copy_(query.float().masked_fill(~problem.active_rows()[..., None], math.nan))
     return problem
+
+
+def random_lengths(lengths: Sequence[int], query_lens: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """Int32 [sum(query_lens)]: keys that each token sees of its request's, in no order: a third of the tokens any
+    number, a third one of the last few, a third all or none.
+    """
+    seen = []
+    for length, count in zip(lengths, query_lens):
+        any_number = torch.randint(0, length + 1, (count,), generator=generator)
+        last_few = length - torch.randint(0, min(length, 5) + 1, (count,), generator=generator)
+        ends = length * torch.randint(0, 2, (count,), generator=generator)
+        kind = torch.randint(0, 3, (count,), generator=generator)
+        seen.append(torch.stack((any_number, last_few, ends)).gather(0, kind[None])[0])
+    return torch.cat(seen).int()
+
+
+def hide_unseen(problem: MlaProblem) -> None:
+    """NaN for keys that a window or visible lengths hide from all tokens of their request, and absurd table entries for
+    pages of nothing else."""
+    if problem.window_left is None and problem.local_visible_lens is None:
+        return
+    cache = problem.kv_cache.squeeze(1) if problem.kv_cache.dim() == 4 else problem.kv_cache
+    page_size, nan = cache.shape[1], torch.full((HEAD_DIM,), math.nan).to(cache.dtype)
+    for request, (_, held, seen) in enumerate(problem.requests()):
+        if not seen and problem.window_left is not None:
+            continue  # a request without tokens has no window
+        seen_keys = [key for keys in seen for key in keys]
+        first, end = min(seen_keys, default=held), max(seen_keys, default=-1) + 1
+        table = problem.block_tables[request]
+        for key in (*range(first), *range(end, held)):
+            if 0 <= table[key // page_size] < len(cache):
+                cache[table[key // page_size], key % page_size] = nan
+        for page in range(-(-held // page_size)):
+            if (page + 1) * page_size <= first or page * page_size >= end:
+                table[page] = ABSURD_PAGES[page % len(ABSURD_PAGES)]
 
 
 def random_trees(query_lens: Sequence[int], width: int, generator: torch.Generator) -> torch.Tensor:
@@ -224,10 +274,12 @@ def shard(problem: MlaProblem, world: int, rank: int, interleave: int, page_size
         kv = gather_tokens(problem.kv_cache, problem.block_tables[request], lengths[request])
         for local, key in enumerate(keys):
             own.kv_cache[own.block_tables[request, local // page_size], local % page_size] = kv[key]
-    return replace(
+    part = replace(
         problem, kv_cache=own.kv_cache, block_tables=own.block_tables,
         dcp_world=world, dcp_rank=rank, dcp_interleave=interleave,
     )  # fmt: skip
+    hide_unseen(part)
+    return part
 
 
 def widen(tensor: torch.Tensor, pad: int = 64) -> torch.Tensor:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from wrappers.aliasing import Layout, first_shared, overlaps_itself
-from wrappers.fallback import KeyShard
 from wrappers.tensor_kinds import is_in_memory
+from wrappers.values import MAX_KV_LEN, check_call_values
 
 LATENT_DIM = 512
 ROPE_DIM = 64
@@ -34,8 +34,6 @@ MAX_TREE_TOKENS = 256
 TREE_WORD_BITS = 32
 # What the bits of a packed tree mask may come in.
 TREE_WORD_DTYPES = (torch.int32, torch.uint32, torch.int64, torch.uint64)
-# Key positions are int32 in the kernel and are rounded up to whole tiles of keys.
-MAX_KV_LEN = 2**31 - 1024
 # Keys after which the ranks of decode context parallelism take turns anew: world * interleave.
 MAX_DCP_CYCLE = 2**24
 # Strides and base addresses that a TMA tensor map can hold (PTX ISA, tensor-map: 16-byte aligned global address,
@@ -57,6 +55,7 @@ class DecodeCall:
 
     Ragged: query [total_q, H, 576], out [total_q, H, 512], lse [total_q, H], cu_seqlens_q [B + 1] int32. tree_mask is
     packed, int32 [B, Q, words] or [total_q, words]. Under decode context parallelism seq_lens are of all ranks' keys.
+    window_left: None without a window. local_visible_lens int32 [B, Q] or [total_q], any strides.
     """
 
     query: torch.Tensor
@@ -76,6 +75,9 @@ class DecodeCall:
     dcp_world: int = 1
     dcp_rank: int = 0
     dcp_interleave: int = 1
+    window_left: int | None = None
+    local_visible_lens: torch.Tensor | None = None
+    isolate_drafts: bool = False
 
     @property
     def batch(self) -> int:
@@ -93,6 +95,12 @@ class DecodeCall:
     def seq_len_q(self) -> int:
         """Query tokens per request, the most that one may have where the query is ragged."""
         return self.max_seq_len_q if self.is_ragged else self.query.shape[1]
+
+    @property
+    def has_hidden_keys(self) -> bool:
+        """Whether a query token may not see one of its request's keys."""
+        one_hides = self.tree_mask is not None or self.local_visible_lens is not None
+        return one_hides or (self.seq_len_q > 1 and (self.is_causal or self.window_left is not None))
 
     @property
     def num_heads(self) -> int:
@@ -124,6 +132,9 @@ def check_decode_call(
     dcp_world: int = 1,
     dcp_rank: int = 0,
     dcp_interleave: int = 1,
+    window_left: int | None = None,
+    local_visible_lens: torch.Tensor | None = None,
+    isolate_drafts: bool = False,
 ) -> DecodeCall:
     """The call's arguments, checked.
 
@@ -142,6 +153,7 @@ def check_decode_call(
     check_bool("is_causal", is_causal)
     check_bool("return_lse", return_lse)
     check_choice("lse_base", lse_base, LSE_BASES)
+    check_bool("isolate_drafts", isolate_drafts)
     if out is not None:
         check_out(out, query)
     if lse is not None:
@@ -152,23 +164,25 @@ def check_decode_call(
     given_mask = tree_mask
     if tree_mask is not None:
         tree_mask = checked_tree_mask(tree_mask, query, max_seq_len_q, is_causal, dcp_world)
+    window_left = checked_window(window_left, query, max_seq_len_q, given_mask)
+    if local_visible_lens is not None:
+        check_visible_lens(local_visible_lens, query, given_mask, window_left, dcp_world)
     check_written_apart(
         {"out": out, "lse": lse, "workspace": workspace},
         {
             "query": query, "kv_cache": kv_cache, "block_tables": block_tables, "seq_lens": seq_lens,
             "softmax_scale": softmax_scale, "output_scale": output_scale, "cu_seqlens_q": cu_seqlens_q,
-            "tree_mask": given_mask,
+            "tree_mask": given_mask, "local_visible_lens": local_visible_lens,
         },
     )  # fmt: skip
-    if wants_value_checks(check_values, query):
-        if cu_seqlens_q is not None:
-            check_query_lengths(cu_seqlens_q, max_seq_len_q, query.shape[0])
-        shard = KeyShard(dcp_world, dcp_rank, dcp_interleave)
-        check_lengths_and_pages(cache, block_tables, seq_lens, shard)
-    return DecodeCall(
+    call = DecodeCall(
         query, cache, block_tables, seq_lens, out, workspace, softmax_scale, output_scale, is_causal, return_lse,
-        lse_base, cu_seqlens_q, max_seq_len_q, tree_mask, dcp_world, dcp_rank, dcp_interleave,
+        lse_base, cu_seqlens_q, max_seq_len_q, tree_mask, dcp_world, dcp_rank, dcp_interleave, window_left,
+        local_visible_lens, isolate_drafts,
     )  # fmt: skip
+    if wants_value_checks(check_values, query):
+        check_call_values(call)
+    return call
 
 
 def check_query(query: torch.Tensor, is_ragged: bool = False) -> None:
@@ -205,25 +219,50 @@ def check_batch(query: torch.Tensor, cu_seqlens_q: torch.Tensor | None, max_seq_
     return cu_seqlens_q.shape[0] - 1
 
 
-def check_query_lengths(cu_seqlens_q: torch.Tensor, max_seq_len_q: int, total_q: int) -> None:
-    """Starts ascend from 0, no request has more tokens than declared, and the query has them all."""
-    starts = cu_seqlens_q.tolist()
-    if starts[0] != 0:
-        raise ValueError(f"cu_seqlens_q[0]={starts[0]}: must be 0")
-    for request, (begin, end) in enumerate(zip(starts, starts[1:])):
-        if not 0 <= end - begin <= max_seq_len_q:
-            raise ValueError(
-                f"cu_seqlens_q[{request + 1}]={end}, {end - begin} more than the entry before it: must be 0 to "
-                f"max_seq_len_q={max_seq_len_q} more"
-            )
-    if starts[-1] > total_q:
-        raise ValueError(f"cu_seqlens_q[{len(starts) - 1}]={starts[-1]}: must be at most query.shape[0]={total_q}")
-
-
 def check_dcp(world: int, rank: int, interleave: int) -> None:
     check_int("dcp_world", world, 1, MAX_DCP_CYCLE)
     check_int("dcp_rank", rank, 0, world - 1)
     check_int("dcp_interleave", interleave, 1, MAX_DCP_CYCLE // world)
+
+
+def checked_window(
+    window_left: int | None, query: torch.Tensor, max_seq_len_q: int | None, tree_mask: torch.Tensor | None
+) -> int | None:
+    """None for no window, which is -1 too."""
+    if window_left is None:
+        return None
+    if isinstance(window_left, bool) or not isinstance(window_left, int):
+        raise TypeError(f"window_left is a {type(window_left).__name__}: must be an int or None")
+    if window_left == -1:
+        return None
+    num_tokens, name = (query.shape[1], "query.shape[1]") if max_seq_len_q is None else (max_seq_len_q, "max_seq_len_q")
+    if not num_tokens - 1 <= window_left <= MAX_KV_LEN:
+        raise ValueError(
+            f"window_left={window_left}: must be None, -1 or {num_tokens - 1}..{MAX_KV_LEN}, with {name}={num_tokens}"
+        )
+    if tree_mask is not None:
+        raise ValueError(f"window_left={window_left}: must be None or -1 with a tree_mask")
+    return window_left
+
+
+def check_visible_lens(
+    local_visible_lens: torch.Tensor,
+    query: torch.Tensor,
+    tree_mask: torch.Tensor | None,
+    window_left: int | None,
+    dcp_world: int,
+) -> None:
+    check_tensor("local_visible_lens", local_visible_lens, (torch.int32,))
+    check_device("local_visible_lens", local_visible_lens, query)
+    expected = list(query.shape[:-2])
+    if list(local_visible_lens.shape) != expected:
+        raise ValueError(f"local_visible_lens has shape {shape_text(local_visible_lens)}: must be {expected}")
+    if tree_mask is not None:
+        raise ValueError("local_visible_lens: must be None with a tree_mask")
+    if window_left is not None:
+        raise ValueError(f"local_visible_lens: must be None with window_left={window_left}")
+    if dcp_world > 1:
+        raise ValueError(f"local_visible_lens: must be None with dcp_world={dcp_world}")
 
 
 def checked_tree_mask(
@@ -394,39 +433,6 @@ def wants_value_checks(check_values: bool | None, query: torch.Tensor) -> bool:
     if check_values and query.is_cuda and torch.cuda.is_current_stream_capturing():
         raise ValueError("check_values=True: values cannot be read while a CUDA graph is captured")
     return check_values
-
-
-def check_lengths_and_pages(
-    kv_cache: torch.Tensor, block_tables: torch.Tensor, seq_lens: torch.Tensor, shard: KeyShard
-) -> None:
-    """Lengths in range, the table wide enough for the longest, every table entry in use naming a page."""
-    if seq_lens.numel() == 0:
-        return
-    lengths = seq_lens.tolist()
-    page_size, width = kv_cache.shape[1], block_tables.shape[1]
-    for request, length in enumerate(lengths):
-        if not 0 <= length <= MAX_KV_LEN:
-            raise ValueError(f"seq_lens[{request}]={length}: must be 0..{MAX_KV_LEN}")
-    held = shard.local_keys(seq_lens.long())
-    longest = int(held.argmax())
-    needed = -(-int(held[longest]) // page_size)
-    of_rank = f" on rank {shard.rank} of {shard.world}" if shard.world > 1 else ""
-    if width < needed:
-        raise ValueError(
-            f"block_tables.shape[1]={width}: seq_lens[{longest}]={lengths[longest]}{of_rank} with "
-            f"page_size={page_size} needs at least {needed} entries"
-        )
-    if needed == 0:
-        return
-    table = block_tables[:, :needed]
-    used = torch.arange(needed, device=table.device) * page_size < held[:, None]
-    wrong = used & ((table < 0) | (table >= kv_cache.shape[0]))
-    if wrong.any():
-        request, entry = wrong.nonzero()[0].tolist()
-        raise ValueError(
-            f"block_tables[{request}, {entry}]={int(table[request, entry])}: an entry in use "
-            f"(seq_lens[{request}]={lengths[request]}) must be 0..{kv_cache.shape[0] - 1}"
-        )
 
 
 def check_backend(backend: str) -> None:

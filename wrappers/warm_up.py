@@ -29,8 +29,10 @@ class ServerShapes:
     lse_bases: None for calls without `return_lse`, else "e" or "2".
     packed: False for queries whose token stride is not num_heads times the head stride.
     ragged: True for calls with `cu_seqlens_q`, of which `seq_lens_q` is the `max_seq_len_q`.
-    has_tree_mask, scales_on_device: what the calls are given: a tree mask, tensors for the two scales.
+    has_tree_mask, has_window, has_visible_lens, scales_on_device: what the calls are given: a tree mask, a sliding
+        window (any one), visible lengths per query token, tensors for the two scales.
     dcp_world, dcp_interleave: of decode context parallelism.
+    isolate_drafts: as `mla_decode` takes it.
     """
 
     dtype: torch.dtype
@@ -45,6 +47,9 @@ class ServerShapes:
     scales_on_device: bool = False
     dcp_world: int = 1
     dcp_interleave: int = 1
+    has_window: bool = False
+    has_visible_lens: bool = False
+    isolate_drafts: bool = False
 
     def empty_calls(self, device: torch.device | str) -> Iterator[tuple[str, dict[str, Any]]]:
         """A name and `mla_decode`'s arguments for each kernel: one request without keys."""
@@ -69,12 +74,17 @@ class ServerShapes:
                 "lse_base": lse_base or "e",
                 "dcp_world": self.dcp_world,
                 "dcp_interleave": self.dcp_interleave,
+                "isolate_drafts": self.isolate_drafts,
             }
             if ragged:
                 call["cu_seqlens_q"] = torch.zeros(2, dtype=torch.int32, device=device)
                 call["max_seq_len_q"] = tokens
             if self.has_tree_mask:
                 call["tree_mask"] = torch.zeros(*shape, tokens, dtype=torch.bool, device=device)
+            if self.has_window:
+                call["window_left"] = tokens - 1
+            if self.has_visible_lens:
+                call["local_visible_lens"] = torch.zeros(shape, dtype=torch.int32, device=device)
             yield name, call
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32
+from cutlass import Int32, Uint32
 
 from mla import operands
-from mla.causal_mask import TilePhases, maximum, minimum
+from mla.causal_mask import TilePhases, maximum, minimum, quotient
 from mla.context import Boxes, Column, Context, Slot, WorkItem, has_work, latent_slot, read_work, release_work
 from mla.memory_plan import CHUNK_BYTES, Ring
 from mla.page_ring import PageSpan
@@ -44,23 +44,42 @@ class Part:
 class TilePages:
     """Where the pages of a key tile are.
 
-    visible: the tile's keys that the row tile reads. first_id: place of the first page's id in shared memory.
+    visible: the row tile reads none of the tile's keys from this one on. hidden: nor any before this one, 0 without a
+    window. first_id: place of the first page's id in shared memory.
     first_box: the tile's first box within that page, which is not its first where a page holds several tiles.
+    shared: with isolate_drafts, those between them that every row of the row tile sees, from and to.
     """
 
     visible: Any
+    hidden: Any
     first_id: Any
     first_box: Any
+    shared: Any = None
 
     @classmethod
     def of(cls, ctx: Context, part: Part, tile: Any) -> TilePages:
         plan, page_size = ctx.plan, ctx.config.page_size
         visible = minimum(part.phases.keys - tile * plan.tile_tokens, plan.tile_tokens)
+        hidden = 0
+        if ctx.config.sliding_window:
+            hidden = maximum(part.phases.first_key - tile * plan.tile_tokens, 0)
         stage = ctx.pipe("pages").stage(part.stage(tile))
         first_id = stage * plan.page_ids_per_stage + part.span.position(tile)
         tiles = plan.tiles_per_page
         first_box = 0 if tiles == 1 else Int32(unsigned(tile) % tiles) * (page_size // plan.box_tokens // tiles)
-        return cls(visible, first_id, first_box)
+        shared = None
+        if ctx.config.isolate_drafts:
+            shared = tuple(maximum(key - tile * plan.tile_tokens, 0) for key in keys_of_all_rows(part.phases))
+        return cls(visible, hidden, first_id, first_box, shared)
+
+    def needs_clearing(self, mma_k: int) -> Any:
+        """Whether a K step of P*V multiplies keys that are not read, or one that must not be multiplied as it is."""
+        is_needed = self.visible % mma_k != 0
+        if not isinstance(self.hidden, int):
+            is_needed = is_needed | (self.hidden % mma_k != 0)
+        if self.shared is None:
+            return is_needed
+        return is_needed | (self.hidden < self.shared[0]) | (self.shared[1] < self.visible)
 
 
 @cute.jit
@@ -88,11 +107,7 @@ def drain(ctx: cutlass.Constexpr, edge: cutlass.Constexpr, count: Int32):
 
 @cute.jit
 def load_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32, stages: Int32, ragged: Int32):
-    """One work item. Returns the counters behind it: work items with keys, key tiles, page-ring stages, ragged tiles.
-
-    What stays of the query in shared memory follows the first keys: its place is free once the item before has all its
-    scores, theirs is sooner.
-    """
+    """One work item. Returns the counters behind it: work items with keys, key tiles, page-ring stages, ragged tiles."""
     work = read_work(ctx, item)
     release_work(ctx, item)
     phases = work.phases
@@ -107,13 +122,12 @@ def load_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32,
             pages = TilePages.of(ctx, part, tile)
             ragged = load_values(ctx, pages, part.count(ctx.plan.rings[ctx.plan.value_edge], tile), ragged)
         if tile + ahead < phases.end:
-            load_keys(ctx, part, tile + ahead)
-            if tile + ahead == phases.begin:
-                keep_query(ctx, work, queries)
-                queries = queries + 1
+            load_keys(ctx, work, part, tile + ahead)
         if tile >= phases.begin:
             if (tile + 1 == phases.end) | (part.stage(tile + 1) != part.stage(tile)):
                 ctx.pipe("pages").warp_arrive_empty(part.stage(tile))
+    if phases.num_tiles > 0:
+        queries = queries + 1
     return queries, tiles + phases.num_tiles, stages + part.span.num_stages, ragged
 
 
@@ -183,17 +197,37 @@ def query_boxes(ctx: Context, work: WorkItem) -> Boxes:
 
 
 @cute.jit
-def load_keys(ctx: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32):
-    """This CTA's keys of tile `tile`; where they are values too, only those that are not."""
-    plan, pages = ctx.plan, TilePages.of(ctx, part, tile)
+def load_keys(ctx: cutlass.Constexpr, work: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32):
+    """This CTA's keys of tile `tile`; where they are values too, only those that are not.
+
+    What stays of an item's query in shared memory follows its first keys: its place is free once the item before has
+    all its scores, theirs is sooner. But it goes ahead of those whose slots the rest of the query still passes through.
+    """
+    plan, pages, ring = ctx.plan, TilePages.of(ctx, part, tile), ctx.plan.rings["keys"]
+    is_first = tile == part.phases.begin
+    free = ring.stages - ring.item_slots
+    is_split = not plan.keys_are_values and free < ring.tile_slots
     if cutlass.const_expr(not plan.keys_are_values):
-        first = part.count(plan.rings["keys"], tile)
-        for number in cutlass.range(plan.rings["keys"].tile_slots, unroll=1):
+        first = part.count(ring, tile)
+        for number in cutlass.range(ring.tile_slots, unroll=1):
+            if cutlass.const_expr(is_split):
+                if is_first & (number == free):
+                    keep_query(ctx, work, part.items)
             fill(ctx, pages, latent_slot(ctx, number), first + number)
     elements = ctx.config.qk_rope_head_dim
     column = Column(ctx.args.kv_rope, ctx.config.kv_lora_rank // elements, elements, 0)
     rope = Slot("rope", [column], ctx.cta_rank * plan.key_rows, plan.key_rows)
     fill(ctx, pages, rope, part.count(plan.rings["rope"], tile))
+    if cutlass.const_expr(not is_split):
+        if is_first:
+            keep_query(ctx, work, part.items)
+
+
+def keys_of_all_rows(phases: TilePhases) -> tuple[Any, Any]:
+    """The keys, from and to, that every row of the row tile sees, in both CTAs of a pair: the tensor core multiplies the
+    values of each with the rows of both.
+    """
+    return phases.whole_from, phases.whole_to
 
 
 @cute.jit
@@ -202,11 +236,12 @@ def load_values(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: Int32, 
     ragged tiles so far.
 
     The last K step of P*V multiplies whole groups of mma_k tokens, and 0 * NaN is NaN: rows of that group past the
-    last key are cleared after the load and before the tensor core is told.
+    last key are cleared after the load and before the tensor core is told. So are those before a window's first key, and,
+    with isolate_drafts, what is not finite of keys that only some rows see, whose probability is 0 for the others.
     """
     plan = ctx.plan
     slots = plan.rings[plan.value_edge].tile_slots
-    if pages.visible % plan.mma_k != 0:
+    if pages.needs_clearing(plan.mma_k):
         load_ragged_values(ctx, pages, first, ragged)
         ragged = ragged + 1
     else:
@@ -217,8 +252,8 @@ def load_values(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: Int32, 
 
 @cute.jit
 def load_ragged_values(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: Int32, ragged: Int32):
-    """Ring slots `first` ..: this warp waits for TMA, clears the rows behind the visible ones, and tells the tensor
-    core.
+    """Ring slots `first` ..: this warp waits for TMA, clears the rows behind the visible ones (and what of those that
+    not all rows see is not finite), and tells the tensor core.
     """
     plan, tail = ctx.plan, ctx.pipe("tail")
     ring = ctx.pipe(plan.value_edge)
@@ -230,6 +265,15 @@ def load_ragged_values(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: 
     tail.wait_full(ragged)
     for number in cutlass.range(slots, unroll=1):
         clear_rows(ctx, path_of(plan).value_slot(ctx, number), first + number, pages.visible)
+    if cutlass.const_expr(ctx.config.sliding_window):
+        for number in cutlass.range(slots, unroll=1):
+            clear_hidden(ctx, path_of(plan).value_slot(ctx, number), first + number, pages.hidden)
+    if cutlass.const_expr(ctx.config.isolate_drafts):
+        for number in cutlass.range(slots, unroll=1):
+            slot = path_of(plan).value_slot(ctx, number)
+            clear_not_finite(ctx, slot, first + number, pages.shared[1], pages.visible)
+            if cutlass.const_expr(ctx.config.sliding_window):
+                clear_not_finite(ctx, slot, first + number, pages.hidden, pages.shared[0])
     cute.arch.fence_proxy("async.shared", space="cta")
     for number in cutlass.range(slots, unroll=1):
         ring.warp_arrive_full(first + number)
@@ -259,19 +303,26 @@ def load_boxes(
     told: cutlass.Constexpr,
     told_count: Int32,
 ):
-    """The pages that hold visible keys to slot `count` of its ring, one box per (page, column). Full barrier
-    `told_count` of edge `told` counts their bytes.
+    """The pages that hold keys which the row tile reads to slot `count` of its ring, one box per (page, column). Full
+    barrier `told_count` of edge `told` counts their bytes.
     """
     plan, page_size = ctx.plan, ctx.config.page_size
     num_boxes = (maximum(pages.visible - slot.first_token, 0) + (plan.box_tokens - 1)) // plan.box_tokens
     num_boxes = minimum(num_boxes, slot.tokens // plan.box_tokens)
+    first_box = 0
+    if cutlass.const_expr(ctx.config.sliding_window):
+        first_box = quotient(maximum(pages.hidden - slot.first_token, 0), plan.box_tokens)
+        first_box = minimum(first_box, num_boxes)
     row_bytes = sum(column.elements for column in slot.columns) * ctx.config.element_bytes
     with cute.arch.elect_one():
-        told.expect_bytes(told_count, num_boxes * (plan.box_tokens * row_bytes))
+        told.expect_bytes(told_count, (num_boxes - first_box) * (plan.box_tokens * row_bytes))
     page_ids = ctx.smem_ints(plan.page_ids_offset, plan.page_stages * plan.page_ids_per_stage)
     offset, barrier = ctx.slot_offset(slot.edge, count), told.full_barrier(told_count)
     for box in cutlass.range_constexpr(slot.tokens // plan.box_tokens):
-        if box < num_boxes:
+        is_read = box < num_boxes
+        if cutlass.const_expr(ctx.config.sliding_window):
+            is_read = is_read & (first_box <= box)
+        if is_read:
             token = unsigned(slot.first_token + box * plan.box_tokens)
             page_id = page_ids[pages.first_id + Int32(token // page_size)]
             page_box = pages.first_box + Int32(token % page_size // plan.box_tokens)
@@ -283,15 +334,54 @@ def load_boxes(
 
 @cute.jit
 def clear_rows(ctx: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, visible: Int32):
-    """Zero tokens [visible, next multiple of mma_k) of the tile in slot `count`. Rows are 128 bytes per column."""
+    """Zero tokens [visible, next multiple of mma_k) of the tile in slot `count`."""
+    first = visible - slot.first_token
+    rows = (ctx.plan.mma_k - visible % ctx.plan.mma_k) * cutlass.Int32((first >= 0) & (first < slot.tokens))
+    zero_rows(ctx, slot, count, first, rows)
+
+
+@cute.jit
+def clear_hidden(ctx: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, hidden: Int32):
+    """Zero tokens [last multiple of mma_k, hidden) of the tile in slot `count`."""
+    before = hidden % ctx.plan.mma_k
+    first = hidden - before - slot.first_token
+    zero_rows(ctx, slot, count, first, before * cutlass.Int32((first >= 0) & (first < slot.tokens)))
+
+
+@cute.jit
+def zero_rows(ctx: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, first: Int32, rows: Int32):
+    """Zero `rows` tokens in slot `count`, from its token `first` on. Rows are 128 bytes per column."""
     plan = ctx.plan
     row_units = CHUNK_BYTES // 16
     units = len(slot.columns) * row_units
-    first = visible - slot.first_token
-    rows = (plan.mma_k - visible % plan.mma_k) * cutlass.Int32((first >= 0) & (first < slot.tokens))
     for index in cutlass.range(cute.arch.lane_idx(), rows * units, cute.arch.WARP_SIZE, unroll=1):
         unit = index % units
         offset = ctx.slot_offset(slot.edge, count) + unit // row_units * plan.value_chunk_bytes
         offset = offset + (first + index // units) * CHUNK_BYTES + unit % row_units * 16
         cells = cute.make_tensor(ctx.smem_pointer(Int32, offset, 16), cute.make_layout(4))
         cells.fill(0)
+
+
+@cute.jit
+def clear_not_finite(ctx: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, begin: Int32, end: Int32):
+    """Zero the words with an element that is not finite, in tokens [begin, end) of the tile in slot `count`.
+
+    For a row that sees such a key nothing changes that its score does not say: that is NaN or +Inf, which makes the
+    whole row NaN, or -Inf, and then the key's probability is 0.
+    """
+    plan = ctx.plan
+    row_units = CHUNK_BYTES // 16
+    units = len(slot.columns) * row_units
+    first = maximum(begin - slot.first_token, 0)
+    rows = maximum(minimum(end - slot.first_token, slot.tokens) - first, 0)
+    for index in cutlass.range(cute.arch.lane_idx(), rows * units, cute.arch.WARP_SIZE, unroll=1):
+        unit = index % units
+        offset = ctx.slot_offset(slot.edge, count) + unit // row_units * plan.value_chunk_bytes
+        offset = offset + (first + index // units) * CHUNK_BYTES + unit % row_units * 16
+        cells = cute.make_tensor(ctx.smem_pointer(Uint32, offset, 16), cute.make_layout(4))
+        words = cute.make_rmem_tensor(4, Uint32)
+        cute.autovec_copy(cells, words)
+        for i in cutlass.range_constexpr(4):
+            odd = operands.not_finite(words[i], ctx.config.dtype)
+            words[i] = cutlass.select_(odd == Uint32(0), words[i], Uint32(0))
+        cute.autovec_copy(words, cells)

@@ -1,24 +1,45 @@
 """Output role: P V of a key tile, half of the latent dimensions after half, as soon as its probabilities are there.
 
-Consumes: edges `work`, `probs`, `values` (the keys on the narrow path). Produces: edge `output`; frees `probs` and
-`values` by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's. Registers: few.
+Consumes: edges `work`, `probs`, `values` (the keys on the narrow path). Produces: edges `output`, `order`; frees `probs`
+and `values` by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's. Registers: few.
 
 A `tcgen05` fence follows the waits for roles that touched Tensor Memory (softmax, correction), none those for TMA.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import cutlass
 import cutlass.cute as cute
 from cutlass import Int32
 
 from mla import operands
-from mla.causal_mask import minimum
+from mla.causal_mask import TilePhases, maximum, minimum, quotient
 from mla.context import Context
 from mla.memory_plan import CHUNK_BYTES, OUTPUT_N
 from mla.paths import accumulator, path_of
 from mla.pipelines import unsigned
 from mla.roles import issue
+
+
+@dataclass(frozen=True)
+class Steps:
+    """K steps [first, end) of a key tile, those that hold keys which the row tile reads."""
+
+    first: Any
+    end: Any
+
+    @classmethod
+    def of(cls, ctx: Context, phases: TilePhases, tile: Any) -> Steps:
+        plan = ctx.plan
+        visible = minimum(phases.keys - tile * plan.tile_tokens, plan.tile_tokens)
+        end = Int32(unsigned(visible + (plan.mma_k - 1)) // plan.mma_k)
+        first = 0
+        if ctx.config.sliding_window:
+            first = quotient(maximum(phases.first_key - tile * plan.tile_tokens, 0), plan.mma_k)
+        return cls(first, end)
 
 
 def run(ctx: Context) -> None:
@@ -28,16 +49,16 @@ def run(ctx: Context) -> None:
 @cute.jit
 def output_item(ctx: cutlass.Constexpr, phases: cutlass.Constexpr, queries: Int32, tiles: Int32):
     """One work item; `queries` with keys, and `tiles` key tiles, are before it."""
-    plan = ctx.plan
     for tile in cutlass.range(phases.begin, phases.end, unroll=1):
-        visible = minimum(phases.keys - tile * plan.tile_tokens, plan.tile_tokens)
-        steps = Int32(unsigned(visible + (plan.mma_k - 1)) // plan.mma_k)
+        steps = Steps.of(ctx, phases, tile)
         output_tile(ctx, queries, tiles + (tile - phases.begin), steps, tile > phases.begin)
 
 
 @cute.jit
-def output_tile(ctx: cutlass.Constexpr, queries: Int32, count: Int32, steps: Int32, accumulate: cutlass.Boolean):
-    """O (+)= P(count) V over the K steps that the tile has. queries: work items with keys before this one."""
+def output_tile(
+    ctx: cutlass.Constexpr, queries: Int32, count: Int32, steps: cutlass.Constexpr, accumulate: cutlass.Boolean
+):
+    """O (+)= P(count) V over the tile's `steps`. queries: work items with keys before this one."""
     plan, probs, output = ctx.plan, ctx.pipe("probs"), ctx.pipe("output")
     values = ctx.pipe(plan.value_edge)
     first = plan.rings[plan.value_edge].count(queries + 1, count)
@@ -54,6 +75,7 @@ def output_tile(ctx: cutlass.Constexpr, queries: Int32, count: Int32, steps: Int
             for number in part.slots:
                 path_of(plan).commit(values.empty_barrier(first + number))
         path_of(plan).commit(output.full_barrier(held))
+        ctx.pipe("order").arrive_full(held)
     path_of(plan).commit(probs.empty_barrier(count))
 
 
@@ -63,25 +85,29 @@ def issue_output(
     part: cutlass.Constexpr,
     tile: Int32,
     slot: Int32,
-    steps: Int32,
+    steps: cutlass.Constexpr,
     accumulate: cutlass.Boolean,
 ):
-    """P(tile) times one part of the values, which start in slot `slot` of their ring, if the tile has `steps` K steps.
-    One thread.
+    """P(tile) times one part of the values, which start in slot `slot` of their ring, over the tile's `steps`. One
+    thread.
     """
     plan, config = ctx.plan, ctx.config
     values = operands.smem_descriptor(ctx.smem + ctx.slot_offset(plan.value_edge, slot), plan.value_chunk_bytes)
     probs = operands.smem_descriptor(ctx.smem + ctx.probs_offset(tile))
     idesc = operands.instruction_descriptor(config.dtype, path_of(plan).MMA_M, OUTPUT_N, b_is_mn_major=True)
     for token in cutlass.range_constexpr(part.first_token, part.first_token + part.tokens, plan.mma_k):
-        if steps > token // plan.mma_k:
+        step = token // plan.mma_k
+        is_read = steps.end > step
+        if cutlass.const_expr(ctx.config.sliding_window):
+            is_read = is_read & (steps.first <= step)
+        if is_read:
             path_of(plan).multiply(
                 ctx,
                 accumulator.output_address(ctx, part.half),
                 operands.advance(probs, probs_offset(ctx, token)),
                 operands.advance(values, (token - part.first_token) * CHUNK_BYTES),
                 idesc,
-                accumulate | (token > 0),
+                accumulate | (step > steps.first),
             )
 
 

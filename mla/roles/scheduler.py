@@ -73,7 +73,7 @@ def announce_window(
     requests = ctx.requests
     for lane in cutlass.range(window.lane_at(begin), window.lanes_before(end), unroll=1):
         request = requests.request_of(window.traced).of_lane(lane)
-        scheduler = ctx.scheduler.of_request(request.seq_len_q)
+        scheduler = requests.scheduler_of(window.first + lane, request)
         start = cute.arch.shuffle_sync(window.start, lane)
         row_tile, first, cost = row_tile_at(scheduler, request.seq_len_k, start, maximum(begin, start))
         while (row_tile < scheduler.row_tiles) & (first + scheduler.gap < end):
@@ -84,7 +84,10 @@ def announce_window(
             record = (window.first + lane, row_tile, taken.begin, taken.end, slot, request.seq_len_k)
             if cutlass.const_expr(ctx.config.ragged_query):
                 record = (*record, request.query_begin, request.seq_len_q)
-            phases = scheduler.phases(row_tile, request.seq_len_k, taken.begin, taken.end)
+            seen = scheduler.seen_keys(row_tile, request.seq_len_k)
+            if cutlass.const_expr(ctx.config.visible_lens):
+                record = (*record, seen.end, seen.whole_to)
+            phases = scheduler.phases(seen, taken.begin, taken.end)
             stages = announce_item(ctx, item, record, phases, stages)
             if item == 0:
                 first_unit, parts = share.shares.units_of(*key_tiles)
@@ -148,7 +151,7 @@ def unit_index(plan: MemoryPlan) -> tuple[Any, Any]:
 def announce(ctx: cutlass.Constexpr, item: Int32, record: cutlass.Constexpr):
     """Write `record` to ring entry `item` once every warp has released the one before it.
 
-    record: the integers of memory_plan.WORK_RECORD_INTS; those missing at the end are not read.
+    record: integers, see MemoryPlan.work_record_ints; those missing at the end are not read.
     """
     work = ctx.pipe("work")
     cells = work_cells(ctx, item)

@@ -1,8 +1,8 @@
 """Scores role: Q K of a key tile, slot by slot as its keys arrive, and Q's way to Tensor Memory.
 
-Consumes: edges `work`, `query`, `keys`, `rope`. Produces: edge `score`; frees `query`, `rope` and what of `keys` is not
-read again as values by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's. Registers:
-few.
+Consumes: edges `work`, `query`, `keys`, `rope`, `order`. Produces: edge `score`; frees `query`, `rope` and what of `keys`
+is not read again as values by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's.
+Registers: few.
 
 The output role has a warp of its own: each waits for one thing at a time, and neither holds up the other. A `tcgen05`
 fence follows the waits for roles that touched Tensor Memory (softmax), none those for TMA.
@@ -18,7 +18,7 @@ from cutlass import Int32
 
 from mla import operands
 from mla.context import Context
-from mla.memory_plan import CHUNK_BYTES, KeySlot, mma_steps
+from mla.memory_plan import CHUNK_BYTES, ORDER_LAG, KeySlot, mma_steps
 from mla.paths import accumulator, path_of
 from mla.roles import issue
 
@@ -50,6 +50,8 @@ def score_tile(ctx: cutlass.Constexpr, queries: Int32, count: Int32, is_first: c
         if cutlass.const_expr(key_slot.number == 0 and key_slot.edge == "keys"):
             score.wait_empty(count)
             operands.fence_after_sync()
+        if cutlass.const_expr(key_slot.edge == "keys"):
+            take_turn(ctx, count, key_slot.number)
         if cutlass.const_expr(key_slot.spans[-1][0] >= plan.query_tmem_spans):
             if is_first:
                 ctx.pipe("query").wait_full(queries)
@@ -57,6 +59,20 @@ def score_tile(ctx: cutlass.Constexpr, queries: Int32, count: Int32, is_first: c
         if cutlass.const_expr(key_slot.edge != plan.value_edge):
             path_of(plan).commit(ring.empty_barrier(slot))
     path_of(plan).commit(score.full_barrier(count))
+
+
+@cute.jit
+def take_turn(ctx: cutlass.Constexpr, count: Int32, number: cutlass.Constexpr):
+    """Wait with slot `number` of the keys until P V of an earlier tile's half of O is issued, the slots shared out among
+    the halves. The tensor core works in the order of issue: a tile's scores all at once would stand in front of a half
+    of O that has just been given back, for which everybody waits, while nobody waits for them yet.
+    """
+    plan = ctx.plan
+    slots = plan.rings["keys"].tile_slots // plan.output_halves
+    if cutlass.const_expr(number % slots == 0):
+        half = (count - plan.score_stages) * plan.output_halves + number // slots - ORDER_LAG
+        if half >= 0:
+            ctx.pipe("order").wait_full(half)
 
 
 @cute.jit

@@ -6,6 +6,7 @@ threads of lanes r and r + 64 share row r). Registers: half a tile's scores of o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import cutlass
@@ -21,6 +22,14 @@ from mla.paths import accumulator
 from mla.roles.load import drain
 
 EXCHANGE_BARRIER = 1  # the first of the named barriers of softmax warps
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What of a key tile is masked: keys below `start`, and from `bound` on. None: the tile is known to have none."""
+
+    bound: Any = None
+    start: Any = None
 
 
 @cute.jit
@@ -41,7 +50,8 @@ def soften_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     release_work(ctx, item)
     phases = work.phases
     lane = cute.arch.thread_idx()[0] - ctx.plan.warps.softmax[0] * 32
-    bound = work.mask.k_bound(work.first_row + accumulator.row_of_lane(lane), work.request.seq_len_k)
+    row = work.first_row + accumulator.row_of_lane(lane)
+    bound = work.mask.k_bound(row, work.request.seq_len_k)
     row_max, row_sum = Float32(softmax.NEG_INF), Float32(0.0)
     shift = tiles - phases.begin
 
@@ -49,11 +59,15 @@ def soften_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     # score is that of the largest product, which a negative scale turns round.
     is_turned = ctx.args.scale_log2 < Float32(0.0)
     unmasked_end = cutlass.select_(phases.final_straddles, phases.bulk_end, phases.end)
-    unmasked_end = cutlass.select_(is_turned, phases.begin, unmasked_end)
-    for tile in cutlass.range(phases.begin, unmasked_end, unroll=1):
-        row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, bound, row_max, row_sum, False)
+    unmasked_end = cutlass.select_(is_turned, phases.window_end, unmasked_end)
+    if cutlass.const_expr(ctx.config.sliding_window):
+        edges = Edges(bound, work.mask.window_start(row, work.request.seq_len_k))
+        for tile in cutlass.range(phases.begin, phases.window_end, unroll=1):
+            row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, edges, row_max, row_sum)
+    for tile in cutlass.range(phases.window_end, unmasked_end, unroll=1):
+        row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, None, row_max, row_sum)
     for tile in cutlass.range(unmasked_end, phases.end, unroll=1):
-        row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, bound, row_max, row_sum, True)
+        row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, Edges(bound), row_max, row_sum)
     finish(ctx, work, tiles + phases.num_tiles + item, lane, row_max, row_sum)
     return tiles + phases.num_tiles
 
@@ -66,12 +80,13 @@ def soften_tile(
     item: Int32,
     work: cutlass.Constexpr,
     lane: Int32,
-    bound: Int32,
+    edges: cutlass.Constexpr,
     row_max: Float32,
     row_sum: Float32,
-    is_masked: cutlass.Constexpr,
 ):
-    """Key tile `tile` in ring buffers `count`. Returns the row's new (maximum, this thread's part of the sum)."""
+    """Key tile `tile` in ring buffers `count`, masked at its `edges`. None: no row can have one there, and no mask code
+    runs. Returns the row's new (maximum, this thread's part of the sum).
+    """
     plan = ctx.plan
     score, scale = ctx.pipe("score"), ctx.args.scale_log2
     announced = count + item
@@ -84,13 +99,15 @@ def soften_tile(
     operands.fence_before_sync()
     score.warp_arrive_empty(count)
 
-    if cutlass.const_expr(is_masked):
+    if cutlass.const_expr(edges is not None):
         scores = softmax.scaled(products, scale)
         first_token = tile * plan.tile_tokens + accumulator.half_of_lane(lane) * half_tokens
         if cutlass.const_expr(ctx.config.tree_mask):
             scores = softmax.masked_by_bits(scores, draft_bits(ctx, work, lane, first_token, half_tokens))
         else:
-            scores = softmax.masked(scores, bound - first_token)
+            scores = softmax.masked(scores, edges.bound - first_token)
+            if cutlass.const_expr(edges.start is not None):
+                scores = softmax.masked_before(scores, edges.start - first_token)
         local_max = cute.arch.fmax(row_max, softmax.maximum(scores))
     else:
         local_max = cute.arch.fmax(row_max, softmax.maximum(products) * scale)
@@ -100,7 +117,7 @@ def soften_tile(
     announce(ctx, announced, lane, rescale)
 
     reference = reference - ctx.config.probs_scale_log2
-    if cutlass.const_expr(is_masked):
+    if cutlass.const_expr(edges is not None):
         probs = softmax.probabilities(scores, reference)
     else:
         probs = softmax.scaled_probabilities(products, scale, reference)

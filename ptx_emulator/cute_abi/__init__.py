@@ -23,6 +23,7 @@ from . import host_scalars as _host_scalars  # noqa: F401 (registers operations)
 from . import layouts
 from .host import Host, UnsupportedHostOperation
 from .params import Blob, check_params, pack_value, ptx_params
+from .spread import spread_rows
 from .text import KernelText, ModuleText, parse_module
 from .types import MemrefType, Type, carries_state, parse_type
 from .values import buffers_of, flatten_arguments, is_array, view_array
@@ -190,13 +191,16 @@ def launch(
     *,
     buffers: Sequence[Any] = (),
     names: Mapping[str, Any] | None = None,
+    spread: Sequence[str] = (),
     **options: Any,
 ) -> list[Any]:
     """Runs the host function's launches in the emulator; returns one report per launch.
 
     `host_args` as for `plan`; the arrays among them, and `buffers`, are the memory that the kernels may access (a
     kernel that finds addresses in its arguments needs the arrays there named). `names`: what reports call arrays;
-    "argument 0", ... unless given. `options` go to `ptx_emulator.launch` (`order`, `seed`, `checks`, `step_limit`, ...):
+    "argument 0", ... unless given. `spread`: of these, arrays that are copied for the launch, and back after it, with
+    room between their rows, so that an access behind the end of a row is seen (with checks, as `row-overrun`); the
+    kernel must have been compiled for any strides of theirs but the last dimension's. `options` go to `ptx_emulator.launch` (`order`, `seed`, `checks`, `step_limit`, ...):
     limits are those of each launch; the launches share one checker.
     """
     from ..grid import prepare_launch, run_grids
@@ -204,6 +208,16 @@ def launch(
     flat = list(flatten_arguments(host_args))
     if names is None:
         names = {f"argument {i}": value for i, value in enumerate(flat)}
+    if spread:
+        apart = spread_rows(host_args, names, spread)
+        try:
+            plan(ir_text, apart.args)
+        except ValueError as error:
+            raise ValueError(f"spread={list(spread)}: {error}") from error
+        try:
+            return launch(ir_text, ptx_text, apart.args, buffers=buffers, names=apart.names, **options)
+        finally:
+            apart.write_back()
     regions = _named_regions(buffers_of([*flat, *buffers]), names)
     if options.get("checks") is True:
         from ..hazards import Checker  # compiled code that launches without checks do not load

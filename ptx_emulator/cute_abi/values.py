@@ -211,8 +211,8 @@ def buffers_of(values: Iterable[Any]) -> list[np.ndarray]:
             regions[-1][1] = max(regions[-1][1], high)
         else:
             regions.append([low, high])
-    return [_bytes_at(low, high - low) for low, high in regions]
+    return [bytes_at(low, high - low) for low, high in regions]
 
 
-def _bytes_at(address: int, length: int) -> np.ndarray:
+def bytes_at(address: int, length: int) -> np.ndarray:
     return np.frombuffer((ctypes.c_uint8 * length).from_address(address), dtype=np.uint8)

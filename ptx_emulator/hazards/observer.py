@@ -15,6 +15,7 @@ import numpy as np
 from .. import engine_trace as et
 from .. import native_tma as tma
 from .. import state as st
+from ..diagnostics import diverged_warps
 from ..tcgen05_layout import TMEM_COLUMNS, TMEM_LANES
 from ..tensormap import MAX_RANK, box_extent
 from . import core, history
@@ -196,9 +197,28 @@ class Observer:
         if not len(addresses):
             return
         buffer = self.buffer_at(int(addresses[0]))
-        if buffer < 0 or self._postponed(buffer, r, lambda: (addresses, nbytes)):
+        if buffer < 0:
+            return
+        self._check_rows(buffer, addresses, nbytes, r)
+        if self._postponed(buffer, r, lambda: (addresses, nbytes)):
             return
         history.touch_memory(self.s, buffer, addresses.ctypes.data, len(addresses), nbytes, r)
+
+    def _check_rows(self, buffer: int, addresses: np.ndarray, nbytes: int, r: int) -> None:
+        """Reports a copy that begins or ends between the rows of an array; it may take the rest of the 16 bytes that a
+        row ends in, since it takes whole ones, and what lies between rows that it takes together."""
+        start, step, length = self.shared.buffers[buffer, sh.B_ROWS : sh.B_ROW_BYTES + 1].tolist()
+        if not step:
+            return
+        begins, ends = (addresses - start) % step, (addresses + nbytes - start) % step
+        outside = addresses[(begins >= length) | (ends > min(-(-length // 16) * 16, step))]
+        if len(outside):
+            self._report_copy(sh.BETWEEN_ROWS, r, buffer, int(outside[0]))
+
+    def _report_copy(self, code: int, r: int, buffer: int, address: int) -> None:
+        record = self.shared.records[r]
+        inst, w, dim, write = (int(record[i]) for i in (sh.R_INST, sh.R_WARP, sh.R_DIM, sh.R_WRITE))
+        core.report(self.s, code, 0, inst, w, dim, write, sh.GLOBAL, buffer, address)
 
     def buffer_at(self, address: int) -> int:
         """The writable buffer that an address is in, or -1."""
@@ -228,10 +248,10 @@ class Observer:
         for box in boxes:
             low, high = box_extent(box, tensor.table)
             if low >= high:
-                record = self.shared.records[r]
-                inst, w, dim, write = (int(record[i]) for i in (sh.R_INST, sh.R_WARP, sh.R_DIM, sh.R_WRITE))
-                core.report(self.s, sh.OUTSIDE, 0, inst, w, dim, write, sh.GLOBAL, 0, 0)
+                self._report_copy(sh.OUTSIDE, r, 0, 0)
             buffer = self.buffer_at(tensor.address + low) if low < high else -1
+            if buffer >= 0 and self.shared.buffers[buffer, sh.B_ROW_STEP]:
+                self._check_rows(buffer, *tensor.rows_of(box), r)
             if buffer >= 0 and not self._postponed(buffer, r, partial(tensor.rows_of, box)):
                 addresses, nbytes = tensor.rows_of(box)
                 history.touch_memory(self.s, buffer, addresses.ctypes.data, len(addresses), nbytes, r)
@@ -484,6 +504,23 @@ class Observer:
         view = np.empty((sh.PLANES, self.views.shape[2]), np.int32)
         ops.take_commit_view(self.s, w, view.ctypes.data)
         return self._completing(Operation(view, barriers, []), run)
+
+    def deadlocked(self) -> None:
+        """Reports what no lane will ever leave for a reason that only its own warp's branches are."""
+        for w, warp, groups in diverged_warps(self.cluster):
+            for lanes, pc in groups:
+                core.report(
+                    self.s,
+                    sh.DIVERGED,
+                    0,
+                    int(self.cluster.kernel.origin[pc]),
+                    w,
+                    w,
+                    0,
+                    sh.BARRIER,
+                    warp.cta.rank,
+                    lanes,
+                )
 
     # Grids and atomics.
 

@@ -25,6 +25,7 @@ KINDS = {
     sh.MAP_FENCE: "tensormap-fence", sh.SCOPE: "scope", sh.NOT_CONSTANT: "not-constant",
     sh.ASYNC_LANES: "lanes", sh.PROXY_LANES: "proxy-lanes", sh.NOT_STARTED: "unstarted-peer",
     sh.OTHER_LANE: "other-lane", sh.ABSENT: "absent-lanes", sh.OUTSIDE: "box-outside", sh.BETWEEN_ROWS: "row-overrun",
+    sh.DIVERGED: "diverged-warp",
 }  # fmt: skip
 
 
@@ -101,7 +102,7 @@ def _place(row: list[int], kernel, arrays: list[NamedArray]) -> str:
     code, space, rank, cell = row[sh.F_CODE], row[sh.F_SPACE], row[sh.F_RANK], row[sh.F_CELL]
     if code in (sh.EXITED_WORK, sh.EXITED_COMMIT):
         return f"exit of CTA {rank}"
-    if code in (sh.OTHER_LANE, sh.ABSENT, sh.OUTSIDE):
+    if code in (sh.OTHER_LANE, sh.ABSENT, sh.OUTSIDE, sh.DIVERGED):
         return f"CTA {rank}"
     if code in (sh.NOT_STARTED, sh.EXITED):
         return f"shared memory of CTA {rank}"
@@ -136,6 +137,8 @@ def _explain(code: int, row: list[int], record: list[int] | None) -> tuple[str, 
     now = _who(row[sh.F_DIM], row[sh.F_WARP], warps)
     if code == sh.ABSENT:
         return now, f"lanes {row[sh.F_CELL]:#010x} that should take part have exited"
+    if code == sh.DIVERGED:
+        return now, f"only lanes {row[sh.F_CELL]:#010x} come here, the others wait for them elsewhere"
     if code in (sh.EXITED_WORK, sh.EXITED_COMMIT, sh.NOT_STARTED, sh.OTHER_LANE, sh.OUTSIDE, sh.BETWEEN_ROWS):
         return now, _TEXTS[code]
     if record is None or row[sh.F_SPACE] == sh.BARRIER:

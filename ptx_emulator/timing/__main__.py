@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from ..cubin import code_sizes, register_counts
+from ..watchdog import Limits
 from . import Constants, LaunchTiming, time_host_function
 from .trace import TRACE_ROWS, chrome_trace, spans_of
 from .variants import RELAXED, disputed
@@ -99,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--cubin", help="the assembled kernels: registers limit the CTAs that an SM holds, code is fetched"
     )
     parser.add_argument("--clusters", help="numbers of the clusters of the first launch to execute, with commas")
+    parser.add_argument("--time-limit", type=float, metavar="S", help="seconds that executing a launch may take")
     parser.add_argument("--waits", action="store_true", help="where warps wait, and for what")
     parser.add_argument("--relax", action="store_true", help="the total with each resource twice as fast")
     parser.add_argument("--sensitivity", action="store_true", help="the total at both ends of each disputed constant")
@@ -110,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         constants = Constants.read(options.constants, **changed) if options.constants else Constants.of(**changed)
         named = {n: _value(v) for n, _, v in (item.partition("=") for item in options.options)}
         clusters = [int(n) for n in options.clusters.split(",")] if options.clusters else None
+        Limits(seconds=options.time_limit)
         case = load_case(options.case)
         registers, sizes = read_cubin(options.cubin)
         if options.trace and not Path(options.trace).resolve().parent.is_dir():
@@ -120,7 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def timed(table: Constants, trace_rows: int = 0) -> list[LaunchTiming]:
         chosen = [{"clusters": clusters, "trace_rows": trace_rows}] + [{"cached": True}] * 8
-        return time_host_function(ir, ptx, host_args, table, options=chosen, registers=registers, code_bytes=sizes)
+        return time_host_function(
+            ir, ptx, host_args, table, options=chosen, registers=registers, code_bytes=sizes,
+            time_limit=options.time_limit,
+        )  # fmt: skip
 
     timings = timed(constants, TRACE_ROWS if options.trace else 0)
     found = summary(timings, constants)

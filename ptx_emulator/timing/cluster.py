@@ -40,11 +40,22 @@ class TimedCluster(Cluster):
         words = (operations.lane_word(warp, element, lane) for element in operand.extra[0].elements)
         return self._maps[address], [(word ^ 1 << 31) - (1 << 31) for word in words]
 
+    @property
+    def steps(self) -> int:
+        return int(self.tables.misc[tb.STEPS])  # H_CLOCK is the time
+
+    def pause_at(self, steps: int) -> None:
+        self.tables.misc[tb.PAUSE_AT] = steps
+
     def run(self) -> bool:
-        """Runs the cluster to its end. Raises EmulationError."""
-        head, address = self.header, self.header.ctypes.data
+        """Runs the cluster to its end. Raises EmulationError, LimitExceeded among them."""
+        head, address, watchdog = self.header, self.header.ctypes.data, self.grid.watchdog
         retried = -1
+        watchdog.arm(self)
         while True:
+            if self.steps >= self.tables.misc[tb.PAUSE_AT]:
+                watchdog.check(self)
+                watchdog.arm(self)
             stop = engine.run(self.tables, address)
             head[st.H_RETRY] = 0
             if stop == engine.STOP_TIMED:
@@ -65,6 +76,7 @@ class TimedCluster(Cluster):
                 head[st.H_RETRY] = 1
             else:
                 raise deadlock(self)
+        watchdog.check(self)
         for cta in self.ctas:
             for check in registry.cta_exits():
                 check(cta)

@@ -24,7 +24,7 @@ from .units import OPTIONS, finish
 STOP_TIMED = 6  # Python is to account for the handler at H_STOP_*, approve it, and go on
 FOREVER = 1 << 40
 NEVER = 1e300
-PAUSE = 1 << 20  # turns between two looks of Python at signals
+TURN = 1 << 16  # operations of a warp's turn, at most
 SLACK = 4.0  # cycles that a warp may run ahead of the next
 
 
@@ -93,10 +93,12 @@ def _run_group(t, p_head, p_warp, w, g, until):
     limit = base._limit(p_warp, g)
     mask, pc = group[st.G_MASK], group[st.G_PC]
     cta, quarter = warp[st.W_CTA], warp[st.W_INDEX] % 4
+    end_of_turn = t.misc[tb.STEPS] + TURN
     while True:
         start = pc
         if t.code_lines[start] != t.warps[w, tb.LINE]:
             fetch(t, cta, w, t.code_lines[start])
+        t.misc[tb.STEPS] += 1
         family = code[np.uint64(pc), 0] >> mc.FAMILY_SHIFT
         if family == mc.CONTROL:
             m = mask
@@ -133,9 +135,11 @@ def _run_group(t, p_head, p_warp, w, g, until):
                     return -1 - pc
         elif family <= mc.CONVERT:
             pc = run_registers(p_code, p_counts, pc, limit, mask, p32, p64)
+            t.misc[tb.STEPS] += pc - start - 1
             ac.account_registers(t, cta, w, quarter, start, pc)
         elif family == mc.WARP:
             pc = run_warp_ops(p_code, p_counts, pc, limit, mask, p32, p64, scratch)
+            t.misc[tb.STEPS] += pc - start - 1
             ac.account_registers(t, cta, w, quarter, start, pc)
         elif family == mc.MEMORY:
             if t.costs.kind[pc] == costs.MEMORY:
@@ -159,7 +163,7 @@ def _run_group(t, p_head, p_warp, w, g, until):
         group[st.G_PC] = pc
         if pc >= limit:
             return np.int64(-1)
-        if family != mc.MEMORY and t.warps[w, tb.FRONT] > until:
+        if family != mc.MEMORY and (t.warps[w, tb.FRONT] > until or t.misc[tb.STEPS] > end_of_turn):
             return np.int64(-1)
         if family == mc.BARRIER or code[np.uint64(start), 0] == mc.HANDLER:
             # It may have woken a warp whose clock is earlier.
@@ -168,12 +172,12 @@ def _run_group(t, p_head, p_warp, w, g, until):
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def run(t, p_head):
-    """Runs the cluster until Python is needed. Returns STOP_*."""
+    """Runs the cluster until Python is needed, or it has taken PAUSE_AT steps. Returns STOP_*."""
     head = int64s(p_head)
     n = head[st.H_WARPS]
     if t.misc[tb.TOUCHED] != 0 and t.misc[tb.APPROVED] == 0:
         ac.settle(t, p_head)  # of a handler that Python has executed
-    for _ in range(PAUSE):
+    while True:
         chosen, group, live = -1, -1, False
         first, second = NEVER, NEVER
         resumed = t.misc[tb.LAST_WARP] - 1 if t.misc[tb.APPROVED] != 0 else -1
@@ -204,4 +208,5 @@ def run(t, p_head):
         stop = _run_group(t, p_head, p_warp, chosen, group, second + SLACK)
         if stop >= 0:
             return stop
-    return np.int64(st.STOP_PAUSE)
+        if t.misc[tb.STEPS] >= t.misc[tb.PAUSE_AT]:
+            return np.int64(st.STOP_PAUSE)

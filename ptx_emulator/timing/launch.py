@@ -187,10 +187,12 @@ def time_host_function(
     launches: Sequence[int] | None = None,
     registers: Mapping[str, int] | None = None,
     code_bytes: Mapping[str, int] | None = None,
+    step_limit: int | None = None,
+    time_limit: float | None = None,
 ) -> list[LaunchTiming]:
     """Times the launches of a CuTe DSL host function (`cute_abi.launch`); `options[i]` go to `time_launch` of the i-th,
     `launches` picks some of them, `registers` are those of a thread by kernel (`cubin.register_counts`), `code_bytes` the
-    kernels' sizes (`cubin.code_sizes`)."""
+    kernels' sizes (`cubin.code_sizes`). Limits are those of `launch`, for the clusters of a launch that are executed."""
     memory = buffers_of([*flatten_arguments(host_args), *buffers])
     timings: list[LaunchTiming] = []
     for number, item in enumerate(cute_abi.plan(ir_text, host_args)):
@@ -206,6 +208,8 @@ def time_host_function(
             params=cute_abi.pack(item.spec, item.values, ptx_text),
             buffers=memory,
             dependent=item.dependent,
+            step_limit=step_limit,
+            time_limit=time_limit,
         )
         extra = options[number] if number < len(options) else {}
         counts, size = ((known or {}).get(item.spec.name) for known in (registers, code_bytes))

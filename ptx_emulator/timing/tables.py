@@ -65,7 +65,7 @@ BY_ARRIVAL, BY_TMA, BY_MMA, BY_NAMED = range(4)  # what completed a phase
 COMPLETERS = ("arrive", "tma", "mma", "barrier")
 
 # misc
-TOUCHED, APPROVED, TRACED, LAST_WARP = 0, 1, 2, 3
+TOUCHED, APPROVED, TRACED, LAST_WARP, STEPS, PAUSE_AT = range(6)
 MISC = 8
 TOUCH_CAPACITY = 64
 WINDOW = 128

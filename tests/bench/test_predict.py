@@ -19,7 +19,8 @@ def small():
 
 def test_a_prediction_adds_up(small):
     assert small.total == pytest.approx(2.2 + small.decode + small.merge)
-    assert small.hbm == pytest.approx(2 * 2048 * 576 / 7.2e12 * 1e6)
+    keys, query_and_output = 2048 * 576, 4 * 16 * (576 + 512 * 2)
+    assert small.hbm == pytest.approx(2 * (keys + query_and_output) / 7.2e12 * 1e6)
     assert small.target == pytest.approx(1.05 * max(small.hbm, small.mma) + 8)
     assert small.decode > max(small.hbm, small.mma, small.port)
     for waits in ("softmax <- score full (mma)", "scores <- keys full (tma)", "output <- probs full (arrive)"):

@@ -134,7 +134,7 @@ def test_every_row_has_one_row_tile(num_heads, seq_len_q, tiles):
     scheduler = TileScheduler.of(config, 64, 64)
     assert scheduler.row_tiles == tiles
     assert scheduler.request_cost(0) == tiles * (scheduler.gap + 1), "an empty row tile occupies one position"
-    assert scheduler.phases(0, 0, 0, 1).num_tiles == 0
+    assert scheduler.phases(scheduler.seen_keys(0, 0), 0, 1).num_tiles == 0
 
 
 def test_fp8_plan():
@@ -151,7 +151,7 @@ def test_fp8_plan():
 @pytest.mark.parametrize("begin, end", [(0, 0), (0, 1), (1, 2), (3, 40), (5, 300)])
 def test_page_spans_name_the_pages_of_their_tiles(page_size, begin, end):
     plan = make_plan(page_size=page_size)
-    span = PageSpan.of(plan, TilePhases(end * 64, begin, begin, end, False))
+    span = PageSpan.of(plan, TilePhases(end * 64, begin, begin, end, False, begin))
     used = set()
     for tile in range(begin, end):
         stage, position = span.stage(tile), span.position(tile)

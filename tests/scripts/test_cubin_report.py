@@ -106,8 +106,13 @@ def test_our_kernels_spill_nothing_and_use_no_local_memory(path, dtype, arch, qu
     [
         ("wide", "bf16", "sm_100a", {"dcp_world": 2, "dcp_interleave": 3, "ragged_query": True}),
         ("narrow", "fp8", "sm_103a", {"ragged_query": True, "tree_mask": True}),
+        ("wide", "fp8", "sm_100a", {"sliding_window": True, "dcp_world": 2}),
+        ("narrow", "bf16", "sm_100a", {"sliding_window": True, "ragged_query": True}),
+        ("wide", "bf16", "sm_103a", {"visible_lens": True, "ragged_query": True, "is_causal": False}),
+        ("narrow", "fp8", "sm_100a", {"visible_lens": True, "is_causal": False}),
     ],
 )
 def test_modes_spill_nothing_either(path, dtype, arch, modes):
-    config = MlaDecodeConfig(dtype, 16, 8, True, 64, lse_base="e", arch=arch, path=path, **modes)
+    given = {"is_causal": True, "page_size": 64, "lse_base": "e", "arch": arch, "path": path, **modes}
+    config = MlaDecodeConfig(dtype, 16, 8, **given)
     assert all(report.is_clean for report in report_cubin(compile_decode(config).cubin))

@@ -38,7 +38,8 @@ def test_an_interrupted_run_shows_what_is_done(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(resources, "measure", measure)
     file = tmp_path / "rows.json"
-    assert resources.main(["--dtype", "fp8", "--arch", "sm_100a", "--json", str(file)]) == 130
+    arguments = ["--dtype", "fp8", "--arch", "sm_100a", "--path", "narrow,wide", "--json", str(file)]
+    assert resources.main(arguments) == 130
     assert [row["path"] for row in json.loads(file.read_text())] == ["narrow"]
     shown = capsys.readouterr()
     assert "narrow" in shown.out and shown.err.endswith("interrupted: 1 of 2 variants\n")
@@ -48,4 +49,4 @@ def test_unknown_names_are_exit_status_2(capsys):
     with pytest.raises(SystemExit) as stopped:
         resources.main(["--path", "both"])
     assert stopped.value.code == 2
-    assert "--path both: must be one of narrow, wide" in capsys.readouterr().err
+    assert "--path both: must be one of narrow, wide, isolated" in capsys.readouterr().err

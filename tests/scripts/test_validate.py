@@ -205,3 +205,5 @@ def test_a_mode_reaches_the_problem():
     assert problems["tree"].tree_mask.shape == (4, 2, 2)
     assert (problems["dcp"].dcp_world, problems["dcp"].dcp_rank, problems["dcp"].dcp_interleave) == (2, 1, 16)
     assert problems["scales"].softmax_scale.shape == (1,)
+    assert problems["window"].window_left == 20
+    assert problems["lens"].local_visible_lens.shape == (4, 2)

@@ -81,6 +81,11 @@ FEATURES = {
     "ragged": lambda: arguments(query_lens=[3, 1]),
     "tree": lambda: {**arguments(), "tree_mask": torch.zeros(2, 3, 1, dtype=torch.int32, device="meta")},
     "context parallel": lambda: {**arguments(), "dcp_world": 2, "dcp_rank": 1, "dcp_interleave": 4},
+    "window": lambda: {**arguments(), "window_left": 9},
+    "visible lengths": lambda: {
+        **arguments(),
+        "local_visible_lens": torch.zeros(2, 3, dtype=torch.int32, device="meta"),
+    },
     "scales": lambda: {**arguments(), "softmax_scale": torch.ones(1, device="meta")},
 }
 

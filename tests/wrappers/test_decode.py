@@ -19,7 +19,8 @@ def test_signature():
     assert names == [
         "query", "kv_cache", "block_tables", "seq_lens", "*", "softmax_scale", "output_scale", "is_causal", "out",
         "return_lse", "lse", "lse_base", "workspace", "check_values", "backend", "cu_seqlens_q", "max_seq_len_q",
-        "tree_mask", "dcp_world", "dcp_rank", "dcp_interleave",
+        "tree_mask", "dcp_world", "dcp_rank", "dcp_interleave", "window_left", "local_visible_lens",
+        "isolate_drafts",
     ]  # fmt: skip
     defaults = {
         name: parameter.default
@@ -29,7 +30,9 @@ def test_signature():
     assert defaults == {
         "output_scale": 1.0, "is_causal": True, "out": None, "return_lse": False, "lse": None, "lse_base": "e",
         "workspace": None, "check_values": None, "backend": "auto", "cu_seqlens_q": None, "max_seq_len_q": None,
-        "tree_mask": None, "dcp_world": 1, "dcp_rank": 0, "dcp_interleave": 1,
+        "tree_mask": None, "dcp_world": 1, "dcp_rank": 0, "dcp_interleave": 1, "window_left": None,
+        "local_visible_lens": None,
+        "isolate_drafts": False,
     }  # fmt: skip
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
 
-from mla.compile import compile_decode
-from ptx_emulator.errors import EmulationError, LimitExceeded
+from mla.compile import compile_decode, compile_kernel
+from mla.decode import MlaDecode
+from mla.roles import scheduler
+from ptx_emulator.errors import EmulationError, LimitExceeded, OutOfBounds
 from tests.wrappers import emulation
 from tests.wrappers.emulation import same
 from wrappers import emulated, kernel
@@ -261,10 +264,14 @@ def test_a_launch_checks_the_workspace_for_its_own_number_of_ctas(split):
 CHECKED_LENGTHS = (330, 65, 0, 200)
 
 
-@pytest.mark.parametrize("dtype, num_heads", [(torch.bfloat16, 16), (FP8, 16), (torch.float16, 40), (FP8, 40)])
-def test_no_hazards(dtype, num_heads):
+@pytest.mark.parametrize(
+    "dtype, num_heads, isolate_drafts",
+    [(torch.bfloat16, 16, False), (FP8, 16, False), (torch.float16, 40, False), (FP8, 40, False), (FP8, 40, True)],
+)
+def test_no_hazards(dtype, num_heads, isolate_drafts):
     """Every order gives the same bits, and the happens-before checker, which reads all of them alike, finds nothing."""
     problem = make_problem(len(CHECKED_LENGTHS), num_heads, 4, CHECKED_LENGTHS, dtype=dtype)
+    problem = replace(problem, isolate_drafts=isolate_drafts)
     call = problem.decode_call()
     compiled = compile_decode(kernel.decode_config(call, "sm_100a"))
     results = []
@@ -275,6 +282,34 @@ def test_no_hazards(dtype, num_heads):
         results.append((out.view(torch.uint8).numpy().tobytes(), lse.numpy().tobytes()))
     assert_matches(problem, out, lse)
     assert len(set(results)) == 1
+
+
+def test_rows_of_the_block_tables_are_not_overrun():
+    """With their rows apart in memory; a kernel that reads more entries than a request has pages is found."""
+    problem = make_problem(3, 16, 4, (330, 65, 200), page_size=16)
+    call = problem.decode_call()
+    config = kernel.decode_config(call, "sm_100a")
+    out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.out_shape[:3])
+
+    def overruns(compiled, spread):
+        try:
+            reports = emulated.launch(compiled, call, out, lse, num_ctas=2, checks=True, spread=spread)
+            hazards = reports.merge.hazards
+        except OutOfBounds as error:  # of the last row
+            hazards = error.hazards
+        return [hazard.place for hazard in hazards if hazard.kind == "row-overrun"]
+
+    assert overruns(compile_decode(config), ["block_tables"]) == []
+    assert_matches(problem, out, lse)
+
+    def every_entry(ctx, batch, phases, entry):
+        return ctx.args.block_tables[batch, entry]
+
+    with mock.patch.object(scheduler, "table_entry", every_entry):
+        wrong = compile_kernel(MlaDecode(config))
+    assert overruns(wrong, []) == []
+    assert all(place.startswith("block_tables, byte ") for place in overruns(wrong, ["block_tables"]))
+    assert overruns(wrong, ["block_tables"])
 
 
 @pytest.mark.parametrize("removed, kind", [("griddepcontrol.wait;", "grid-dependency"), ("bar.warp.sync", None)])

@@ -227,13 +227,11 @@ def poison(problem, where: str, value: float):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
 @pytest.mark.parametrize("where", ["query", "key", "rope of a key", "softmax_scale", "output_scale"])
 def test_what_is_not_finite_shows(where, value, backend):
-    """NaN where the reference has it, and 0 in no row that sees a key; but with the kernel 0 and -inf where all of a
-    row's scores are -inf, in which it differs from the torch backend."""
+    """NaN where the reference has it, and 0 in no row that sees a key, but where all scores of a row are -inf."""
     problem = poison(make_problem(4, 3, 4, (130, 2, 0, 1), page_size=16, seed=3), where, value)
     expected, expected_lse = problem.reference()
     expected_lse[expected_lse == math.inf] = math.nan  # of a score of +inf, relative to which all others are NaN
-    if backend != "torch":
-        expected[problem.active_rows() & (expected_lse == -math.inf)] = 0.0
+    expected[problem.active_rows() & (expected_lse == -math.inf)] = 0.0
     placed = problem.to("cuda") if backend == "cute" else problem
     out, lse = mla_decode(*placed.tensors, **placed.options, return_lse=True, backend=backend)
     assert (expected.isnan() | expected.isinf()).any() and (expected == 0).any()
@@ -267,13 +265,14 @@ def chain(seq_len_q: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("backend", ["torch", "emulator", pytest.param("cute", marks=pytest.mark.device)])
 @pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
-@pytest.mark.parametrize("num_heads", [3, 20], ids="{} heads".format)  # the kernel's narrow and wide path
+@pytest.mark.parametrize("num_heads, isolate_drafts", [(3, False), (20, False), (3, True)])  # narrow, wide, wide
 @pytest.mark.parametrize("is_tree", [False, True])
-def test_a_bad_draft(is_tree, num_heads, value, backend):
+def test_a_bad_draft(is_tree, num_heads, isolate_drafts, value, backend):
     """A key that is not finite, of the last of 4 query tokens, which alone sees it: dimension 5, or the rotary part."""
 
     def run(dimension):
         problem = make_problem(2, num_heads, 4, (130, 70), page_size=16)
+        problem = replace(problem, isolate_drafts=isolate_drafts)
         if is_tree:
             problem = replace(problem, tree_mask=chain(4).expand(2, -1, -1))
         if dimension is not None:
@@ -290,7 +289,7 @@ def test_a_bad_draft(is_tree, num_heads, value, backend):
         assert torch.equal(lse[0, :3], clean[1][0, :3]), "log-sum-exps of the tokens before it"
         assert torch.equal(out[0, :3, :, others], clean[0][0, :3, :, others]), "their other dimensions"
     assert torch.equal(rotary[0][0, :3], clean[0][0, :3])
-    if backend == "torch":
+    if backend == "torch" or isolate_drafts:
         assert torch.equal(latent[0][0, :3], clean[0][0, :3])
     else:
         # The limit that mla_decode and docs/integration.md state: the token that sees a key of the bad one's tile has
@@ -316,6 +315,11 @@ MODES = {
     "ragged": {"query_lens": (5, 0, 2, 1)},
     "tree": {"tree": True},
     "ragged tree": {"query_lens": (5, 0, 2, 1), "tree": True},
+    "window": {"window_left": 9},
+    "dense window": {"window_left": 40, "is_causal": False},
+    "ragged window": {"query_lens": (5, 0, 2, 1), "window_left": 4},
+    "visible lengths": {"visible_lens": True},
+    "ragged visible lengths": {"query_lens": (5, 0, 2, 1), "visible_lens": True},
 }
 
 
@@ -337,6 +341,28 @@ def test_context_parallelism(world, interleave):
         parts.append(decode(part))
         assert_matches(part, *parts[-1])
     assert_matches(problem, *merge_partials(*zip(*parts)))
+
+
+@pytest.mark.parametrize("window_left", [4, 30])
+def test_windows_under_context_parallelism(window_left):
+    """Counted among all ranks' keys."""
+    problem = make_problem(4, 3, 5, [66, 20, 2, 0], page_size=16, window_left=window_left)
+    parts = [decode(shard(problem, 3, rank, 4)) for rank in range(3)]
+    assert_matches(problem, *merge_partials(*zip(*parts)))
+
+
+def test_a_wrong_window_or_length_is_rejected():
+    windowed = make_problem(2, 3, 5, [66, 30], page_size=16, window_left=9, hostile=False)
+    for window_left in (8, 10):
+        assert compare(windowed, *decode(replace(windowed, window_left=window_left))).faults
+    problem = make_problem(2, 3, 5, [66, 30], page_size=16, hostile=False)
+    lens = torch.tensor([[60, 3, 0, 5, 66], [9, 8, 7, 30, 20]]).int()
+    with_lens = replace(problem, local_visible_lens=lens)
+    assert_matches(with_lens, *decode(with_lens))
+    for token in range(5):
+        other = lens.clone()
+        other[1, token] -= 1
+        assert compare(with_lens, *decode(replace(with_lens, local_visible_lens=other))).faults
 
 
 def test_a_wrong_tree_or_rank_is_rejected(monkeypatch):

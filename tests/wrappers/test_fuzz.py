@@ -23,8 +23,10 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float8_e4m3fn)
 def problems(draw, hostile: bool = True) -> MlaProblem:
     """A valid problem, by default with hostile memory around it."""
     lengths = draw(st.lists(st.integers(0, 70), min_size=1, max_size=3))
-    feature = draw(st.sampled_from(("plain", "ragged", "tree", "context parallel")))
+    feature = draw(st.sampled_from(("plain", "ragged", "tree", "context parallel", "window", "lengths")))
     tokens = draw(st.integers(1, 4))
+    is_ragged = feature == "ragged" or (feature in ("window", "lengths") and draw(st.booleans()))
+    has_window = feature == "window" or (feature in ("ragged", "context parallel") and draw(st.booleans()))
     problem = make_problem(
         len(lengths), draw(st.integers(1, 4)), tokens, lengths,
         page_size=draw(st.sampled_from((16, 32, 64, 128))), dtype=draw(st.sampled_from(DTYPES)),
@@ -32,11 +34,14 @@ def problems(draw, hostile: bool = True) -> MlaProblem:
         softmax_scale=draw(st.sampled_from((0.0, -0.05, 1e-30, 1 / 24, 3.0))),
         output_scale=draw(st.sampled_from((1.0, 0.0, -2.5))),
         seed=draw(st.integers(0, 99)), hostile=hostile, strided=draw(st.booleans()), tree=feature == "tree",
-        query_lens=[draw(st.integers(0, tokens)) for _ in lengths] if feature == "ragged" else None,
+        query_lens=[draw(st.integers(0, tokens)) for _ in lengths] if is_ragged else None,
+        window_left=draw(st.integers(tokens - 1, 80)) if has_window else None, visible_lens=feature == "lengths",
     )  # fmt: skip
     if feature == "context parallel":
         world = draw(st.integers(1, 4))
         problem = shard(problem, world, draw(st.integers(0, world - 1)), draw(st.integers(1, 5)))
+        if not hostile:  # which a rank's cache always is
+            problem.kv_cache.copy_(problem.kv_cache.float().nan_to_num(0.5, 0.5, 0.5))
     return problem
 
 
@@ -67,11 +72,14 @@ ANY_SCALAR = st.one_of(
     st.sampled_from((math.nan, math.inf, -math.inf, 1e300)), st.just(torch.tensor([1.0, 2.0])),
 )  # fmt: skip
 INPUTS = ("query", "kv_cache", "block_tables", "seq_lens")
-FEATURES = ("cu_seqlens_q", "max_seq_len_q", "tree_mask", "dcp_world", "dcp_rank", "dcp_interleave")
-TENSORS = (*INPUTS, "out", "lse", "workspace", "cu_seqlens_q", "tree_mask")
+FEATURES = (
+    "cu_seqlens_q", "max_seq_len_q", "tree_mask", "dcp_world", "dcp_rank", "dcp_interleave", "window_left",
+    "local_visible_lens", "isolate_drafts",
+)  # fmt: skip
+TENSORS = (*INPUTS, "out", "lse", "workspace", "cu_seqlens_q", "tree_mask", "local_visible_lens")
 SCALARS = (
     "softmax_scale", "output_scale", "is_causal", "return_lse", "lse_base", "check_values", "max_seq_len_q",
-    "dcp_world", "dcp_rank", "dcp_interleave",
+    "dcp_world", "dcp_rank", "dcp_interleave", "window_left", "isolate_drafts",
 )  # fmt: skip
 
 
@@ -128,6 +136,8 @@ def test_valid_calls_are_right(problem):
 def test_any_change_of_a_tensor_is_right_or_refused(problem, data):
     call = call_of(problem)
     name = data.draw(st.sampled_from([name for name in TENSORS if call[name] is not None]))
+    if name == "local_visible_lens":
+        call["kv_cache"] = torch.zeros_like(call["kv_cache"])  # without them, NaN is visible
     call[name] = any_tensor(data.draw, call[name])
     check(call)
 
@@ -137,8 +147,8 @@ def test_any_change_of_a_tensor_is_right_or_refused(problem, data):
 def test_any_scalar_is_right_or_refused(problem, data):
     call = call_of(problem)
     name = data.draw(st.sampled_from(SCALARS))
-    if name.startswith("dcp_"):
-        # Another rank's share may be more keys than the pages hold; what lies behind them is NaN.
+    if name.startswith("dcp_") or name == "window_left":
+        # Another rank's share may be more keys than the pages hold; what lies behind them, and before a window, is NaN.
         call["kv_cache"] = torch.zeros_like(call["kv_cache"])
     call[name] = data.draw(ANY_SCALAR)
     check(call)

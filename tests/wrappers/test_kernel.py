@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_arguments_are_in_the_host_functions_order():
     arguments = kernel.kernel_arguments(checked(problem), out, lse, workspace, 148)
     for given, expected in zip(arguments, (*problem.tensors, out, lse, workspace), strict=False):
         assert given.data_ptr() == expected.data_ptr() and given.shape == expected.shape
-    assert arguments[7:] == (148, problem.softmax_scale, 0.25, None, None, None)
+    assert arguments[7:] == (148, problem.softmax_scale, 0.25, *[None] * 5)
 
 
 def test_arguments_of_the_modes():
@@ -76,13 +77,26 @@ def test_arguments_of_the_modes():
         return kernel.kernel_arguments(checked(problem), out, lse, workspace, 148)
 
     ragged = make_problem(3, 2, 4, [5, 6, 7], query_lens=[4, 0, 1], tree=True)
-    query, *_, out, lse, _, _, _, _, cu_seqlens_q, tree_mask, dcp_rank = arguments_of(ragged)
+    (query, *_, out, lse), (cu_seqlens_q, tree_mask, *others) = arguments_of(ragged)[:6], arguments_of(ragged)[10:]
     assert query.shape == (1, 5, 2, 576) and out.shape == (1, 5, 2, 512) and lse.shape == (1, 5, 2)
-    assert cu_seqlens_q is ragged.cu_seqlens_q and tree_mask.shape == (1, 5, 1) and dcp_rank is None
+    assert cu_seqlens_q is ragged.cu_seqlens_q and tree_mask.shape == (1, 5, 1) and others == [None] * 3
     part = shard(make_problem(1, 2, 2, [50]), 4, 3, 8)
-    assert arguments_of(part)[-1] == 3
+    assert arguments_of(part)[-3:] == (3, None, None)
     config = kernel.decode_config(checked(part), "sm_100a")
     assert (config.dcp_world, config.dcp_interleave, config.tree_mask, config.ragged_query) == (4, 8, False, False)
+    windowed = make_problem(1, 2, 2, [50], window_left=7)
+    assert arguments_of(windowed)[-3:] == (None, 7, None)
+    config = kernel.decode_config(checked(windowed), "sm_100a")
+    assert config.sliding_window and config == kernel.decode_config(
+        checked(replace(windowed, window_left=9)), "sm_100a"
+    )
+    assert kernel.decode_config(checked(replace(windowed, window_left=-1)), "sm_100a") == replace(
+        config, sliding_window=False
+    )
+    with_lens = make_problem(3, 2, 4, [5, 6, 7], query_lens=[4, 0, 1], visible_lens=True)
+    assert arguments_of(with_lens)[-1].shape == (1, 5)
+    configs = [kernel.decode_config(checked(replace(with_lens, is_causal=c)), "sm_100a") for c in (True, False)]
+    assert configs[0] == configs[1] and configs[0].visible_lens, "one kernel, whatever is_causal is"
 
 
 @pytest.mark.parametrize("most, compiled_for", [(1, 1), (2, 2), (3, 4), (9, 16)])
@@ -133,6 +147,6 @@ def test_the_host_function_is_compiled_and_checks_its_arguments(arch, dtype):
         "block_tables: Tensor([n0, n2], int32), seq_lens: Tensor([n0], int32), "
         "out: Tensor([n0, 8, 16, 512], bfloat16), lse: Tensor([n0, 8, 16], float32), "
         "workspace: Tensor([n3], float32), num_ctas: int32, softmax_scale: float32, output_scale: float32, "
-        "cu_seqlens_q: None, tree_mask: None, dcp_rank: None)"
+        "cu_seqlens_q: None, tree_mask: None, dcp_rank: None, window_left: None, visible_lens: None)"
     )
     assert signature in done.stdout and "expected device_type=cuda" in done.stdout

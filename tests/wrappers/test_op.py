@@ -74,6 +74,8 @@ def test_a_compiled_call_returns_what_an_eager_one_does(dtype, options):
 FEATURES = {
     "ragged": lambda: make_problem(3, 3, 4, [5, 0, 40], page_size=16, query_lens=[4, 0, 2]),
     "tree": lambda: problem_of(tree=True),
+    "window": lambda: problem_of(window_left=5),
+    "visible lengths": lambda: problem_of(visible_lens=True),
     "ragged tree": lambda: make_problem(2, 3, 4, [5, 40], page_size=16, query_lens=[4, 2], tree=True),
     "context parallel": lambda: shard(problem_of(), 2, 1, 3),
     "scale tensors": lambda: replace(

@@ -83,6 +83,17 @@ def test_a_tree_row_replaces_the_causal_rule_among_the_query_tokens():
     assert visible_keys(0, 3, 2, True, [True, False, True]) == [1], "token 0 lies before the first key"
 
 
+def test_windows_and_lengths():
+    """Worked out by hand: tokens 0 and 1 are keys 3 and 4."""
+    assert visible_keys(0, 2, 5, True, window_left=2) == [1, 2, 3]
+    assert visible_keys(1, 2, 5, True, window_left=2) == [2, 3, 4]
+    assert visible_keys(0, 2, 5, False, window_left=1) == [2, 3, 4]
+    assert visible_keys(0, 3, 2, True, window_left=2) == []
+    assert visible_keys(0, 3, 2, False, window_left=2) == [0, 1]
+    assert [visible_keys(0, 3, 4, causal, visible_len=3) for causal in (True, False)] == [[0, 1, 2]] * 2
+    assert visible_keys(2, 3, 4, True, visible_len=0) == []
+
+
 def test_ranks_take_turns():
     assert [keys_of_rank(9, 2, rank, 2) for rank in range(2)] == [[0, 1, 4, 5, 8], [2, 3, 6, 7]]
     assert keys_of_rank(4, 3, 2, 2) == []

@@ -72,6 +72,17 @@ def tree(dtype=torch.bool):
     return lambda call: call.update(tree_mask=torch.ones(BATCH, TOKENS, TOKENS, dtype=dtype))
 
 
+def lens(dtype=torch.int32, more=None):
+    """One key for every query token, and other values at some places."""
+
+    def apply(call):
+        call["local_visible_lens"] = torch.ones(BATCH, TOKENS, dtype=dtype)
+        for place, value in (more or {}).items():
+            call["local_visible_lens"][place] = value
+
+    return apply
+
+
 BAD = {
     # query
     "query_not_a_tensor": (replace("query", to_list), TypeError, "query is a list: must be a torch.Tensor"),
@@ -341,6 +352,78 @@ BAD = {
         ValueError,
         r"query.shape\[1\]=257: must be at most 256 with a tree_mask",
     ),
+    # sliding window
+    "window_a_float": (
+        lambda call: call.update(window_left=7.0),
+        TypeError,
+        "window_left is a float: must be an int or None",
+    ),
+    "window_a_bool": (lambda call: call.update(window_left=True), TypeError, "window_left is a bool"),
+    "window_within_the_tokens": (
+        lambda call: call.update(window_left=1),
+        ValueError,
+        r"window_left=1: must be None, -1 or 2\.\.2147482624, with query.shape\[1\]=3",
+    ),
+    "window_below_none": (lambda call: call.update(window_left=-2), ValueError, "window_left=-2: must be None, -1 or"),
+    "window_too_long": (lambda call: call.update(window_left=2**31), ValueError, "window_left=2147483648: must be"),
+    "window_within_the_tokens_of_a_ragged_query": (
+        ragged(window_left=1),
+        ValueError,
+        r"window_left=1: must be None, -1 or 2\.\.2147482624, with max_seq_len_q=3",
+    ),
+    "window_and_tree": (
+        lambda call: (tree()(call), call.update(window_left=7)),
+        ValueError,
+        "window_left=7: must be None or -1 with a tree_mask",
+    ),
+    # visible lengths
+    "lens_a_list": (
+        lambda call: call.update(local_visible_lens=[[1, 2, 3]] * BATCH),
+        TypeError,
+        "local_visible_lens is a list: must be a torch.Tensor",
+    ),
+    "lens_of_int64": (lens(torch.int64), TypeError, "local_visible_lens has dtype torch.int64: must be torch.int32"),
+    "lens_on_another_device": (
+        lambda call: (lens()(call), call.update(local_visible_lens=call["local_visible_lens"].to("meta"))),
+        ValueError,
+        "local_visible_lens is on meta: must be on the device of query, cpu",
+    ),
+    "lens_of_another_shape": (
+        lambda call: call.update(local_visible_lens=torch.ones(BATCH, 2, dtype=torch.int32)),
+        ValueError,
+        r"local_visible_lens has shape \[2, 2\]: must be \[2, 3\]",
+    ),
+    "lens_of_another_shape_of_a_ragged_query": (
+        ragged(local_visible_lens=torch.ones(BATCH, TOKENS, dtype=torch.int32)),
+        ValueError,
+        r"local_visible_lens has shape \[2, 3\]: must be \[6\]",
+    ),
+    "lens_and_tree": (
+        lambda call: (tree()(call), lens()(call)),
+        ValueError,
+        "local_visible_lens: must be None with a tree_mask",
+    ),
+    "lens_and_window": (
+        lambda call: (lens()(call), call.update(window_left=7)),
+        ValueError,
+        "local_visible_lens: must be None with window_left=7",
+    ),
+    "lens_and_context_parallelism": (
+        lambda call: (lens()(call), call.update(dcp_world=2)),
+        ValueError,
+        "local_visible_lens: must be None with dcp_world=2",
+    ),
+    "lens_beyond_the_keys": (
+        lens(more={(1, 2): 71}),
+        ValueError,
+        r"local_visible_lens\[1, 2\]=71: must be 0\.\.seq_lens\[1\]=70",
+    ),
+    "lens_below_0": (lens(more={(0, 1): -1}), ValueError, r"local_visible_lens\[0, 1\]=-1: must be 0\.\.seq_lens"),
+    "lens_beyond_the_keys_of_a_ragged_query": (
+        ragged(local_visible_lens=torch.tensor([1, 1, 1, 1, 71, 1]).int()),
+        ValueError,
+        r"local_visible_lens\[4\]=71: must be 0\.\.seq_lens\[1\]=70",
+    ),
     # decode context parallelism
     "world_of_none": (lambda call: call.update(dcp_world=0), ValueError, r"dcp_world=0: must be 1\.\."),
     "world_a_float": (lambda call: call.update(dcp_world=2.0), TypeError, "dcp_world is a float: must be an int"),
@@ -350,6 +433,11 @@ BAD = {
         r"dcp_rank=2: must be 0\.\.1",
     ),
     "rank_without_a_world": (lambda call: call.update(dcp_rank=1), ValueError, r"dcp_rank=1: must be 0\.\.0"),
+    "isolate_drafts": (
+        lambda call: call.update(isolate_drafts=1),
+        TypeError,
+        "isolate_drafts is a int: must be a bool",
+    ),
     "interleave_of_none": (lambda call: call.update(dcp_interleave=0), ValueError, r"dcp_interleave=0: must be 1\.\."),
     "table_too_narrow_for_the_rank": (
         lambda call: call.update(dcp_world=2, seq_lens=torch.tensor([40, 500], dtype=torch.int32)),

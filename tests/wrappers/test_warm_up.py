@@ -92,7 +92,10 @@ def test_features_are_kernels_of_their_own(monkeypatch):
     plain = ServerShapes(torch.bfloat16, 3, 64, seq_lens_q=(4,))
     features = {
         "ragged": {"ragged": (True,)}, "tree": {"has_tree_mask": True}, "dcp": {"dcp_world": 2, "dcp_interleave": 4},
-        "scales": {"scales_on_device": True}, "all": {"ragged": (True,), "has_tree_mask": True},
+        "scales": {"scales_on_device": True}, "window": {"has_window": True}, "lens": {"has_visible_lens": True},
+        "ragged window": {"ragged": (True,), "has_window": True},
+        "ragged lens": {"ragged": (True,), "has_visible_lens": True}, "all": {"ragged": (True,), "has_tree_mask": True},
+        "drafts": {"isolate_drafts": True},
     }  # fmt: skip
     for changes in ({}, *features.values()):
         warm_up(replace(plain, **changes))

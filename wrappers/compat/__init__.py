@@ -69,6 +69,13 @@ def refuse_without(needed: str, default: object, **given: object) -> None:
             raise ValueError(f"{name}={value_text(value)}: needs {needed}; without, it must be {default!r}")
 
 
+def refuse_with(other: str, default: object, **given: object) -> None:
+    """ValueError for each named argument that is not its default: it cannot be combined with `other`."""
+    for name, value in given.items():
+        if not is_same(value, default):
+            raise ValueError(f"{name}={value_text(value)}: must be {default!r} with {other}")
+
+
 def is_same(value: object, allowed: object) -> bool:
     """By identity and type first: a tensor does not compare to a truth value. Integers are of any kind, numpy's too."""
     if value is allowed or (type(value) is type(allowed) and value == allowed):

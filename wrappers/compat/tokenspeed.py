@@ -15,7 +15,7 @@ from wrappers.compat import (
     int32_lengths,
     integer,
     naming,
-    refuse_unless,
+    refuse_with,
     refuse_without,
     usable_workspace,
 )
@@ -54,12 +54,12 @@ def tokenspeed_mla_decode(
 
     `causal_mask` and context parallelism (`causal_seqs`, `cp_world`, `cp_rank`, `cp_interleave_size`) hold in every
     dtype; `seq_lens` must cover the rank's share of `causal_seqs`. `max_seq_len`, `is_var_seq`, `enable_pdl` and
-    `min_split_kv` are hints that are not needed; a `workspace_buffer` that is too small is replaced. Sliding windows
-    (`window_left`) and lengths per query token (`local_visible_lens`) are refused.
+    `min_split_kv` are hints that are not needed; a `workspace_buffer` that is too small is replaced. `window_left` and
+    `local_visible_lens` are `mla_decode`'s, in every dtype and with any strides; a window is refused beside context
+    parallelism, where the peer counts it among the rank's own keys.
     """
     check_dims(kv_lora_rank, qk_rope_head_dim)
-    refuse_unless(-1, window_left=window_left)
-    refuse_unless(None, local_visible_lens=local_visible_lens)
+    window_left = integer("window_left", window_left, -1)
     integer("max_seq_len", max_seq_len, 0)
     if integer("min_split_kv", min_split_kv, 1) > MAX_MIN_SPLIT_KV:
         raise ValueError(f"min_split_kv={min_split_kv}: must be at most {MAX_MIN_SPLIT_KV}")
@@ -71,6 +71,8 @@ def tokenspeed_mla_decode(
     if cp_world > 1 or causal_seqs is not None:
         if causal_seqs is None:
             raise TypeError(f"causal_seqs is None: cp_world={cp_world} needs it, the lengths of all ranks together")
+        refuse_with("causal_seqs", -1, window_left=window_left)
+        refuse_with("causal_seqs", None, local_visible_lens=local_visible_lens)
         lengths = global_lengths("causal_seqs", causal_seqs, lengths, cp_world, cp_rank, causal_mask, interleave)
         names = {"seq_lens": "causal_seqs"}
     else:
@@ -81,7 +83,8 @@ def tokenspeed_mla_decode(
         return mla_decode(
             query, kv_cache, block_tables, lengths, softmax_scale=softmax_scale, output_scale=output_scale,
             is_causal=causal_mask, out=out, return_lse=return_lse, lse_base="2", dcp_world=cp_world, dcp_rank=cp_rank,
-            dcp_interleave=interleave, workspace=workspace, backend=current_backend(),
+            dcp_interleave=interleave, workspace=workspace, backend=current_backend(), window_left=window_left,
+            local_visible_lens=local_visible_lens,
         )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ptx_emulator import native
+from ptx_emulator.errors import Deadlock
 from ptx_emulator.tensormap import TensorMap
 
 from ..ops.helpers import ORDERS, aligned, kernel, pointer, run, wait
@@ -261,6 +262,24 @@ def test_a_peer_must_have_started(access):
 ])  # fmt: skip
 def test_lanes_that_have_exited_take_part_in_nothing(body, expected):
     assert kinds(START + OTHER + body, params="") == expected
+
+
+@pytest.mark.parametrize("body, lines", [
+    ("@%p7 bra OTHER;\nbar.sync 0;\nbra DONE;\nOTHER:\nbar.sync 0;\nDONE:", 2),
+    ("@%p7 bra OTHER;\nbar.sync 0;\nOTHER:\nbar.warp.sync -1;", 2),
+    ("@%p7 bra OTHER;\nST: ld.volatile.shared.b32 %r5, [%r3];\nsetp.ne.u32 %p2, %r5, 7;\n@%p2 bra ST;\nOTHER:\n"
+     "bar.sync 0;\n", 0),
+])  # fmt: skip
+@pytest.mark.parametrize("checks", [True, False])
+def test_a_warp_whose_parts_wait_for_one_another(body, lines, checks):
+    """The last one is a deadlock as well, but what the lanes that spin wait for could come from elsewhere."""
+    body = START + OTHER + "@%p0 st.shared.b32 [%r3], 1;\nbar.sync 0;\n" + body
+    with pytest.raises(Deadlock) as caught:
+        run(kernel("", body), [], [], block=(64, 1, 1), checks=checks)
+    assert ("warp 0 has diverged: line" in str(caught.value)) == (lines > 0)
+    found = [hazard for hazard in caught.value.hazards if hazard.kind == "diverged-warp"]
+    assert len({hazard.line for hazard in found}) == (lines if checks else 0)
+    assert all("only lanes 0x" in hazard.message and hazard.severity == "error" for hazard in found)
 
 
 def test_a_last_warp_that_is_not_full():

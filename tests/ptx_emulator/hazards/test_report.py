@@ -13,8 +13,8 @@ from ptx_emulator.grid import prepare_launch, run_grids
 from ptx_emulator.hazards import Checker, Suppressions, grouped
 from ptx_emulator.hazards.names import global_place, named_arrays
 
-from ..ops.helpers import aligned, kernel, pointer, run
-from .patterns import ALLOC, START
+from ..ops.helpers import aligned, kernel, pointer, run, wait
+from .patterns import ALLOC, START, inits
 from .test_checker import hazards_of
 
 # Every CTA stores to the same row of a table, twice.
@@ -191,6 +191,37 @@ def test_rows_that_are_overrun(entries, step, expected):
     (report,) = run_grids([prepared])
     assert sorted({h.kind for h in report.hazards}) == expected
     assert all(h.place.startswith("tables, byte ") for h in report.hazards)
+
+
+@pytest.mark.parametrize("first, count, expected", [
+    (0, 16, []), (0, 32, ["row-overrun"]), (16, 16, ["row-overrun"]), (0, 64, []), (0, 80, []), (48, 32, ["row-overrun"]),
+])  # fmt: skip
+@pytest.mark.parametrize("copy", ["bulk load", "bulk store", "cp.async"])
+def test_rows_that_are_overrun_by_copies(copy, first, count, expected):
+    """Rows of 12 bytes, 64 apart. A copy of 16 bytes takes a row and what fills them up; one of several rows takes what
+    lies between them; it neither begins nor ends there."""
+    storage = aligned(256, np.uint32).reshape(4, 16)
+    moves = {
+        "bulk load": "@%p0 mbarrier.arrive.expect_tx.shared.b64 %rd0, [%r3+1024], {count};\n"
+        "@%p0 cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes [%r3], [%rd1], {count}, [%r3+1024];\n"
+        + wait("%r3+1024"),
+        "bulk store": "fence.proxy.async.shared::cta;\n@%p0 cp.async.bulk.global.shared::cta.bulk_group [%rd1], [%r3], "
+        "{count};\n@%p0 cp.async.bulk.commit_group;\n@%p0 cp.async.bulk.wait_group 0;\n",
+        "cp.async": "".join(
+            f"@%p0 cp.async.cg.shared.global [%r3+{i}], [%rd1+{i}], 16;\n" for i in range(0, count, 16)
+        )
+        + "cp.async.wait_all;\n",
+    }[copy].replace("{count}", str(count))  # fmt: skip
+    if copy == "cp.async":  # each copies for itself, and only the first of a row's holds elements
+        expected = ["row-overrun"] if any((first + i) % 64 for i in range(0, count, 16)) else []
+    fill = "".join(f"@%p0 st.shared.b32 [%r3+{i}], 0;\n" for i in range(0, count, 4)) if copy == "bulk store" else ""
+    body = START + inits(1) + fill + f"ld.param.b64 %rd1, [out];\nadd.u64 %rd1, %rd1, {64 + first};\n" + moves
+    options = {"params": [pointer(storage)], "buffers": [storage], "grid": (1,), "block": (32,), "checks": True}
+    prepared = prepare_launch(
+        kernel(".param .b64 out", body), "k", **options, cluster=(1,), shared_bytes=2048, names={"x": storage[:, :3]}
+    )
+    (report,) = run_grids([prepared])
+    assert sorted({hazard.kind for hazard in report.hazards}) == expected
 
 
 def test_rows_of_views():

@@ -8,7 +8,7 @@ import pytest
 from bench.micro import tma
 from ptx_emulator import launch
 from ptx_emulator.decode import Program
-from ptx_emulator.errors import UnsupportedInstruction
+from ptx_emulator.errors import LimitExceeded, UnsupportedInstruction
 from ptx_emulator.grid import prepare_launch
 from ptx_emulator.timing import Constants, time_launch
 from ptx_emulator.timing.costs import cost_of
@@ -50,6 +50,34 @@ def test_results_are_those_of_the_untimed_emulator():
     options["buffers"][0][:] = 0
     timed(ptx, **options)
     assert np.array_equal(options["buffers"][0], expected)
+
+
+@pytest.mark.parametrize("body", [
+    "mov.u32 %r1, 0;", "ld.param.u64 %rd0, [out]; ld.volatile.global.u32 %r1, [%rd0];",
+    "ld.param.u64 %rd0, [out]; st.global.u32 [%rd0], %r1; atom.global.or.b32 %r1, [%rd0], 0; mov.u32 %r1, 0;",
+], ids=["registers", "a load", "stores and atomics"])  # fmt: skip
+@pytest.mark.parametrize("limits", [{"step_limit": 200_000}, {"time_limit": 0.3}], ids=str)
+@pytest.mark.parametrize("threads", [32, 96])
+def test_limits_end_what_never_ends(threads, limits, body):
+    ptx, options = loop(body, threads=threads)
+    with pytest.raises(LimitExceeded, match=r"PTX line \d+: (.|\n)*_limit=.* warp \d runs here"):
+        timed(ptx, **options, **limits)
+
+
+def test_limits_are_of_all_clusters_and_change_no_time():
+    ptx, options = tma.loads(8192, 4, 12, ctas=4)
+    free = timed(ptx, clusters=range(4), **options)
+    limited = timed(ptx, clusters=range(4), **options, step_limit=1_000_000, time_limit=600)
+    assert [one.cycles for one in free.clusters] == [one.cycles for one in limited.clusters]
+    least = 100
+    while True:  # a limit that one cluster keeps and four do not
+        try:
+            timed(ptx, clusters=[0], **options, step_limit=least)
+            break
+        except LimitExceeded:
+            least *= 2
+    with pytest.raises(LimitExceeded):
+        timed(ptx, clusters=range(4), **options, step_limit=least)
 
 
 def test_a_launch_takes_the_same_time_every_time():

@@ -79,6 +79,27 @@ def test_a_world_of_one_is_no_context_parallelism():
     assert all(map(torch.equal, alone, call(problem, return_lse=True, causal_seqs=problem.seq_lens)))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("causal", [True, False])
+def test_windows_and_visible_lengths(dtype, causal):
+    """Rows that see no key are 0 and -inf, keys that none sees are NaN, in pages that are none."""
+    for options in ({"window_left": 9}, {"visible_lens": True}):
+        problem = hostile_problem(dtype, causal, **options)
+        given = {"local_visible_lens": problem.local_visible_lens}
+        given |= {} if problem.window_left is None else {"window_left": np.int64(problem.window_left)}
+        out, lse = call(problem, causal_mask=causal, return_lse=True, **given)
+        assert_matches(problem, out, lse / in_base(torch.ones(()), "2"))
+
+
+def test_windows_and_visible_lengths_through_the_kernel():
+    for options in ({"window_left": 9}, {"visible_lens": True}):
+        problem = hostile_problem(torch.float8_e4m3fn, **options)
+        given = {"local_visible_lens": problem.local_visible_lens, "window_left": problem.window_left or -1}
+        with use_backend("emulator"):
+            out, lse = call(problem, return_lse=True, **given)
+        assert_matches(problem, out, lse / in_base(torch.ones(()), "2"))
+
+
 def test_hints_and_integers_of_any_kind():
     problem = hostile_problem()
     given = {"max_seq_len": 0, "kv_lora_rank": np.int64(512), "cp_world": np.int64(1), "cp_rank": np.int32(0)}
@@ -105,10 +126,27 @@ def test_what_engines_call_beside_the_decode():
 
 
 REFUSED = {
-    "window_left": ({"window_left": 7}, ValueError, "window_left=7: must be -1 here"),
+    "window_left": ({"window_left": -2}, ValueError, "window_left=-2: must be at least -1"),
+    "window_left of a float": ({"window_left": 7.0}, TypeError, "window_left is a float: must be an int"),
+    "window_left within the query": ({"window_left": 0}, ValueError, r"window_left=0: must be None, -1 or 1\.\."),
+    "window_left with context parallelism": (
+        {"window_left": 7, "causal_seqs": torch.tensor(LENGTHS, dtype=torch.int32)}, ValueError,
+        "window_left=7: must be -1 with causal_seqs",
+    ),
     "local_visible_lens": (
-        {"local_visible_lens": torch.ones(3, 2, dtype=torch.int32)}, ValueError,
-        "local_visible_lens=a Tensor: must be None here",
+        {"local_visible_lens": torch.ones(3, 1, dtype=torch.int32)}, ValueError,
+        r"local_visible_lens has shape \[3, 1\]: must be \[3, 2\]",
+    ),
+    "local_visible_lens with a window": (
+        {"local_visible_lens": torch.zeros(3, 2, dtype=torch.int32), "window_left": 7}, ValueError,
+        "local_visible_lens: must be None with window_left=7",
+    ),
+    "local_visible_lens with context parallelism": (
+        {
+            "local_visible_lens": torch.zeros(3, 2, dtype=torch.int32),
+            "causal_seqs": torch.tensor(LENGTHS, dtype=torch.int32),
+        },
+        ValueError, "local_visible_lens=a Tensor: must be None with causal_seqs",
     ),
     "min_split_kv": ({"min_split_kv": 0}, ValueError, "min_split_kv=0: must be at least 1"),
     "min_split_kv of too many": ({"min_split_kv": 257}, ValueError, "min_split_kv=257: must be at most 256"),
