@@ -16,7 +16,7 @@ from cutlass import Float32, Int32, Int64
 from mla import operands, softmax
 from mla.paths import accumulator
 
-CHUNK_COLUMNS = 64
+PAIR_BYTES = 2 * operands.SECTOR_BYTES  # of a row, that two lanes write together
 
 
 @dataclass(frozen=True)
@@ -74,24 +74,25 @@ def write_half(
     """One half of O, number `held` of edge `output`, given back as soon as all of it is in registers; zeros where the work
     item has no key tiles.
 
-    A loop of one chunk, not unrolled: what runs once per work item is mostly not in the instruction cache.
+    A loop of the smallest chunk, not unrolled: what runs once per work item is mostly not in the instruction cache.
     """
     output, columns = ctx.pipe("output"), ctx.plan.half_columns
     address = accumulator.output_address(ctx, half) + (lane // 32 * 32 << 16)
     if has_tiles:
         output.wait_full(held)
         operands.fence_after_sync()
-    for column in cutlass.range(0, columns, CHUNK_COLUMNS, unroll=1):
-        values = cute.make_rmem_tensor(CHUNK_COLUMNS, Float32)
+    chunk = PAIR_BYTES // min(ctx.config.output_bytes, ctx.config.partial_bytes)
+    for column in cutlass.range(0, columns, chunk, unroll=1):
+        values = cute.make_rmem_tensor(chunk, Float32)
         values.fill(0.0)
         if has_tiles:
-            loaded = softmax.scaled(accumulator.load_columns(address + column, CHUNK_COLUMNS), factor)
-            for i in cutlass.range_constexpr(CHUNK_COLUMNS):
+            loaded = softmax.scaled(accumulator.load_columns(address + column, chunk), factor)
+            for i in cutlass.range_constexpr(chunk):
                 values[i] = cutlass.select_(is_empty, Float32(0.0), loaded[i])
-            if column + CHUNK_COLUMNS == columns:
+            if column + chunk == columns:
                 operands.fence_before_sync()
                 output.warp_arrive_empty(held)
-        store(ctx, target, lane, half, column, [values[i] for i in range(CHUNK_COLUMNS)])
+        store(ctx, target, lane, half, column, [values[i] for i in range(chunk)])
 
 
 @cute.jit
@@ -103,7 +104,7 @@ def store(
     column: Int32,
     values: cutlass.Constexpr,
 ):
-    """CHUNK_COLUMNS values of a half of O, from its `column` on, to the output or to the partial result."""
+    """Values of a half of O, from its `column` on, to the output or to the partial result."""
     config, dim = ctx.config, accumulator.output_dim(lane, half, column)
     if target.is_partial:
         words = words_of(values, config.partial_dtype)
@@ -114,5 +115,5 @@ def store(
 
 
 def words_of(values: list[Any], dtype: str) -> Any:
-    """CHUNK_COLUMNS fp32 values in `dtype`, as a register tensor of 32-bit words."""
+    """fp32 values in `dtype`, as a register tensor of 32-bit words."""
     return operands.register_words(values) if dtype == "fp32" else operands.converted_words(values, dtype)
