@@ -22,7 +22,7 @@ from pathlib import Path
 from bench import timeline
 from bench.prediction import DTYPES, Prediction, predict
 from bench.variants import table_of_variants
-from bench.workloads import WORKLOADS, Workload
+from bench.workloads import USER_WORKLOADS, WORKLOADS, Workload
 from mla.config import PATHS
 from ptx_emulator.timing import CONSTANTS, Constants
 from ptx_emulator.timing.variants import RELAXED, disputed
@@ -97,6 +97,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m bench.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", help="workloads of this name, or whose names contain this text; several with commas")
+    parser.add_argument("--users", action="store_true", help="shapes that servers have, in place of the fifteen")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="one workload of your own, with the four below")
     parser.add_argument("--num-heads", type=int, default=16)
     parser.add_argument("--seq-len-q", type=int, default=4)
@@ -141,11 +142,12 @@ def _workloads(options: argparse.Namespace) -> list[Workload]:
         lengths = [int(text) for text in options.kv_len.split(",")]
         lengths = lengths * options.batch if len(lengths) == 1 else lengths
         return [Workload(options.dtype, options.num_heads, options.seq_len_q, tuple(lengths), options.page_size)]
+    known = USER_WORKLOADS if options.users else WORKLOADS
     if not options.only:
-        return list(WORKLOADS)
+        return list(known)
     chosen = []
     for text in options.only.split(","):
-        named = [w for w in WORKLOADS if w.name == text] or [w for w in WORKLOADS if text in w.name]
+        named = [w for w in known if w.name == text] or [w for w in known if text in w.name]
         if not named:
             raise ValueError(f"--only {text!r}: no workload's name contains it")
         chosen += [w for w in named if w not in chosen]

@@ -6,8 +6,9 @@
         [--table totals,clocks]
 
 A document names a table by the line `<!-- bench.report: NAME -->`; what follows, up to `<!-- end -->`, is replaced.
-NAME: totals, clocks, disputed, relaxed. --reference: totals of other kernels in the same model, rows of (kernel,
-workload, clock, variant, total, note); kernel: before, peer, flashinfer (its columns are left out where it has no row).
+NAME: totals, clocks, disputed, relaxed, users (what `bench.predict --users` has, without other kernels). --reference: totals
+of other kernels in the same model, rows of (kernel, workload, clock, variant, total, note); kernel: before, peer,
+flashinfer (its columns are left out where it has no row).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-NAMES = ("totals", "clocks", "disputed", "relaxed")
+NAMES = ("totals", "clocks", "disputed", "relaxed", "users")
 _PLACE = re.compile(r"(<!-- bench\.report: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -138,7 +139,16 @@ def relaxed_table(found: Found) -> str:
     return table_of(["twice as fast", *(row["workload"] for row in chosen)], rows)
 
 
-TABLES = dict(zip(NAMES, (totals_table, clocks_table, disputed_table, relaxed_table), strict=True))
+def users_table(found: Found) -> str:
+    keys = ("hbm", "mma", "port", "decode", "merge", "total", "target")
+    rows = [
+        [row["workload"], row["path"], *(f"{row[key]:.1f}" for key in keys), f"{row['total'] / row['target']:.2f}"]
+        for row in found.rows
+    ]
+    return table_of(["workload", "path", "HBM", "MMA", *keys[2:], "total / target"], rows)
+
+
+TABLES = dict(zip(NAMES, (totals_table, clocks_table, disputed_table, relaxed_table, users_table), strict=True))
 
 
 def fill(text: str, found: Found, names: Sequence[str] = NAMES) -> str:

@@ -5,7 +5,7 @@ import pytest
 from bench import predict, timeline
 from bench.prediction import config_of, units_to_execute
 from bench.prediction import predict as predict_one
-from bench.workloads import IMBALANCED, WORKLOADS, Workload
+from bench.workloads import IMBALANCED, USER_WORKLOADS, WORKLOADS, Workload
 from ptx_emulator.timing import Constants
 from ptx_emulator.timing.variants import disputed
 
@@ -43,6 +43,12 @@ def test_the_fifteen_workloads():
     assert len({w.name for w in WORKLOADS}) == 15
     assert IMBALANCED.batch == 16
     assert WORKLOADS[4].kv_bytes == 16 * 81920 * 576
+
+
+def test_the_shapes_of_servers_are_chosen_by_an_option():
+    assert not set(USER_WORKLOADS) & set(WORKLOADS)
+    assert predict.parse(["--users"]).workloads == list(USER_WORKLOADS)
+    assert [w.batch for w in predict.parse(["--users", "--only", "fp8 h128 q1"]).workloads] == [256]
 
 
 def test_executed_units_include_the_longest_and_the_last():
