@@ -7,7 +7,16 @@ from bench import report
 
 def written(tmp_path):
     """(file, reference): one workload at two clocks, one disputed constant, one relaxed resource; a peer."""
-    row = {"workload": "w", "path": "wide", "hbm": 1.0, "mma": 0.5, "port": 0.8, "decode": 4.0, "merge": 1.0, "target": 9.0}
+    row = {
+        "workload": "w",
+        "path": "wide",
+        "hbm": 1.0,
+        "mma": 0.5,
+        "port": 0.8,
+        "decode": 4.0,
+        "merge": 1.0,
+        "target": 9.0,
+    }
     predictions = [{**row, "clock": clock, "total": total} for clock, total in ((1.93, 10.0), (1.5, 12.0))]
     variants = [
         {"kind": "disputed", "name": "tmem", "workload": "w", "clock": 1.93, "total": 11.0},

@@ -19,7 +19,8 @@ NO_TENSOR_CORE_TIME = {
     "mma_macs": 1e9, "ws_floor": 0.1, "ws_column": 1e-3, "mma_floor": 0.1, "mma_latency": 0.1, "mma_latency_shared": 0.1,
     "mma_latency_pair": 0.1, "mma_start": 0.1,
 }  # fmt: skip
-MERGE_US, MERGE_SHARE = 2.3, 0.25  # of a call, the hand-over between the kernels included
+# Of a call, the hand-over between the kernels included, and half a microsecond in which it waits for its code.
+MERGE_US, MERGE_SHARE = 2.5, 0.25
 
 
 def hbm_share(**changes: float) -> float:
