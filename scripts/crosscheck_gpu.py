@@ -110,9 +110,7 @@ class Gpu:
                     raise
         raise AssertionError("no version of PTX to try")
 
-    def _launch(
-        self, module: Any, case: Case, params: list[bytes], entry: str, is_dependent: bool = False
-    ) -> None:
+    def _launch(self, module: Any, case: Case, params: list[bytes], entry: str, is_dependent: bool = False) -> None:
         function = call("cuModuleGetFunction", module, entry.encode())
         kinds = driver.CUfunction_attribute
         call("cuFuncSetAttribute", function, kinds.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, case.shared_bytes)

@@ -60,9 +60,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=command_line.output_folder, default=NAME, metavar="FOLDER")
     parser.add_argument("--rehearse", action="store_true", help="the emulator is the GPU, the timed mode the clock")
     parser.add_argument("--short", action="store_true", help="one small shape and workload each, for CI")
-    parser.add_argument("--anyway", action="store_true", help="on another architecture or a busy GPU: what can run there")
     parser.add_argument(
-        "--limit", type=command_line.positive, default=60, help="seconds a micro-kernel may take; a check or a workload: 30 times that"
+        "--anyway", action="store_true", help="on another architecture or a busy GPU: what can run there"
+    )
+    parser.add_argument(
+        "--limit", type=command_line.positive, default=60,
+        help="seconds a micro-kernel may take; a check or a workload: 30 times that",
     )  # fmt: skip
     return parser.parse_args(arguments)
 

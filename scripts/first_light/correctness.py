@@ -58,7 +58,9 @@ def checks(is_rehearsal: bool, is_short: bool, why_no_kernel: str = "") -> list[
     else:
         shapes = [(f"{dtype}, all shapes", ("--dtype", dtype)) for dtype in ("bf16", "fp16", "fp8")]
     found = [
-        Check(f"validate {name}", ("-m", "scripts.validate", "--backend", backend, *arguments), validated, why_no_kernel)
+        Check(
+            f"validate {name}", ("-m", "scripts.validate", "--backend", backend, *arguments), validated, why_no_kernel
+        )
         for name, arguments in shapes
     ]
     replay = "emulator" if is_rehearsal else "gpu"
@@ -87,7 +89,9 @@ def run_all(chosen: Sequence[Check], limit: float) -> Iterator[dict]:
 
 
 def run_one(check: Check, limit: float) -> tuple[dict, bool]:
-    """Runs a check in a process group of its own, `limit` seconds at most. Returns its row, and whether Ctrl-C ended it."""
+    """Runs a check in a process group of its own, `limit` seconds at most. Returns (its row, whether Ctrl-C
+    ended it).
+    """
     row = {"check": check.name, "result": NOT_HERE, "passed": 0, "rows": 0, "about": [], "seconds": 0.0}
     if check.why_not:
         return {**row, "about": [check.why_not]}, False

@@ -50,7 +50,6 @@ def _child(send: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) 
     try:
         answer = (True, function(*arguments))
     except BaseException as error:
-        lines = str(error).splitlines() or [""]
-        answer = (False, f"{type(error).__name__}: {lines[0]}")
+        answer = (False, f"{type(error).__name__}: {' '.join(line.strip() for line in str(error).splitlines()[:2])}")
     send.send(answer)
     send.close()

@@ -104,15 +104,18 @@ def query(what: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split(",")] for line in lines if line.strip()]
 
 
-def problems(gpu: Gpu | str, which: Callable[[str], str | None] = shutil.which) -> list[Problem]:
+def problems(gpu: Gpu | str) -> list[Problem]:
     """All that is wrong with the machine, in words."""
     tools = [
         Problem("tool", f"{tool} is not on PATH: {lost}; install the CUDA toolkit or add its bin folder to PATH")
         for tool, lost in TOOLS.items()
-        if not which(tool)
+        if not shutil.which(tool)
     ]
     if isinstance(gpu, str):
-        return [Problem("no GPU", f"{gpu.split(' (')[0]}: run this on a machine with a B200 or B300, or with --rehearse"), *tools]
+        return [
+            Problem("no GPU", f"{gpu.split(' (')[0]}: run this on a machine with a B200 or B300, or with --rehearse"),
+            *tools,
+        ]
     return [*_of_gpu(gpu), *tools]
 
 
@@ -129,7 +132,7 @@ def _of_gpu(gpu: Gpu) -> list[Problem]:
         needed = _version(OLDEST_CUDA[gpu.capability])
         found.append(Problem(
             "driver",
-            f"the driver supports CUDA {_version(gpu.cuda)}, {gpu.name} needs {needed} or later: install a newer driver",
+            f"the driver supports CUDA {_version(gpu.cuda)}, {gpu.name} needs {needed} or later: install a newer one",
         ))  # fmt: skip
     if gpu.torch_cuda is None:
         found.append(Problem("torch", "torch is a build without CUDA: install one with CUDA (pytorch.org) into .venv"))

@@ -1,4 +1,4 @@
-"""Micro-kernels of the rows of docs/silicon-assumptions.md that are about TMA, shared memory, and barriers of a pair."""
+"""Micro-kernels of the rows of docs/silicon-assumptions.md that are about TMA, shared memory and barriers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCKS = 3
 
 
 def dynamic_shared_memory() -> Case:
-    """The dynamic shared memory's address modulo 1024, in several CTAs of which some share an SM where there are few."""
+    """The dynamic shared memory's address modulo 1024, in several CTAs each with a place of its own."""
     ptx = kernel(
         "mov.u32 %r3, %ctaid.x;\nmul.wide.u32 %rd2, %r3, 512;\nmul.wide.u32 %rd3, %r0, 4;\nadd.u64 %rd6, %rd6, %rd2;\n"
         "add.u64 %rd6, %rd6, %rd3;\nand.b32 %r4, %r1, 1023;\nst.global.b32 [%rd6], %r4;"
@@ -117,9 +117,9 @@ def dependent_launch() -> Case:
     words = _PRODUCERS * 128
     place = "mov.u32 %r3, %ctaid.x;\nshl.b32 %r4, %r3, 7;\nadd.u32 %r4, %r4, %r0;\n"
     producer = kernel(
-        f"griddepcontrol.launch_dependents;\n{place}mov.u32 %r5, 0;\nLATER:\nnanosleep.u32 1000;\nadd.u32 %r5, %r5, 1;\n"
-        "setp.lt.u32 %p3, %r5, 50;\n@%p3 bra LATER;\nmad.lo.u32 %r6, %r4, 3, 7;\nmul.wide.u32 %rd2, %r4, 4;\n"
-        "add.u64 %rd6, %rd6, %rd2;\nst.global.b32 [%rd6], %r6;"
+        f"griddepcontrol.launch_dependents;\n{place}mov.u32 %r5, 0;\nLATER:\nnanosleep.u32 1000;\n"
+        "add.u32 %r5, %r5, 1;\nsetp.lt.u32 %p3, %r5, 50;\n@%p3 bra LATER;\nmad.lo.u32 %r6, %r4, 3, 7;\n"
+        "mul.wide.u32 %rd2, %r4, 4;\nadd.u64 %rd6, %rd6, %rd2;\nst.global.b32 [%rd6], %r6;"
     )
     consumer = kernel(
         f"griddepcontrol.wait;\n{place}sub.u32 %r5, {words - 1}, %r4;\nmul.wide.u32 %rd2, %r5, 4;\n"

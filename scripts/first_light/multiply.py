@@ -49,8 +49,8 @@ def scores(
 
 
 def output(dtype: str, column: int, p: int, v: int, tokens: int, dims: int) -> str:
-    """D at `column` = P[64, tokens] V[tokens, dims]: P K-major in one chunk, V the K-major tile of the scores at offset v,
-    read as MN-major: its chunks are `tokens` rows of 128 bytes behind each other."""
+    """D at `column` = P[64, tokens] V[tokens, dims]: P K-major in one chunk, V the K-major tile of the scores at offset
+    v, read as MN-major: its chunks are `tokens` rows of 128 bytes behind each other."""
     idesc = instruction_descriptor(dtype, ROWS, dims, b_is_mn_major=True)
     step_tokens = STEP_BYTES // (2 if dtype == "bf16" else 1)
     text = []
@@ -61,7 +61,9 @@ def output(dtype: str, column: int, p: int, v: int, tokens: int, dims: int) -> s
     return "\n".join(text)
 
 
-def matrix(seed: int, rows: int, elements: int, dtype: str = "bf16", swizzle: str = "128B") -> tuple[np.ndarray, Tensor]:
+def matrix(
+    seed: int, rows: int, elements: int, dtype: str = "bf16", swizzle: str = "128B"
+) -> tuple[np.ndarray, Tensor]:
     values = integers(seed, (rows, elements))
     return values, Tensor(bits_of(values, dtype), dtype, rows, swizzle)
 
@@ -95,7 +97,9 @@ def tile_read_twice(dtype: str) -> Case:
     at_p = at_k + k.bits.nbytes
     columns = tokens // 2
     roles = by_thread_0(
-        "\n".join([scores(dtype, 0, DATA, at_k, tokens, dims), output(dtype, columns, at_p, at_k, tokens, dims), commit(1)])
+        "\n".join(
+            [scores(dtype, 0, DATA, at_k, tokens, dims), output(dtype, columns, at_p, at_k, tokens, dims), commit(1)]
+        )
     )
     loads = [*chunks(0, q, DATA), *chunks(1, k, at_k), *chunks(2, p, at_p)]
     ptx = tensor_core(loads, [q, k, p], roles, columns + dims // 2, done=[1])
@@ -122,7 +126,8 @@ def cleared_rows() -> Case:
     clear = "\n".join([
         "setp.ne.u32 %p6, %r2, 1;\n@%p6 bra CLEARED;\nand.b32 %r40, %r0, 31;\nsetp.ne.u32 %p7, %r40, 0;",
         "shl.b32 %r40, %r40, 2;\nadd.u32 %r42, %r1, %r40;\nmov.b32 %r41, 0;", *stores,
-        "fence.proxy.async.shared::cta;\nbar.warp.sync 0xFFFFFFFF;\n@!%p7 mbarrier.arrive.shared.b64 _, [%r1+16];\nCLEARED:",
+        "fence.proxy.async.shared::cta;\nbar.warp.sync 0xFFFFFFFF;",
+        "@!%p7 mbarrier.arrive.shared.b64 _, [%r1+16];\nCLEARED:",
     ])  # fmt: skip
     issue = "\n".join([wait(2, "FILLED"), output("bf16", 0, DATA, at_v, 64, 256), commit(1)])
     loads = [*chunks(0, p, DATA), *chunks(1, v, at_v)]
@@ -146,7 +151,7 @@ def nan_stays_in_its_column() -> Case:
 
 
 def commit_without_work() -> Case:
-    """Commits by a thread whose MMAs an earlier commit tracks (still running, and complete), and by one that has none."""
+    """Commits by a thread whose MMAs an earlier commit tracks (running, then complete), and by one that has none."""
     query, q = matrix(10, ROWS, 64)
     key, k = matrix(11, 64, 64)
     at_k = DATA + q.bits.nbytes

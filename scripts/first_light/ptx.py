@@ -80,8 +80,8 @@ def case(
     name: str, ptx: str, expected: np.ndarray, tensors: Sequence[Tensor] = (), *, ctas: int = 1, blocks: int = 0,
     shared_bytes: int,
 ) -> Case:  # fmt: skip
-    """The launch as data: `blocks` CTAs in clusters of `ctas`, one cluster unless said. expected: uint32, what `out` must
-    hold afterwards; the tensors stay as they are."""
+    """The launch as data: `blocks` CTAs in clusters of `ctas`, one cluster unless said. expected: uint32, what `out`
+    must hold afterwards; the tensors stay as they are."""
     addresses = [_OUT_ADDRESS, *(_TENSOR_ADDRESS + i * _ADDRESS_STEP for i in range(len(tensors)))]
     contents = [tensor.bits.tobytes() for tensor in tensors]
     maps = b"".join(t.map_at(a).to_bytes() for t, a in zip(tensors, addresses[1:], strict=True)) or bytes(128)
@@ -157,9 +157,7 @@ def descriptor(register: str, offset: int | str, leading: int = 0, swizzle: str 
     )
 
 
-def mma_ws(
-    dtype: str, column: int, a: str, b: str, idesc: int, accumulate: bool | str, tmem: str = "%r3"
-) -> str:
+def mma_ws(dtype: str, column: int, a: str, b: str, idesc: int, accumulate: bool | str, tmem: str = "%r3") -> str:
     """D at `column`; a, b: the text that leaves their descriptors in %rd20 and %rd21, or a's column: "[column]"."""
     in_tmem = a.startswith("[")
     take_a = f"add.u32 %r23, {tmem}, {a[1:-1]};" if in_tmem else a
@@ -199,13 +197,21 @@ setp.lt.u32 %p4, %r32, {columns};
 
 
 def tensor_core(
-    loads: Sequence[Load], tensors: Sequence[Tensor], roles: str, columns: int, *, done: Sequence[int],
-    counts: Sequence[int] = (1, 1), before: str = "", loaded: str | None = None, canonical_nan: bool = False,
+    loads: Sequence[Load],
+    tensors: Sequence[Tensor],
+    roles: str,
+    columns: int,
+    *,
+    done: Sequence[int],
+    counts: Sequence[int] = (1, 1),
+    before: str = "",
+    loaded: str | None = None,
+    canonical_nan: bool = False,
 ) -> str:
     """A kernel around `roles`, the text that every warp runs and in which some thread multiplies.
 
-    Thread 0 loads everything to barrier 0 (or runs `loaded`); all threads wait for it, run `before`, then the roles, and
-    wait for the barriers `done`; then the first columns of Tensor Memory are written out.
+    Thread 0 loads everything to barrier 0 (or runs `loaded`); all threads wait for it, run `before`, then the roles,
+    and wait for the barriers `done`; then the first columns of Tensor Memory are written out.
     """  # fmt: skip
     nbytes = sum(tensors[load.tensor].box_bytes for load in loads)
     given = "\n".join([expect(0, nbytes), *(tma(load, "%r1") for load in loads)])

@@ -20,8 +20,8 @@ def workloads(is_short: bool) -> Sequence[Workload]:
 
 
 def run_all(chosen: Sequence[Workload], is_rehearsal: bool, limit: float, why_not: str = "") -> Iterator[dict]:
-    """A report row for each workload, each in processes of its own. In a rehearsal the timed mode is the clock. why_not:
-    why this GPU has no decode kernel to time."""
+    """A report row for each workload, each in processes of its own. In a rehearsal the timed mode is the clock.
+    why_not: why this GPU has no decode kernel to time."""
     for workload in chosen:
         row = {"workload": workload.name, "result": CRASHED, "predicted_us": None, "timed_us": None, "spread_us": None}
         if why_not:
