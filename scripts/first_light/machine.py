@@ -76,7 +76,7 @@ def find_gpu(ask: Callable[[], Gpu | str] = ask_driver) -> Gpu | str:
 def others_on(uuid: str) -> tuple[str, ...]:
     """ "pid name" of the processes that compute on a GPU, as far as nvidia-smi tells."""
     rows = query("--query-compute-apps=gpu_uuid,pid,process_name")
-    mine = (row for row in rows if _plain(row[0]) == uuid)
+    mine = (row for row in rows if len(row) >= 3 and _plain(row[0]) == uuid)
     return tuple(f"{row[1]} {Path(row[2]).name}" for row in mine)
 
 

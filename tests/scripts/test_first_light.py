@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import decode
 from bench.workloads import WORKLOADS
 from scripts.first_light import __main__ as first_light
 from scripts.first_light import assumptions, correctness, machine, move, report, speed
@@ -120,6 +121,50 @@ def test_other_processes_and_clocks_are_those_of_this_gpu(tmp_path, monkeypatch)
 
 def an_idle_gpu() -> Gpu:
     return dataclasses.replace(B200, uuid="abcd")
+
+
+class OneGpu:
+    """The part of the driver's interface that says what the machine has: a B300 with a driver for CUDA 13.1."""
+
+    def __init__(self, real):
+        self.real = real
+
+    def __getattr__(self, name):
+        answers = {
+            "cuDeviceGetCount": 1, "cuDeviceGet": 0, "cuDevicePrimaryCtxRetain": 1, "cuDriverGetVersion": 13010,
+            "cuDeviceGetName": b"NVIDIA B300".ljust(256, b"\0"),
+        }  # fmt: skip
+        if name in answers:
+            return lambda *given: (self.real.CUresult.CUDA_SUCCESS, answers[name])
+        return getattr(self.real, name)
+
+    def cuInit(self, flags):
+        return (self.real.CUresult.CUDA_SUCCESS,)
+
+    def cuCtxSetCurrent(self, context):
+        return (self.real.CUresult.CUDA_SUCCESS,)
+
+    def cuDeviceGetAttribute(self, attribute, device):
+        return self.real.CUresult.CUDA_SUCCESS, 10 if attribute.name.endswith("MAJOR") else 3
+
+    def cuDeviceGetUuid(self, device):
+        found = self.real.CUuuid()
+        found.bytes = bytes(range(16))
+        return self.real.CUresult.CUDA_SUCCESS, found
+
+
+def test_the_driver_is_asked_what_the_gpu_is(monkeypatch):
+    monkeypatch.setattr(machine.crosscheck_gpu, "driver", OneGpu(pytest.importorskip("cuda.bindings.driver")))
+    monkeypatch.setattr(machine, "_cuda_of_torch", lambda: "13.0")
+    assert machine.ask_driver() == Gpu("NVIDIA B300", (10, 3), bytes(range(16)).hex(), 13010, "13.0")
+    monkeypatch.setattr(machine.crosscheck_gpu, "driver", None)
+    assert machine.ask_driver() == "cuda-python is not installed"
+
+
+def test_the_gpus_time_is_that_of_graph_replays(monkeypatch):
+    timing = {"events": decode.Timing(9.0, 9.0, 9.0), "graph": decode.Timing(11e-6, 10e-6, 14e-6)}
+    monkeypatch.setattr(decode, "bench", lambda workload, backend, warmup, repeats: timing)
+    assert speed.time_on_gpu(WORKLOADS[0]) == [11.0, 10.0, 14.0]
 
 
 def test_on_another_architecture_the_decode_kernel_is_not_run():
