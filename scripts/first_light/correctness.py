@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.crosscheck_device import BAD
+from scripts.first_light import commands
 from scripts.first_light.replay import NOT_HERE
 
 PASSED, FAILED, CRASHED, INTERRUPTED = "passed", "FAILED", "crashed", "interrupted"
 SMALL = ("--dtype", "bf16", "--num-heads", "16", "--seq-len-q", "1", "--batch", "1")
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 SANITIZER_FAILED = 9  # the exit status that it is asked to have
-_SECONDS_TO_END = 15
 
 
 @dataclass(frozen=True)
@@ -100,44 +98,21 @@ def run_one(check: Check, limit: float) -> tuple[dict, bool]:
         file = Path(folder) / "rows.json"
         command = [*check.command, "--json", str(file)]
         command = command if check.read is None else [sys.executable, *command]
-        status, last = _run(command, limit)
+        ended = commands.run(command, limit)
         content = _content(file)
     row["seconds"] = round(time.monotonic() - began, 1)
     if check.read and content is not None:
         row["passed"], row["rows"], row["about"] = check.read(content)
+    status = ended.status
     row["result"] = PASSED if status == 0 else FAILED
     if check.read is not None and status == 0 and not row["rows"]:
         row["result"] = NOT_HERE
     if status not in (0, 1, SANITIZER_FAILED) or (status == 1 and check.read and content is None):
         row["result"] = INTERRUPTED if status is None else CRASHED
-        row["about"] = [*row["about"], last]
+        row["about"] = [*row["about"], ended.about]
     elif status and check.read is None:
-        row["about"] = [last]
+        row["about"] = [ended.about]
     return row, status is None
-
-
-def _run(command: Sequence[str], limit: float) -> tuple[int | None, str]:
-    """(exit status, or None after Ctrl-C; a line about its end). Its progress, on stderr, is shown."""
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        output, _ = child.communicate(timeout=limit)
-        last = next((line for line in reversed(output.splitlines()) if line.strip()), "no output")
-        return child.returncode, f"exit status {child.returncode}: {last}"
-    except subprocess.TimeoutExpired:
-        _end(child)
-        return -signal.SIGKILL, f"no answer within {limit:g} s"
-    except KeyboardInterrupt:
-        _end(child)
-        return None, "Ctrl-C"
-
-
-def _end(child: subprocess.Popen) -> None:
-    """Lets it write what it has, then ends it."""
-    child.send_signal(signal.SIGINT)
-    try:
-        child.communicate(timeout=_SECONDS_TO_END)
-    except subprocess.TimeoutExpired:
-        child.kill()
 
 
 def _content(file: Path) -> object:

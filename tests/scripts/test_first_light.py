@@ -11,13 +11,14 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from bench import decode
+from bench import clock, decode
 from bench.workloads import WORKLOADS
 from scripts.first_light import __main__ as first_light
-from scripts.first_light import assumptions, correctness, machine, move, report, speed
+from scripts.first_light import assumptions, commands, correctness, machine, move, report, speed
 from scripts.first_light.machine import Gpu, Problem
 
 B200 = Gpu("NVIDIA B200", (10, 0), "00", 13000, "13.0")
@@ -148,9 +149,7 @@ class OneGpu:
         return self.real.CUresult.CUDA_SUCCESS, 10 if attribute.name.endswith("MAJOR") else 3
 
     def cuDeviceGetUuid(self, device):
-        found = self.real.CUuuid()
-        found.bytes = bytes(range(16))
-        return self.real.CUresult.CUDA_SUCCESS, found
+        return self.real.CUresult.CUDA_SUCCESS, SimpleNamespace(bytes=bytes(range(16)))
 
 
 def test_the_driver_is_asked_what_the_gpu_is(monkeypatch):
@@ -161,16 +160,27 @@ def test_the_driver_is_asked_what_the_gpu_is(monkeypatch):
     assert machine.ask_driver() == "cuda-python is not installed"
 
 
-def test_the_gpus_time_is_that_of_graph_replays(monkeypatch):
+def test_the_gpus_time_is_that_of_graph_replays(monkeypatch, capsys):
     timing = {"events": decode.Timing(9.0, 9.0, 9.0), "graph": decode.Timing(11e-6, 10e-6, 14e-6)}
     monkeypatch.setattr(decode, "bench", lambda workload, backend, warmup, repeats: timing)
-    assert speed.time_on_gpu(WORKLOADS[0]) == [11.0, 10.0, 14.0]
+    assert clock.main([WORKLOADS[0].name, "--clock", "gpu"]) == 0
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {"median_us": 11.0, "low_us": 10.0, "high_us": 14.0}
+    predicted = commands.Ended(0, json.dumps({"median_us": 9.0}), "")
+    row = speed.outcome(predicted, commands.Ended(0, printed, ""))
+    assert (row["result"], row["ratio"], row["spread_us"]) == ("OFF", 1.222, [10.0, 14.0])
+    row = speed.outcome(predicted, commands.Ended(-9, "", "no answer within 3 s"))
+    assert row == {"result": "crashed", "predicted_us": 9.0, "about": "no answer within 3 s"}
+    row = speed.outcome(commands.Ended(1, "", "exit status 1: no"), commands.Ended(0, printed, ""))
+    assert (row["result"], row["timed_us"], row["about"]) == ("crashed", 11.0, "prediction: exit status 1: no")
+    assert [row["result"] for row in speed.run_all([], False, 60)] == ["crashed"]
+    assert speed.workloads(False) == [workload.name for workload in WORKLOADS]
 
 
 def test_on_another_architecture_the_decode_kernel_is_not_run():
     why = first_light.why_no_kernel(machine.problems(HOPPER))
     rows = [correctness.run_one(check, 60)[0] for check in correctness.checks(False, False, why) if check.why_not]
-    rows += speed.run_all(WORKLOADS, False, 60, why)
+    rows += speed.run_all([w.name for w in WORKLOADS], False, 60, why)
     assert len(rows) == 6 + len(WORKLOADS) and {row["result"] for row in rows} == {"not applicable here"}
     assert "NVIDIA H100" in rows[0]["about"][0] and "NVIDIA H100" in rows[-1]["about"]
 
