@@ -280,3 +280,11 @@ def test_preparing_reports_its_own_failure(monkeypatch, capsys):
     monkeypatch.setattr(first_light.move, "dynamic_shared_memory", lambda: broken)
     first_light.prepare()
     assert capsys.readouterr().err.startswith("first light: preparing the emulator: ")
+
+
+def test_the_committed_rehearsal_is_one_of_this_commands_reports():
+    content = json.loads((ROOT / "docs" / "first-light-rehearsal.json").read_text())
+    assert (ROOT / "docs" / "first-light-rehearsal.md").read_text() == report.markdown(content) + "\n"
+    assert (content["kind"], content["state"]) == ("rehearsal", "complete") and not content["commit"].endswith("+")
+    assert [row["row"] for row in content["assumptions"]] == [row.number for row in assumptions.ROWS]
+    assert content["not_built_yet"] == list(report.NOT_BUILT_YET)
