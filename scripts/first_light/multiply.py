@@ -253,4 +253,5 @@ xor.b32 %r55, %r53, 1;
 def _output_role(at_p: int, at_tiles: int) -> str:
     multiply = _steps(16 * CHUNK_BYTES, at_p, instruction_descriptor("bf16", ROWS, 64, b_is_mn_major=True), 32)
     waits = wait(_ISSUED, "SCORED", "%r53")
-    return _role("OUTPUT", 1, at_tiles, waits, multiply + "\n" + commit(_GIVEN), commit(_END))
+    last = wait(_GIVEN, "LAST", str((TURNS - 1) % 2))
+    return _role("OUTPUT", 1, at_tiles, waits, multiply + "\n" + commit(_GIVEN), f"{last}\n{commit(_END)}")

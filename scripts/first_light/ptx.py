@@ -234,7 +234,9 @@ add.u32 %r5, %r3, %r4;
 {roles}
 {waits}
 {read_tmem(columns, canonical_nan)}
+tcgen05.fence::before_thread_sync;
 bar.sync 0;
+tcgen05.fence::after_thread_sync;
 @%p0 bra FREED;
 tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r3, 512;
 FREED:"""
