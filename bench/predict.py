@@ -21,10 +21,11 @@ from pathlib import Path
 
 from bench import timeline
 from bench.prediction import DTYPES, Prediction, predict
-from bench.variants import RELAXED, disputed, table_of_variants
-from bench.workloads import WORKLOADS, Workload
+from bench.variants import table_of_variants
+from bench.workloads import USER_WORKLOADS, WORKLOADS, Workload
 from mla.config import PATHS
 from ptx_emulator.timing import CONSTANTS, Constants
+from ptx_emulator.timing.variants import RELAXED, disputed
 
 
 def table_of(predictions: Sequence[Prediction], before: dict[str, float]) -> str:
@@ -96,6 +97,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m bench.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", help="workloads of this name, or whose names contain this text; several with commas")
+    parser.add_argument("--users", action="store_true", help="shapes that servers have, in place of the fifteen")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="one workload of your own, with the four below")
     parser.add_argument("--num-heads", type=int, default=16)
     parser.add_argument("--seq-len-q", type=int, default=4)
@@ -103,6 +105,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--page-size", type=int, default=64)
     parser.add_argument("--path", choices=PATHS, default="auto")
+    parser.add_argument("--rescale-threshold", type=float, default=0.0, help="the kernels of this threshold, log2")
     parser.add_argument("--isolate-drafts", action="store_true", help="the kernels of this option of mla_decode")
     parser.add_argument("--clock", default="1.93", help="GHz, one or several with commas")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of the model")
@@ -122,7 +125,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         changed = {name: float(value) for name, _, value in (item.partition("=") for item in options.set)}
         base = Constants.read(options.constants, **changed) if options.constants else Constants.of(**changed)
         options.table = [base.replace(clock=float(clock)) for clock in options.clock.split(",")]
-        options.workloads = [replace(w, isolate_drafts=options.isolate_drafts) for w in _workloads(options)]
+        kernel = {"isolate_drafts": options.isolate_drafts, "rescale_threshold": options.rescale_threshold}
+        options.workloads = [replace(w, **kernel) for w in _workloads(options)]
         options.before = read_totals(options.against) if options.against else {}
         options.timeline = [timeline.Window.parse(text) for text in options.timeline]
         for path in (options.json, options.trace, *(w.path for w in options.timeline)):
@@ -138,11 +142,12 @@ def _workloads(options: argparse.Namespace) -> list[Workload]:
         lengths = [int(text) for text in options.kv_len.split(",")]
         lengths = lengths * options.batch if len(lengths) == 1 else lengths
         return [Workload(options.dtype, options.num_heads, options.seq_len_q, tuple(lengths), options.page_size)]
+    known = USER_WORKLOADS if options.users else WORKLOADS
     if not options.only:
-        return list(WORKLOADS)
+        return list(known)
     chosen = []
     for text in options.only.split(","):
-        named = [w for w in WORKLOADS if w.name == text] or [w for w in WORKLOADS if text in w.name]
+        named = [w for w in known if w.name == text] or [w for w in known if text in w.name]
         if not named:
             raise ValueError(f"--only {text!r}: no workload's name contains it")
         chosen += [w for w in named if w not in chosen]

@@ -16,7 +16,7 @@ from mla.compile import compile_decode
 from mla.config import MlaDecodeConfig
 from mla.decode import MlaDecode
 from ptx_emulator import state
-from ptx_emulator.cubin import register_counts
+from ptx_emulator.cubin import code_sizes, register_counts
 from ptx_emulator.timing import Constants, CtaTiming, LaunchTiming, time_host_function
 from wrappers.kernel import EMULATED_CTAS
 
@@ -55,6 +55,7 @@ def config_of(workload: Workload, path: str = "auto") -> MlaDecodeConfig:
     return MlaDecodeConfig(
         workload.dtype, workload.num_heads, workload.seq_len_q, True, workload.page_size, path=path,
         isolate_drafts=workload.isolate_drafts,
+        rescale_threshold=workload.rescale_threshold,
     )  # fmt: skip
 
 
@@ -113,8 +114,10 @@ def timed_launches(
         {"cached": True},
     ]
     arguments = host_arguments(workload, config, seed)
-    registers = register_counts(kernel.cubin)
-    return time_host_function(kernel.ir, kernel.ptx, arguments, constants, options=options, registers=registers)
+    return time_host_function(
+        kernel.ir, kernel.ptx, arguments, constants, options=options, registers=register_counts(kernel.cubin),
+        code_bytes=code_sizes(kernel.cubin),
+    )  # fmt: skip
 
 
 def predict(workload: Workload, constants: Constants, path: str = "auto", seed: int = 0) -> Prediction:
@@ -168,7 +171,7 @@ def named_waits(description: MlaDecode, cluster: CtaTiming) -> dict[str, float]:
         add(warp, f"<- {edge_at(plan, offset - state.SHARED_START)} ({by})", cycles)
         add(warp, "works", -cycles)
     for (warp, kind), cycles in cluster.blocked.items():
-        add(warp, f"<- {kind} barrier", cycles)
+        add(warp, "<- code" if kind == "code" else f"<- {kind} barrier", cycles)
         add(warp, "works", -cycles)
     return {f"{label} {what}": share for (label, what), share in sorted(found.items(), key=lambda i: (i[0][0], -i[1]))}
 

@@ -6,8 +6,9 @@
         [--table totals,clocks]
 
 A document names a table by the line `<!-- bench.report: NAME -->`; what follows, up to `<!-- end -->`, is replaced.
-NAME: totals, clocks, disputed, relaxed. --reference: totals of other kernels in the same model, rows of (kernel,
-workload, clock, variant, total, note); kernel: before, peer.
+NAME: totals, clocks, disputed, relaxed, users (what `bench.predict --users` has, without other kernels). --reference: totals
+of other kernels in the same model, rows of (kernel, workload, clock, variant, total, note); kernel: before, peer,
+flashinfer (its columns are left out where it has no row).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-NAMES = ("totals", "clocks", "disputed", "relaxed")
+NAMES = ("totals", "clocks", "disputed", "relaxed", "users")
 _PLACE = re.compile(r"(<!-- bench\.report: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -72,17 +73,19 @@ def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def totals_table(found: Found) -> str:
-    head = ["workload", "path", "HBM", "MMA", "before", "decode", "merge", "total", "target", "before / now", "peer",
-            "peer / now"]  # fmt: skip
+    peers = ["peer", *(["flashinfer"] if any(key[0] == "flashinfer" for key in found.others) else [])]
+    head = ["workload", "path", "HBM", "MMA", "before", "decode", "merge", "total", "target", "before / now"]
+    head += [title for peer in peers for title in (peer, f"{peer} / now")]
     rows = []
     for row in found.rows:
         name, clock = row["workload"], found.clock
-        before, peer = (found.others.get((kernel, name, clock, "")) for kernel in ("before", "peer"))
+        before, *others = (found.others.get((kernel, name, clock, "")) for kernel in ("before", *peers))
+        cells = [f"{other[0]:.1f} {other[1]}".rstrip() if other else "-" for other in others]
         rows.append([
             name, row["path"], *(f"{row[key]:.1f}" for key in ("hbm", "mma")), f"{before[0]:.1f}" if before else "-",
             *(f"{row[key]:.1f}" for key in ("decode", "merge")), f"**{row['total']:.1f}**", f"{row['target']:.1f}",
-            found.ratio("before", name, clock), f"{peer[0]:.1f} {peer[1]}".rstrip() if peer else "-",
-            found.ratio("peer", name, clock),
+            found.ratio("before", name, clock),
+            *(text for peer, cell in zip(peers, cells, strict=True) for text in (cell, found.ratio(peer, name, clock))),
         ])  # fmt: skip
     return table_of(head, rows)
 
@@ -90,7 +93,7 @@ def totals_table(found: Found) -> str:
 def _with_ratios(found: Found, columns: Sequence[tuple[str, float, str]]) -> str:
     """Totals of ours in each column (title, clock, variant), then the ratios of those kernels that have more than the
     first column's."""
-    kernels = [k for k in ("before", "peer") if any((k, row["workload"], c, v) in found.others
+    kernels = [k for k in ("before", "peer", "flashinfer") if any((k, row["workload"], c, v) in found.others
                                                     for row in found.rows for _, c, v in columns[1:])]  # fmt: skip
     head = ["workload", *(title for title, _, _ in columns)]
     head += [f"{kernel} / now, {title}" for kernel in kernels for title, _, _ in columns]
@@ -108,8 +111,18 @@ def clocks_table(found: Found) -> str:
 
 
 def disputed_table(found: Found) -> str:
-    columns = [("as it is", found.clock, "")]
-    return _with_ratios(found, columns + [(name, found.clock, name) for name in found.variants["disputed"]])
+    """Totals of ours, and in brackets the peer's over them."""
+    variants = ["", *found.variants["disputed"]]
+    rows = []
+    for row in found.rows:
+        name = row["workload"]
+        totals = [found.totals.get((name, found.clock, variant)) for variant in variants]
+        ratios = [found.ratio("peer", name, found.clock, variant) for variant in variants]
+        cells = [
+            "-" if total is None else f"{total:.1f} ({ratio})" for total, ratio in zip(totals, ratios, strict=True)
+        ]
+        rows.append([name, *cells])
+    return table_of(["total (peer / now)", "as it is", *variants[1:]], rows)
 
 
 def relaxed_table(found: Found) -> str:
@@ -126,7 +139,16 @@ def relaxed_table(found: Found) -> str:
     return table_of(["twice as fast", *(row["workload"] for row in chosen)], rows)
 
 
-TABLES = dict(zip(NAMES, (totals_table, clocks_table, disputed_table, relaxed_table), strict=True))
+def users_table(found: Found) -> str:
+    keys = ("hbm", "mma", "port", "decode", "merge", "total", "target")
+    rows = [
+        [row["workload"], row["path"], *(f"{row[key]:.1f}" for key in keys), f"{row['total'] / row['target']:.2f}"]
+        for row in found.rows
+    ]
+    return table_of(["workload", "path", "HBM", "MMA", *keys[2:], "total / target"], rows)
+
+
+TABLES = dict(zip(NAMES, (totals_table, clocks_table, disputed_table, relaxed_table, users_table), strict=True))
 
 
 def fill(text: str, found: Found, names: Sequence[str] = NAMES) -> str:

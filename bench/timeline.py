@@ -16,10 +16,8 @@ from bench.workloads import Workload
 from mla.decode import MlaDecode
 from ptx_emulator import state
 from ptx_emulator.timing import Constants
-from ptx_emulator.timing import tables as tb
+from ptx_emulator.timing.trace import PORT, TENSOR_CORE, TMA, TRACE_ROWS, Span, chrome_trace, spans_of
 
-TRACE_ROWS = 1 << 20
-TENSOR_CORE, TMA, PORT = "tensor core", "TMA", "shared-memory port"
 COLOURS = {"mma N=128": "#2f6fb0", "mma N=256": "#1b4270", "mma": "#2f6fb0", "load": "#3f9a56", "wait": "#d9b3a8",
            "tmem": "#8a63b8", "store": "#777777"}  # fmt: skip
 PIXELS, ROW = 1200, 16
@@ -44,38 +42,16 @@ class Window:
         return cls(parts[0], begin, end)
 
 
-@dataclass(frozen=True)
-class Span:
-    """One bar: cycles [begin, end) on a track of a CTA."""
-
-    cta: int
-    track: str
-    name: str
-    kind: str
-    begin: float
-    end: float
-
-
-def spans_of(description: MlaDecode, trace: np.ndarray) -> list[Span]:
+def named_spans(description: MlaDecode, trace: np.ndarray) -> list[Span]:
+    """Warps by their roles, mbarriers by the edges that they belong to."""
     plan = description.plan
     per_cta = plan.warps.num_warps
     role_of = {warp: role for role, warps in roles_of(plan.warps).items() for warp in warps}
-    spans = []
-    for begin, end, cta, track, kind, detail in trace:
-        warp = int(track)
-        name = f"{role_of[warp % per_cta]} {warp % per_cta}" if warp >= 0 else {-1: TENSOR_CORE, -2: TMA}[warp]
-        if kind == tb.TRACE_MMA:
-            label, sort = f"N={detail:.0f}", f"mma N={detail:.0f}"
-        elif kind == tb.TRACE_TMA:
-            label, sort = f"{detail:.0f} B", "load"
-        elif kind == tb.TRACE_STORE:
-            label, sort = f"store {detail:.0f} B", "store"
-        elif kind == tb.TRACE_TMEM:
-            label, sort = f"tmem x{detail:.0f}", "tmem"
-        else:
-            label, sort = f"waits: {edge_at(plan, int(detail) * 8 - state.SHARED_START)}", "wait"
-        spans.append(Span(int(cta), name, label, sort, float(begin), float(end)))
-    return spans
+    return spans_of(
+        trace,
+        lambda warp: f"{role_of[warp % per_cta]} {warp % per_cta}",
+        lambda offset: edge_at(plan, offset - state.SHARED_START),
+    )
 
 
 def write(workload: Workload, constants: Constants, path: str, trace: str | None, windows: Sequence[Window]) -> None:
@@ -83,33 +59,12 @@ def write(workload: Workload, constants: Constants, path: str, trace: str | None
     config = config_of(workload, path)
     launches = timed_launches(config, workload, constants, trace_rows=TRACE_ROWS)
     longest = max(launches[0].clusters, key=lambda cluster: cluster.cycles)
-    spans = spans_of(MlaDecode(config), longest.trace)
+    spans = named_spans(MlaDecode(config), longest.trace)
     if trace:
         Path(trace).write_text(json.dumps(chrome_trace(spans, longest.port, constants)))
     title = f"{workload.name}, modelled at {constants['clock']} GHz, cluster {longest.number}"
     for window in windows:
         Path(window.path).write_text(picture(spans, longest.port, window, title))
-
-
-def chrome_trace(spans: Sequence[Span], port: np.ndarray, constants: Constants) -> dict:
-    """Chrome's trace event format; times in microseconds. Loads overlap, so they are asynchronous events."""
-    us = constants.microseconds
-    tracks = sorted({(span.cta, span.track) for span in spans})
-    numbers = {track: i + 1 for i, track in enumerate(tracks)}
-    events: list[dict] = [
-        {"ph": "M", "pid": cta, "tid": numbers[cta, name], "name": "thread_name", "args": {"name": name}}
-        for cta, name in tracks
-    ]
-    for i, span in enumerate(spans):
-        common = {"pid": span.cta, "tid": numbers[span.cta, span.track], "name": span.name, "cat": span.kind}
-        if span.track == TMA:
-            events.append({**common, "ph": "b", "id": i, "ts": us(span.begin)})
-            events.append({**common, "ph": "e", "id": i, "ts": us(span.end)})
-        else:
-            events.append({**common, "ph": "X", "ts": us(span.begin), "dur": us(span.end - span.begin)})
-    for when, cta, share in port:
-        events.append({"ph": "C", "pid": int(cta), "name": PORT, "ts": us(when), "args": {"share": round(share, 3)}})
-    return {"traceEvents": events, "displayTimeUnit": "ns", "otherData": {"modelled": True}}
 
 
 def picture(spans: Sequence[Span], port: np.ndarray, window: Window, title: str) -> str:

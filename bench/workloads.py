@@ -14,7 +14,9 @@ OUTPUT_BYTES = 2
 
 @dataclass(frozen=True)
 class Workload:
-    """One call. kv_lens: keys of each request, the query tokens' own included. isolate_drafts: as `mla_decode` has it."""
+    """One call. kv_lens: keys of each request, the query tokens' own included. isolate_drafts: as `mla_decode` has it.
+    rescale_threshold: of the kernel's config.
+    """
 
     dtype: str
     num_heads: int
@@ -22,6 +24,7 @@ class Workload:
     kv_lens: tuple[int, ...]
     page_size: int = 64
     isolate_drafts: bool = False
+    rescale_threshold: float = 0.0
 
     @classmethod
     def uniform(cls, dtype: str, num_heads: int, seq_len_q: int, kv_len: int, batch: int, page_size: int = 64):
@@ -98,4 +101,20 @@ WORKLOADS = (
     Workload.uniform("bf16", 16, 8, 2048, 10),
     Workload.uniform("bf16", 16, 4, 16384, 8),
     IMBALANCED,
+)
+# Shapes that servers have beside those: few heads and tokens, several row tiles that read the same keys, large batches,
+# short and long keys, lengths that grow by a factor. No peer was timed on them.
+USER_WORKLOADS = (
+    Workload.uniform("fp8", 8, 1, 8192, 64),
+    Workload.uniform("bf16", 16, 1, 1024, 128),
+    Workload.uniform("bf16", 16, 2, 32768, 4),
+    Workload.uniform("fp8", 16, 4, 128 * 1024, 1),
+    Workload.uniform("fp8", 64, 1, 4096, 64),
+    Workload.uniform("bf16", 64, 2, 4096, 32),
+    Workload.uniform("fp8", 96, 1, 8192, 32),
+    Workload.uniform("fp8", 128, 2, 8192, 32),
+    Workload.uniform("bf16", 128, 4, 4096, 16),
+    Workload.uniform("fp8", 128, 8, 2048, 16),
+    Workload.uniform("fp8", 128, 1, 4096, 256),
+    Workload("fp8", 16, 4, tuple(1024 * 2 ** (i % 8) for i in range(32))),
 )

@@ -12,6 +12,7 @@ PAGE_SIZES = (16, 32, 64, 128)
 LSE_BASES = ("e", "2")
 PATHS = ("auto", "narrow", "wide")
 NARROW_ROWS = 64  # rows of a work unit on the narrow path
+E4M3_MAX = 448.0
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 
 
@@ -46,6 +47,9 @@ class MlaDecodeConfig:
                       windows of a model share a kernel.
     visible_lens:     every query token brings the number of keys that it sees, read on the device; needs is_causal
                       False, which these replace.
+    rescale_threshold: by how much, in the log2 domain of scores, a row's maximum may grow before O is rescaled and its
+                      probabilities are taken relative to the new one, 0 .. 8; until then they may exceed 1. 0: always.
+                      Faster and less accurate (docs/accuracy.md).
     isolate_drafts:   a key that not all rows of a row tile see may hold NaN or Inf: it counts for rows that see it only.
                       Wide path only, where values lie apart from keys and may be changed.
     """
@@ -71,6 +75,7 @@ class MlaDecodeConfig:
     sliding_window: bool = False
     visible_lens: bool = False
     isolate_drafts: bool = False
+    rescale_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         validate(self)
@@ -113,9 +118,9 @@ class MlaDecodeConfig:
     @property
     def probs_scale_log2(self) -> int:
         """P is stored times two to this power, and so is its row sum. e4m3 resolves 2^-9 .. 448, so probabilities up
-        to 1 are moved to the upper end of its range; fp16 and bf16 need no help.
+        to 1, or to what a rescale threshold allows, are moved to the upper end of its range; fp16 and bf16 need no help.
         """
-        return 8 if self.dtype == "fp8" else 0
+        return math.floor(math.log2(E4M3_MAX) - self.rescale_threshold) if self.dtype == "fp8" else 0
 
     @property
     def num_rows(self) -> int:
@@ -157,4 +162,5 @@ def validate(config: MlaDecodeConfig) -> None:
     require(config.dtype == "fp8" or not config.fp8_output, "fp8_output", f"False for dtype={config.dtype!r}")
     require(config.path in PATHS, "path", f"one of {PATHS}")
     require(config.path != "narrow" or not config.isolate_drafts, "path", "'auto' or 'wide' with isolate_drafts")
+    require(0 <= config.rescale_threshold <= 8, "rescale_threshold", "in 0..8")
     require(config.arch in ARCHS, "arch", f"one of {ARCHS}")

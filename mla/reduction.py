@@ -329,16 +329,14 @@ def combine(smem: cutlass.Constexpr, warp: Int32, members: Int32, vector: cutlas
     of_lane = warp + cutlass.min(lane, members - 1)
     lane_highest = statistics[of_lane, 0]
     highest = warp_maximum(lane_highest)
-    weight = cutlass.select_(lane < members, exp2(lane_highest - softmax.reference_maximum(highest)), Float32(0.0))
+    weight = exp2(lane_highest - softmax.reference_maximum(highest))
     lane_total = weight * statistics[of_lane, 1]
     total, values = Float32(0.0), [Float32(0.0) for _ in range(vector)]
-    for i in cutlass.range_constexpr(WARPS):
+    for i in cutlass.range(members, unroll=1):
         of_warp = cute.arch.shuffle_sync(weight, i)
         total = total + cute.arch.shuffle_sync(lane_total, i)
-        other = warp + cutlass.min(Int32(i), members - 1)
-        dims = cute.make_tensor(smem + (other * WARP_SIZE + lane) * vector, cute.make_layout(vector))
-        for j in cutlass.range_constexpr(vector):
-            values[j] = values[j] + cutlass.select_(i < members, of_warp * dims[j], Float32(0.0))
+        dims = cute.make_tensor(smem + ((warp + i) * WARP_SIZE + lane) * vector, cute.make_layout(vector))
+        values = weighted_sum(values, of_warp, [dims[j] for j in range(vector)])
     return Sums(values, highest, total)
 
 

@@ -48,6 +48,13 @@ def maximum(values: list[Any]) -> Any:
     return values[0]
 
 
+def kept_maximum(row_max: Any, largest: Any, threshold: float) -> Any:
+    """What a row's exponents are relative to from now on: `largest`, its maximum so far, or still `row_max` where that
+    is no more than `threshold` below it.
+    """
+    return largest if threshold == 0 else cutlass.select_(largest > row_max + Float32(threshold), largest, row_max)
+
+
 def reference_maximum(row_max: Any) -> Any:
     """What exponents are taken relative to: 0 while a row has seen no key, so that -inf - -inf never occurs."""
     return cutlass.select_(row_max == Float32(NEG_INF), Float32(0.0), row_max)

@@ -37,6 +37,12 @@ def register_counts(cubin: bytes) -> dict[str, int]:
     return {name: registers[i] for i, (name, is_kernel) in enumerate(symbols) if is_kernel and i in registers}
 
 
+def code_sizes(cubin: bytes) -> dict[str, int]:
+    """Bytes of machine code of each kernel, by the kernel's name; ValueError where it is no cubin."""
+    prefix = ".text."
+    return {s.name[len(prefix) :]: len(s.data) for s in read_sections(cubin) if s.name.startswith(prefix)}
+
+
 def read_sections(cubin: bytes) -> list[Section]:
     if cubin[: len(ELF_MAGIC)] != ELF_MAGIC:
         raise ValueError(f"not a 64-bit ELF file: starts with {cubin[:6].hex()}, a cubin with {ELF_MAGIC.hex()}")

@@ -1,6 +1,6 @@
 """The timed mode against published microbenchmarks. Runs anywhere; nothing here is measured.
 
-python -m bench.micro [--only TEXT] [--set tmem_load=217]
+python -m bench.micro [--only TEXT] [--set tmem_load=217] [--constants FILE.json]
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", default="", help="points whose name contains this text")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of the model")
+    parser.add_argument("--constants", help="JSON file of constants, e.g. measured")
     options = parser.parse_args(arguments)
     try:
-        constants = Constants.of(**{n: float(v) for n, _, v in (item.partition("=") for item in options.set)})
-    except ValueError as error:
+        changed = {n: float(v) for n, _, v in (item.partition("=") for item in options.set)}
+        constants = Constants.read(options.constants, **changed) if options.constants else Constants.of(**changed)
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     print(f"{'cycles':44s} {'modelled':>9s} {'published':>15s}  ratio  source")
     for point in POINTS:

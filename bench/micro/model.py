@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from bench.micro.published import Point
 from ptx_emulator.grid import prepare_launch
-from ptx_emulator.timing import Constants, time_launch
+from ptx_emulator.timing import CONSTANTS, Constants, time_launch
 
 
 def modelled(point: Point, constants: Constants) -> float:
     """Cycles between the program's clocks, of the slowest warp of the first cluster: `once`, or per count."""
+    if not point.cold:
+        constants = constants.replace(**{name: CONSTANTS[name].low for name in ("code_latency", "code_line")})
     if point.measure == "once":
         return _cycles(point, point.n, constants)
     first, second = point.counts

@@ -1,6 +1,7 @@
 """Published cycles for these programs: `POINTS`, each with the program that would measure it.
 
-Sources: SA = SemiAnalysis (B200), U = public microbenchmarks of the DSA kernel contest (B200), FM = FlashMLA-style `.ws` bench (B200), Q = QuickRunCUDA (B300). None was measured by us.
+Sources: SA = SemiAnalysis (B200), U = public microbenchmarks of the DSA kernel contest (B200), FM = FlashMLA-style `.ws` bench (B200), Q = QuickRunCUDA (B300),
+SD = cicuvc/nvidia-sass-document (B200, GB202), FG = FlashGPU-Sim (RTX 5090). None was measured by us.
 
 `measure`: "interval" is the slope, (cycles(n2) - cycles(n1)) / (n2 - n1) over `counts` = (n1, n2), the program's argument
 `count` or `rounds`; "once" is cycles(n) at `n` itself. Where the source says less than the program needs (operand types,
@@ -13,12 +14,14 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.micro import arithmetic, memory, mma, sync, tma, tmem
+from bench.micro import arithmetic, code, memory, mma, sync, tma, tmem
 
 
 @dataclass(frozen=True)
 class Point:
-    """`build(n)` gives (ptx, options); `low`..`high` cycles, a range where sources disagree."""
+    """`build(n)` gives (ptx, options); `low`..`high` cycles, a range where sources disagree. `cold`: the program's own
+    instruction fetch counts; all others were measured of loops that are in the instruction cache, and here they are
+    unrolled."""
 
     name: str
     build: Callable[[int], tuple[str, dict]]
@@ -29,6 +32,7 @@ class Point:
     note: str = ""
     n: int = 1
     counts: tuple[int, int] = (8, 24)
+    cold: bool = False
 
     def nearest(self, value: float) -> float:
         """The published cycles nearest to `value`."""
@@ -296,6 +300,50 @@ def _arithmetic_points() -> list[Point]:
     ]
 
 
+def _code_points() -> list[Point]:
+    """Cycles of a pass, of a chain's step, of a jump."""
+    nop = "published of NOPs, two cycles each: here of lop3"
+    points = []
+    for kib, warps, low, high in ((24, 1, 2.02, 2.02), (40, 1, 3.08, 3.08), (6, 4, 2.11, 2.11), (10, 4, 3.10, 3.14)):
+        count = kib * 1024 // code.INSTRUCTION_BYTES
+        points.append(
+            Point(
+                f"code, {warps} x {kib} KiB a pass",
+                functools.partial(code.loop, path_bytes=kib * 1024, warps=warps),
+                "interval",
+                low * count,
+                high * count,
+                "SD",
+                nop,
+                counts=(2, 4),
+                cold=True,
+            )
+        )
+    chain = "RTX 5090, cold: (7912 - 3977) / 960 and (20425 - 7912) / 3072 of integer multiply-adds"
+    points.append(
+        Point(
+            "code, cold chain of fma",
+            code.cold_chain,
+            "interval",
+            4.07,
+            4.10,
+            "FG",
+            chain,
+            counts=(512, 2560),
+            cold=True,
+        )
+    )
+    for targets, low, high, note in (
+        (16, 16 * 30.3, 16 * 30.85, "B200"),
+        (320, 320 * 107.0, 320 * 107.9, "derived: B200's jump and GB202's 77 of a line that only the next level holds"),
+    ):
+        ring = functools.partial(code.ring, targets=targets, apart=6)
+        points.append(
+            Point(f"code, ring of {targets} jumps", ring, "interval", low, high, "SD", note, counts=(2, 4), cold=True)
+        )
+    return points
+
+
 POINTS = [
     *_mma_points(),
     *_tma_points(),
@@ -304,6 +352,7 @@ POINTS = [
     *_sync_points(),
     *_memory_points(),
     *_arithmetic_points(),
+    *_code_points(),
 ]
 
 # Published, without a program here: tcgen05 fence pair 2.8, wait pair 12.8 cycles (U); tcgen05.cp 128x256b 168 first, then

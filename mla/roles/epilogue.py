@@ -14,10 +14,9 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64
 
 from mla import operands, softmax
-from mla.config import ELEMENT_BYTES
 from mla.paths import accumulator
 
-CHUNK_COLUMNS = 64
+PAIR_BYTES = 2 * operands.SECTOR_BYTES  # of a row, that two lanes write together
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Target:
 def run(ctx: cutlass.Constexpr, work: cutlass.Constexpr, lane: Int32, tiles: Int32, row_sum: Float32):
     """Write one work item's result; `tiles` key tiles lie behind its end."""
     plan, config = ctx.plan, ctx.config
-    # The largest probability of a row that sees a key is 1, so its sum is 0 iff it sees none; NaN sums propagate.
+    # The largest probability of a row that sees a key is 1 or more, so its sum is 0 iff it sees none; NaN sums propagate.
     is_empty = row_sum == Float32(0.0)
     factor = cutlass.select_(work.slot < 0, ctx.args.output_scale, Float32(2.0**config.partial_scale_log2)) / row_sum
     own_row = row_address(ctx, work, accumulator.row_of_lane(lane))
@@ -44,13 +43,9 @@ def run(ctx: cutlass.Constexpr, work: cutlass.Constexpr, lane: Int32, tiles: Int
     target = Target(
         work.slot >= 0, cutlass.select_(is_odd, other_row, own_row), cutlass.select_(is_odd, own_row, other_row)
     )
-    if work.phases.num_tiles > 0:
-        for half in cutlass.range(plan.output_halves, unroll=1):
-            write_half(ctx, target, lane, half, (tiles - 1) * plan.output_halves + half, factor, is_empty)
-    else:
-        for half in cutlass.range(plan.output_halves, unroll=1):
-            for column in cutlass.range(0, plan.half_columns, CHUNK_COLUMNS, unroll=1):
-                store(ctx, target, lane, half, column, None)
+    for half in cutlass.range(plan.output_halves, unroll=1):
+        held = (tiles - 1) * plan.output_halves + half
+        write_half(ctx, target, lane, half, held, work.phases.num_tiles > 0, factor, is_empty)
 
 
 @cute.jit
@@ -72,20 +67,32 @@ def write_half(
     lane: Int32,
     half: Int32,
     held: Int32,
+    has_tiles: cutlass.Boolean,
     factor: Float32,
     is_empty: cutlass.Boolean,
 ):
-    """One half of O, number `held` of edge `output`, given back as soon as all of it is in registers."""
+    """One half of O, number `held` of edge `output`, given back as soon as all of it is in registers; zeros where the work
+    item has no key tiles.
+
+    A loop of the smallest chunk, not unrolled: what runs once per work item is mostly not in the instruction cache.
+    """
     output, columns = ctx.pipe("output"), ctx.plan.half_columns
-    output.wait_full(held)
-    operands.fence_after_sync()
     address = accumulator.output_address(ctx, half) + (lane // 32 * 32 << 16)
-    for column, values in accumulator.stream_columns(address, columns, CHUNK_COLUMNS):
-        if cutlass.const_expr(column + CHUNK_COLUMNS == columns):
-            operands.fence_before_sync()
-            output.warp_arrive_empty(held)
-        scaled = [cutlass.select_(is_empty, Float32(0.0), value) for value in softmax.scaled(values, factor)]
-        store(ctx, target, lane, half, column, scaled)
+    if has_tiles:
+        output.wait_full(held)
+        operands.fence_after_sync()
+    chunk = PAIR_BYTES // min(ctx.config.output_bytes, ctx.config.partial_bytes)
+    for column in cutlass.range(0, columns, chunk, unroll=1):
+        values = cute.make_rmem_tensor(chunk, Float32)
+        values.fill(0.0)
+        if has_tiles:
+            loaded = softmax.scaled(accumulator.load_columns(address + column, chunk), factor)
+            for i in cutlass.range_constexpr(chunk):
+                values[i] = cutlass.select_(is_empty, Float32(0.0), loaded[i])
+            if column + chunk == columns:
+                operands.fence_before_sync()
+                output.warp_arrive_empty(held)
+        store(ctx, target, lane, half, column, [values[i] for i in range(chunk)])
 
 
 @cute.jit
@@ -97,7 +104,7 @@ def store(
     column: Int32,
     values: cutlass.Constexpr,
 ):
-    """CHUNK_COLUMNS values of a half of O, from its `column` on, to the output or to the partial result. None: zeros."""
+    """Values of a half of O, from its `column` on, to the output or to the partial result."""
     config, dim = ctx.config, accumulator.output_dim(lane, half, column)
     if target.is_partial:
         words = words_of(values, config.partial_dtype)
@@ -107,10 +114,6 @@ def store(
         operands.store_pair(target.even_row, target.odd_row, dim * config.output_bytes, words)
 
 
-def words_of(values: list[Any] | None, dtype: str) -> Any:
-    """CHUNK_COLUMNS fp32 values in `dtype`, as a register tensor of 32-bit words; zeros for None."""
-    if values is None:
-        words = cute.make_rmem_tensor(CHUNK_COLUMNS * ELEMENT_BYTES[dtype] // 4, Int32)
-        words.fill(0)
-        return words
+def words_of(values: list[Any], dtype: str) -> Any:
+    """fp32 values in `dtype`, as a register tensor of 32-bit words."""
     return operands.register_words(values) if dtype == "fp32" else operands.converted_words(values, dtype)

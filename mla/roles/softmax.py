@@ -111,7 +111,8 @@ def soften_tile(
         local_max = cute.arch.fmax(row_max, softmax.maximum(scores))
     else:
         local_max = cute.arch.fmax(row_max, softmax.maximum(products) * scale)
-    new_max = cute.arch.fmax(local_max, exchange(ctx, announced, lane, local_max))
+    largest = cute.arch.fmax(local_max, exchange(ctx, announced, lane, local_max))
+    new_max = softmax.kept_maximum(row_max, largest, ctx.config.rescale_threshold)
     reference = softmax.reference_maximum(new_max)
     rescale = cute.math.exp2(row_max - reference, fastmath=True)
     announce(ctx, announced, lane, rescale)

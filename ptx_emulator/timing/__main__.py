@@ -1,6 +1,7 @@
 """Times any CuTe DSL kernel that is given by a Python file. Modelled, not measured.
 
-    python -m ptx_emulator.timing CASE.py [batch=4 kv_len=81920 ...] [--set NAME=VALUE] [--clusters 0,17] [--waits] [--json]
+    python -m ptx_emulator.timing CASE.py [batch=4 kv_len=81920 ...] [--cubin FILE] [--clusters 0,17] [--waits] [--json]
+        [--set NAME=VALUE] [--constants FILE.json] [--relax] [--sensitivity] [--trace FILE.json]
 
 CASE.py has a function `arguments(**options)` that returns (IR text, PTX text, host arguments, ...), as `cute_abi.launch`
 takes them: `cute_abi.read_dump` gives the two texts of a dump folder.
@@ -19,9 +20,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..cubin import register_counts
+from ..cubin import code_sizes, register_counts
 from ..watchdog import Limits
 from . import Constants, LaunchTiming, time_host_function
+from .trace import TRACE_ROWS, chrome_trace, spans_of
+from .variants import RELAXED, disputed
 
 
 def load_case(path: str) -> ModuleType:
@@ -39,12 +42,13 @@ def load_case(path: str) -> ModuleType:
     return module
 
 
-def read_registers(path: str | None) -> dict[str, int]:
-    """Registers by kernel, of a cubin if there is one. Raises ValueError."""
+def read_cubin(path: str | None) -> tuple[dict[str, int], dict[str, int]]:
+    """(registers, bytes of code) by kernel, of a cubin if there is one. Raises ValueError."""
     if path is None:
-        return {}
+        return {}, {}
     try:
-        return register_counts(Path(path).read_bytes())
+        cubin = Path(path).read_bytes()
+        return register_counts(cubin), code_sizes(cubin)
     except (OSError, LookupError, struct.error) as error:
         raise ValueError(f"--cubin {path}: cannot be read ({type(error).__name__}: {error})") from error
 
@@ -76,6 +80,8 @@ def summary(launches: Sequence[LaunchTiming], constants: Constants) -> dict[str,
                     {"warp": w, "mbarrier": offset, "by": by, "share": cycles / longest.cycles}
                     for (w, offset, by), cycles in longest.waits.items()
                 ],
+                "code": max((t for (_, kind), t in longest.blocked.items() if kind == "code"), default=0.0)
+                / longest.cycles,
             }
         )
     total = constants["launch"] * 1e6 + sum(row["us"] for row in rows) + sum(hand_overs)
@@ -89,27 +95,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("case", metavar="CASE.py")
     parser.add_argument("options", nargs="*", metavar="name=value", help="given to its `arguments`")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of the model")
-    parser.add_argument("--cubin", help="the assembled kernels: their registers limit the CTAs that an SM holds")
+    parser.add_argument("--constants", help="JSON file of constants, e.g. measured")
+    parser.add_argument(
+        "--cubin", help="the assembled kernels: registers limit the CTAs that an SM holds, code is fetched"
+    )
     parser.add_argument("--clusters", help="numbers of the clusters of the first launch to execute, with commas")
     parser.add_argument("--time-limit", type=float, metavar="S", help="seconds that executing a launch may take")
     parser.add_argument("--waits", action="store_true", help="where warps wait, and for what")
+    parser.add_argument("--relax", action="store_true", help="the total with each resource twice as fast")
+    parser.add_argument("--sensitivity", action="store_true", help="the total at both ends of each disputed constant")
+    parser.add_argument("--trace", help="write a Chrome/Perfetto trace of the first launch's longest cluster here")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     try:
-        constants = Constants.of(**{n: float(v) for n, _, v in (item.partition("=") for item in options.set)})
+        changed = {n: float(v) for n, _, v in (item.partition("=") for item in options.set)}
+        constants = Constants.read(options.constants, **changed) if options.constants else Constants.of(**changed)
         named = {n: _value(v) for n, _, v in (item.partition("=") for item in options.options)}
         clusters = [int(n) for n in options.clusters.split(",")] if options.clusters else None
         Limits(seconds=options.time_limit)
         case = load_case(options.case)
-        registers = read_registers(options.cubin)
-    except ValueError as error:
+        registers, sizes = read_cubin(options.cubin)
+        if options.trace and not Path(options.trace).resolve().parent.is_dir():
+            raise ValueError(f"--trace {options.trace}: its folder does not exist")
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     ir, ptx, host_args = case.arguments(**named)[:3]
-    chosen = [{"clusters": clusters}] + [{"cached": True}] * 8
-    timings = time_host_function(
-        ir, ptx, host_args, constants, options=chosen, registers=registers, time_limit=options.time_limit
-    )
+
+    def timed(table: Constants, trace_rows: int = 0) -> list[LaunchTiming]:
+        chosen = [{"clusters": clusters, "trace_rows": trace_rows}] + [{"cached": True}] * 8
+        return time_host_function(
+            ir, ptx, host_args, table, options=chosen, registers=registers, code_bytes=sizes,
+            time_limit=options.time_limit,
+        )  # fmt: skip
+
+    timings = timed(constants, TRACE_ROWS if options.trace else 0)
     found = summary(timings, constants)
+    if options.trace:
+        longest = max(timings[0].clusters, key=lambda cluster: cluster.cycles)
+        Path(options.trace).write_text(json.dumps(chrome_trace(spans_of(longest.trace), longest.port, constants)))
+    asked = (("relaxed", options.relax, RELAXED), ("disputed", options.sensitivity, disputed()))
+    found["variants"] = [
+        {"kind": kind, "name": name, "total_us": summary(timed(table), table)["total_us"]}
+        for kind, given, of in asked
+        if given
+        for name, table in ((name, constants.replace(**changes(constants))) for name, changes in of)
+    ]
     print(json.dumps(found, indent=1) if options.json else text_of(found, options.waits))
     return 0
 
@@ -125,6 +155,7 @@ def text_of(found: dict[str, Any], waits: bool) -> str:
         lines.append(f"              cycles of clusters { ({n: round(c) for n, c in row['cycles'].items()}) }")
         busiest = sorted(row["busy"].items(), key=lambda item: -item[1])[:5]
         lines.append("              busy " + ", ".join(f"{name} {share:.0%}" for name, share in busiest))
+        lines.append(f"              waits for code: {row['code']:.1%} of the time at most, of a warp")
         if waits:
             for wait in sorted(row["waits"], key=lambda w: (w["warp"], -w["share"])):
                 if wait["share"] > 0.02:
@@ -132,6 +163,9 @@ def text_of(found: dict[str, Any], waits: bool) -> str:
                         f"              warp {wait['warp']:2d} waits {wait['share']:6.1%} at shared {wait['mbarrier']:#x} "
                         f"({wait['by']})"
                     )
+    for variant in found["variants"]:
+        ratio = variant["total_us"] / found["total_us"]
+        lines.append(f"  {variant['kind']:8s} {variant['name']:22s} {variant['total_us']:8.1f} us  {ratio:.3f}")
     return "\n".join(lines)
 
 

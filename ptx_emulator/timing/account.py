@@ -18,6 +18,7 @@ from ..engine_common import code_table, guarded, int64s, popcount, rows_u32, row
 from . import constants as c
 from . import costs
 from . import tables as tb
+from .fetch import fetch
 from .units import OPTIONS, arrive, drop_l1, finish, from_hbm, in_l1, note, reserve, take_into_l1, through_port, touch
 
 (
@@ -72,6 +73,8 @@ def issue(t, cta, w, quarter, slots, done_at_least):
 def account_registers(t, cta, w, quarter, begin, end):
     """Micro-operations [begin, end), which only read and write registers."""
     for pc in range(begin, end):
+        if t.code_lines[pc] != t.warps[w, tb.LINE]:
+            fetch(t, cta, w, t.code_lines[pc])
         operands = operands_ready(t, w, pc)
         kind = t.costs.kind[pc]
         if kind == costs.NOTHING:
@@ -451,6 +454,8 @@ def wake(t, w, cta, cost):
     number, parity = np.int64(warp[tb.PENDING_NUMBER]), np.int64(warp[tb.PENDING_PARITY])
     holder = 0 if number == st.NAMED_BARRIERS else cta
     done = t.named[holder, number, tb.DONE + parity] + cost
-    t.blocked[w, 1 if number == st.NAMED_BARRIERS else 0] += max(done - warp[tb.FRONT], 0.0)
+    t.blocked[w, tb.BLOCKED_CLUSTER if number == st.NAMED_BARRIERS else tb.BLOCKED_NAMED] += max(
+        done - warp[tb.FRONT], 0.0
+    )
     warp[tb.FRONT] = max(warp[tb.FRONT], done)
     warp[tb.PENDING] = 0.0

@@ -17,12 +17,12 @@ MOST_TIMEOUTS = 1000
 class TimedCluster(Cluster):
     """See Cluster. tables: its times (tables.py)."""
 
-    def __init__(self, grid, constants: Constants, busy_sms: int, trace_rows: int = 0):
+    def __init__(self, grid, constants: Constants, busy_sms: int, trace_rows: int = 0, code_bytes: int | None = None):
         super().__init__(grid)
         shared = self.ctas[0].shared.nbytes
         self.tables = tb.make_tables(
             self.kernel, constants, len(self.ctas), len(self.warps), shared, grid.buffers.table, trace_rows,
-            clusters=max(1, busy_sms // len(self.ctas)),
+            clusters=max(1, busy_sms // len(self.ctas)), code_bytes=code_bytes,
         )  # fmt: skip
         self.tables.constants[operations.c.INDEX["sms"]] = busy_sms
         self._maps: dict = {}

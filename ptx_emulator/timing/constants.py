@@ -1,7 +1,8 @@
 """The one table of what the timed mode assumes of the hardware: value, unit, source, and the range of what is disputed.
 
 Sources: SA = SemiAnalysis microbenchmarks of B200; Q = QuickRunCUDA (B300); U = public microbenchmarks of the DSA
-kernel contest (B200); I = inference, stated. Times are cycles of the SM clock, rates are per cycle and SM (or per SM
+kernel contest (B200); SD = cicuvc/nvidia-sass-document (probes of instruction caches on B200, GB202, H100, Sep 2026);
+FG = FlashGPU-Sim (RTX 5090 calibration, Aug 2026); EB = notes of a B200 kernel contest entry (FlashInfer-Bench, Oct 2026); I = inference, stated. Times are cycles of the SM clock, rates are per cycle and SM (or per SM
 sub-partition where the unit says so). Values that are given in seconds elsewhere are converted at run time by `clock`.
 """
 
@@ -34,7 +35,9 @@ CONSTANTS: dict[str, Constant] = {
     # The chip.
     "clock": Constant(1.93, "GHz", "SA, U: 1.845 under load, 1.965 light; throttling data-dependent (Q)", 1.5, 1.93),
     "sms": Constant(148, "SMs", "B200 (Chips and Cheese)"),
-    "hbm": Constant(7.2e12, "bytes/s", "SA: 7.26-7.31 TB/s by TMA"),
+    "hbm": Constant(
+        7.2e12, "bytes/s", "SA: 7.26-7.31 TB/s by TMA; EB: 6.3 by loads, 400 MB read once in 64 us", 6.3e12, 7.2e12
+    ),
     "hbm_burst": Constant(1000.0, "cycles", "I: how long an SM may run ahead of its share of HBM, about a latency"),
     "hbm_queue": Constant(
         500.0, "cycles", "I from SA: 32 KB in flight per SM give 5.9 TB/s, so at 0.8 of the rate a load takes 320 more"
@@ -53,8 +56,29 @@ CONSTANTS: dict[str, Constant] = {
     "fma_latency": Constant(4.0, "cycles", "I: dependent issue"),
     "mufu_latency": Constant(20.0, "cycles", "I"),
     "shuffle_latency": Constant(24.0, "cycles", "I"),
-    "branch": Constant(6.0, "cycles", "I: a taken backward branch"),
+    "branch": Constant(
+        30.0, "cycles", "SD: rings of 4 to 16 taken jumps, 30.3-30.85 each on B200; FlashGPU-Sim's H100: 12", 6.0, 30.0
+    ),
     "window": Constant(96.0, "instructions", "I: how far ptxas moves independent work ahead of a result"),
+    # Instruction fetch. Lines of 128 bytes (8 instructions).
+    "code_cache": Constant(32768.0, "bytes/SM", "SD: B200, of all four sub-partitions (GB202 64 KiB, H100 128 KiB)"),
+    "code_latency": Constant(
+        77.0,
+        "cycles",
+        "SD: a jump to a line that only the next level holds, GB202 (130.7 - 53.8 a visit); low: still there from the last "
+        "launch; high: l2_latency",
+        1.0,
+        300.0,
+    ),
+    "code_line": Constant(
+        24.6,
+        "cycles/line/warp",
+        "SD: B200, loops of 40-48 KiB take 3.08 cycles an instruction, with four warps too; the high end is FG's RTX 5090, "
+        "cold code behind the 64 KiB that a launch preloads (9.52 an instruction); low as above",
+        1.0,
+        76.2,
+    ),
+    "code_ahead": Constant(4.0, "lines", "FG: four lines; Huerta et al. (arXiv 2503.20481) suppose 16"),
     # Memory.
     "shared_port": Constant(128.0, "bytes/cycle/SM", "Q: reads and writes share it"),
     "shared_latency": Constant(26.0, "cycles", "I: ld.shared without conflicts"),
@@ -62,7 +86,9 @@ CONSTANTS: dict[str, Constant] = {
     "tags": Constant(4.0, "lines/cycle/SM", "I: different 128-byte lines of a load or store of global memory"),
     "l1_latency": Constant(36.0, "cycles", "U: global load that hits in L1"),
     "l2_latency": Constant(300.0, "cycles", "U: global load from L2"),
-    "hbm_latency": Constant(700.0, "cycles", "U: 690-707, global load from HBM"),
+    "hbm_latency": Constant(
+        700.0, "cycles", "U: 690-707, global load from HBM; EB: 790 from the near die, 1160 from the far", 700.0, 975.0
+    ),
     "tma_512": Constant(900.0, "cycles", "SA: round trip of one TMA load of 512 B, all SMs, from HBM"),
     "tma_4k": Constant(1040.0, "cycles", "SA"),
     "tma_8k": Constant(1260.0, "cycles", "SA"),

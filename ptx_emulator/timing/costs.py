@@ -29,6 +29,9 @@ NO_PIPE, ALU, FMA, MUFU = range(4)
 L1_PAST, L1_CACHED, L1_DROPPED = 0.0, 1.0, 2.0
 DEPENDENT = 3.0
 
+CODE_LINE_BYTES = 128  # of the instruction cache: measured on B200, GB202 and H100 (constants.py, SD)
+INSTRUCTION_BYTES = 16
+
 SHORT_SKIP = 24  # micro-operations of a forward branch that ptxas turns into predicates
 MMA_8_BIT, MMA_WS, MMA_PAIR, MMA_TMEM_A = 1, 2, 4, 8  # flags, in `operands[pc, 2]`
 
@@ -208,6 +211,15 @@ def cost_table(kernel: Kernel, constant) -> CostTable:
         sources.append(read)
         targets.append(written)
     return CostTable(kind, pipe, cost, *_csr(sources), *_csr(targets), operands)
+
+
+def code_lines(costs: CostTable, code_bytes: int | None) -> np.ndarray:
+    """float64[n]: the line of code, from 1, in which each micro-operation lies. Issue slots in the order of the PTX,
+    spread over the kernel's assembled size, `code_bytes`, or 16 bytes each where nobody tells it."""
+    slots = costs.cost[:, 0]
+    before, total = np.cumsum(slots) - slots, float(slots.sum())
+    slot_bytes = code_bytes / total if code_bytes and total else float(INSTRUCTION_BYTES)
+    return np.floor(before * slot_bytes / CODE_LINE_BYTES) + 1
 
 
 def _charged(kernel: Kernel) -> np.ndarray:

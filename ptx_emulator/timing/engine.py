@@ -18,6 +18,7 @@ from ..engine_warp import run_warp_ops
 from . import account as ac
 from . import costs
 from . import tables as tb
+from .fetch import fetch
 from .units import OPTIONS, finish
 
 STOP_TIMED = 6  # Python is to account for the handler at H_STOP_*, approve it, and go on
@@ -96,6 +97,8 @@ def _run_group(t, p_head, p_warp, w, g, until):
     while True:
         start = pc
         t.misc[tb.STEPS] += 1
+        if t.code_lines[start] != t.warps[w, tb.LINE]:
+            fetch(t, cta, w, t.code_lines[start])
         family = code[np.uint64(pc), 0] >> mc.FAMILY_SHIFT
         if family == mc.CONTROL:
             m = mask

@@ -28,7 +28,7 @@ class CtaTiming:
     cycles  from its start to its end
     busy    cycles of each unit of its SMs, the most of any SM: name -> cycles
     waits   (warp in the cluster, shared offset of the mbarrier, what completed it) -> cycles
-    blocked (warp, "named" or "cluster") -> cycles at barriers of threads
+    blocked (warp, "named" or "cluster" or "code") -> cycles at barriers of threads, or until its code was there
     bytes   through TMA, of these from HBM, by ld/st of global memory, of all CTAs
     ended   each warp's end
     prologue  cycles until its first warp came to griddepcontrol.wait, 0 without one
@@ -73,6 +73,7 @@ def time_launch(
     clusters: Sequence[int] | None = None,
     busy_sms: int | None = None,
     registers: int | None = None,
+    code_bytes: int | None = None,
     before: LaunchTiming | None = None,
     cached: bool = False,
     trace_rows: int = 0,
@@ -84,6 +85,7 @@ def time_launch(
     busy_sms  SMs that share HBM; as many as have a CTA, unless given
     cached    all of global memory is in the L2 cache, as what the kernel before has just written
     registers of a thread, as ptxas allotted them; they limit the CTAs that an SM holds. See residency.footprint_of
+    code_bytes  of the assembled kernel, over which its instructions are spread in the instruction cache
     before    the launch that this one follows
     """
     began = time.perf_counter()
@@ -93,7 +95,7 @@ def time_launch(
     if clusters is None:
         clusters = sorted({round(i * (total - 1) / max(SAMPLES - 1, 1)) for i in range(SAMPLES)})
     busy = busy_sms or min(total * members, sms)
-    timed = TimedCluster(grid, constants, busy, trace_rows)
+    timed = TimedCluster(grid, constants, busy, trace_rows, code_bytes)
     cta = footprint_of(grid, registers)
     held = resident(cta)
     early = _early(grid, cta, before, sms)
@@ -148,8 +150,7 @@ def _result(timed: TimedCluster, number: int) -> CtaTiming:
         for w, slot, by in zip(*np.nonzero(tables.waits), strict=True)
     }
     blocked = {
-        (int(w), ("named", "cluster")[k]): float(tables.blocked[w, k])
-        for w, k in zip(*np.nonzero(tables.blocked), strict=True)
+        (int(w), tb.BLOCKERS[k]): float(tables.blocked[w, k]) for w, k in zip(*np.nonzero(tables.blocked), strict=True)
     }
     trace = tables.trace[: tables.misc[tb.TRACED]].copy()
     total = tuple(float(v) for v in tables.bytes.sum(axis=0))
@@ -185,12 +186,13 @@ def time_host_function(
     options: Sequence[dict[str, Any]] = (),
     launches: Sequence[int] | None = None,
     registers: Mapping[str, int] | None = None,
+    code_bytes: Mapping[str, int] | None = None,
     step_limit: int | None = None,
     time_limit: float | None = None,
 ) -> list[LaunchTiming]:
     """Times the launches of a CuTe DSL host function (`cute_abi.launch`); `options[i]` go to `time_launch` of the i-th,
-    `launches` picks some of them, `registers` are those of a thread by kernel (`cubin.register_counts`). Limits are
-    those of `launch`, for the clusters of a launch that are executed."""
+    `launches` picks some of them, `registers` are those of a thread by kernel (`cubin.register_counts`), `code_bytes` the
+    kernels' sizes (`cubin.code_sizes`). Limits are those of `launch`, for the clusters of a launch that are executed."""
     memory = buffers_of([*flatten_arguments(host_args), *buffers])
     timings: list[LaunchTiming] = []
     for number, item in enumerate(cute_abi.plan(ir_text, host_args)):
@@ -210,6 +212,7 @@ def time_host_function(
             time_limit=time_limit,
         )
         extra = options[number] if number < len(options) else {}
-        counts = (registers or {}).get(item.spec.name)
-        timings.append(time_launch(grid, constants, registers=counts, before=timings[-1] if timings else None, **extra))
+        counts, size = ((known or {}).get(item.spec.name) for known in (registers, code_bytes))
+        before = timings[-1] if timings else None
+        timings.append(time_launch(grid, constants, registers=counts, code_bytes=size, before=before, **extra))
     return timings

@@ -9,7 +9,7 @@ import numpy as np
 from .. import state as st
 from ..decode import Kernel
 from .constants import Constants
-from .costs import CostTable, cost_table
+from .costs import CODE_LINE_BYTES, CostTable, code_lines, cost_table
 
 # Columns of a warp's row.
 FRONT = 0  # when it can issue its next instruction
@@ -25,7 +25,11 @@ ENDED = 11
 COPIED = 12  # when its cp.async are done
 POLLING = 13  # when the first of its tests of mbarriers failed, 0 for none, since it last did something else
 WAITED = 14  # when it came to its griddepcontrol.wait; 0: not yet
-WARP_COLUMNS = 15
+LINE = 15  # of code, in which its last micro-operation lay, from 1
+WARP_COLUMNS = 16
+# What a warp waits for outside mbarriers: columns of `blocked`.
+BLOCKED_NAMED, BLOCKED_CLUSTER, BLOCKED_CODE = range(3)
+BLOCKERS = ("named", "cluster", "code")
 
 # Columns of a CTA's (an SM's) row.
 TENSOR_FREE, TENSOR_DONE = 0, 1  # when the tensor core is free; when the last product issued so far is complete
@@ -44,6 +48,9 @@ UNIT_NAMES = (
 # The L1 cache of an SM: a row for each line, (line number, its sectors, when they are there, when last used).
 L1_SETS, L1_WAYS = 64, 4  # 128-byte lines: 32 KB, what shared memory leaves of 256 KB
 L1_LINE, L1_SECTORS, L1_READY, L1_USED = range(4)
+# The instruction cache of an SM: a row for each line, (line number, when it is there, when last used).
+CODE_SETS = 16
+CODE_LINE, CODE_READY, CODE_USED = range(3)
 L2_HOLDS = 32 << 20  # bytes of a buffer that stays in L2 while a kernel runs
 BUCKET = 8.0  # cycles
 BUCKETS = 1 << 14  # of the ring: reservations must not be further apart in time than BUCKET * BUCKETS
@@ -65,14 +72,15 @@ WINDOW = 128
 
 # What is traced: rows of (begin, end, CTA, track, kind, detail).
 TRACE_COLUMNS = 6
-TRACE_MMA, TRACE_TMA, TRACE_WAIT, TRACE_TMEM, TRACE_STORE = range(5)
+TRACE_MMA, TRACE_TMA, TRACE_WAIT, TRACE_TMEM, TRACE_STORE, TRACE_CODE = range(6)
 
 
 class Tables(NamedTuple):
     """See the names above for columns. `lines`: for every 128 bytes of the buffers, which of its four sectors the
     cluster has touched; `places`: (first address, end, first line) of each buffer; `allowances`: bytes of it that HBM gives
     this cluster at most, and bytes that it has read. `l1`: lines of each SM's L1 cache. `waits`: cycles that a warp waited
-    at the mbarrier of each 8 bytes of shared memory, by what completed it; `blocked`: at named and cluster barriers."""
+    at the mbarrier of each 8 bytes of shared memory, by what completed it; `blocked`: at named and cluster barriers, and
+    for code (BLOCKERS). `code`: lines of each SM's instruction cache; `code_lines`: see costs.code_lines."""
 
     constants: np.ndarray
     costs: CostTable
@@ -91,6 +99,8 @@ class Tables(NamedTuple):
     places: np.ndarray
     allowances: np.ndarray
     l1: np.ndarray
+    code: np.ndarray
+    code_lines: np.ndarray
     waits: np.ndarray
     blocked: np.ndarray
     bytes: np.ndarray
@@ -106,14 +116,18 @@ def make_tables(
     buffers: np.ndarray,
     trace_rows: int = 0,
     clusters: int = 1,
+    code_bytes: int | None = None,
 ) -> Tables:
-    """`buffers`: int64 [n, 3] rows of (start, end, writable). `clusters`: of the grid, at work at the same time."""
+    """`buffers`: int64 [n, 3] rows of (start, end, writable). `clusters`: of the grid, at work at the same time.
+    `code_bytes`: of the assembled kernel."""
+    costs = cost_table(kernel, constants.__getitem__)
+    lines_held = max(1, round(constants["code_cache"] / CODE_LINE_BYTES / CODE_SETS)) * CODE_SETS
     lengths = (buffers[:, 1] - (buffers[:, 0] & ~127) + 127) // 128
     places = np.stack([buffers[:, 0] & ~127, buffers[:, 1], np.cumsum(lengths) - lengths], axis=1)
     slots = shared_bytes // 8
     return Tables(
         constants=constants.row(),
-        costs=cost_table(kernel, constants.__getitem__),
+        costs=costs,
         warps=np.zeros((warps, WARP_COLUMNS)),
         ready=np.zeros((warps, kernel.rows32 + kernel.rows64)),
         window=np.zeros((warps, WINDOW)),
@@ -129,8 +143,10 @@ def make_tables(
         places=np.ascontiguousarray(places, np.int64),
         allowances=_allowances(buffers, clusters),
         l1=np.zeros((ctas, L1_SETS * L1_WAYS, 4)),
+        code=np.zeros((ctas, lines_held, 3)),
+        code_lines=code_lines(costs, code_bytes),
         waits=np.zeros((warps, slots, len(COMPLETERS))),
-        blocked=np.zeros((warps, 2)),
+        blocked=np.zeros((warps, len(BLOCKERS))),
         bytes=np.zeros((ctas, 3)),
         trace=np.zeros((trace_rows, TRACE_COLUMNS)),
     )
@@ -147,6 +163,6 @@ def reset(tables: Tables) -> None:
     """For another cluster."""
     tables.allowances[:, 1] = 0
     for name in ("warps", "ready", "window", "ctas", "used", "epochs", "busy", "barriers", "named", "touched", "misc",
-                 "lines", "l1", "waits", "blocked", "bytes", "trace"):  # fmt: skip
+                 "lines", "l1", "code", "waits", "blocked", "bytes", "trace"):  # fmt: skip
         getattr(tables, name)[:] = 0
     tables.epochs[:] = -1

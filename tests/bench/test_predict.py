@@ -5,8 +5,9 @@ import pytest
 from bench import predict, timeline
 from bench.prediction import config_of, units_to_execute
 from bench.prediction import predict as predict_one
-from bench.workloads import IMBALANCED, WORKLOADS, Workload
+from bench.workloads import IMBALANCED, USER_WORKLOADS, WORKLOADS, Workload
 from ptx_emulator.timing import Constants
+from ptx_emulator.timing.variants import disputed
 
 SMALL = Workload.uniform("fp8", 16, 4, 2048, 2)
 
@@ -44,6 +45,12 @@ def test_the_fifteen_workloads():
     assert WORKLOADS[4].kv_bytes == 16 * 81920 * 576
 
 
+def test_the_shapes_of_servers_are_chosen_by_an_option():
+    assert not set(USER_WORKLOADS) & set(WORKLOADS)
+    assert predict.parse(["--users"]).workloads == list(USER_WORKLOADS)
+    assert [w.batch for w in predict.parse(["--users", "--only", "fp8 h128 q1"]).workloads] == [256]
+
+
 def test_executed_units_include_the_longest_and_the_last():
     config = config_of(IMBALANCED)
     units, active = units_to_execute(config, IMBALANCED.kv_lens)
@@ -61,7 +68,8 @@ def test_the_command_prints_a_table_json_and_ratios(tmp_path, capsys):
     assert predict.main([*arguments, "--against", str(path), "--waits", "--sensitivity", "--json", str(path)]) == 0
     found = json.loads(path.read_text())
     assert found["predictions"][0]["waits"]
-    assert {row["name"] for row in found["variants"]} == {"tmem 64/64 B/clk", "tmem 217/217 B/clk", "ws_floor 32"}
+    assert {row["name"] for row in found["variants"]} == {name for name, _ in disputed()}
+    assert {"tmem 64/64 B/clk", "code from L2", "ws_floor 32"} <= {row["name"] for row in found["variants"]}
     assert all(row["kind"] == "disputed" and row["total"] > 0 for row in found["variants"])
     out = capsys.readouterr().out
     assert "1.00" in out.splitlines()[1]

@@ -7,7 +7,7 @@ from bench import report
 
 def written(tmp_path):
     """(file, reference): one workload at two clocks, one disputed constant, one relaxed resource; a peer."""
-    row = {"workload": "w", "path": "wide", "hbm": 1.0, "mma": 0.5, "decode": 4.0, "merge": 1.0, "target": 9.0}
+    row = {"workload": "w", "path": "wide", "hbm": 1.0, "mma": 0.5, "port": 0.8, "decode": 4.0, "merge": 1.0, "target": 9.0}
     predictions = [{**row, "clock": clock, "total": total} for clock, total in ((1.93, 10.0), (1.5, 12.0))]
     variants = [
         {"kind": "disputed", "name": "tmem", "workload": "w", "clock": 1.93, "total": 11.0},
@@ -35,8 +35,24 @@ def test_tables(tmp_path):
     assert (by_name["peer"], by_name["peer / now"]) == ("15.0 tuned", "1.50")
     assert by_name["before"] == by_name["before / now"] == "-"
     assert cells(report.clocks_table(found))[2] == ["w", "10.0", "12.0"]  # the peer has no other clock
-    assert cells(report.disputed_table(found))[2] == ["w", "10.0", "11.0", "1.50", "2.00"]
+    assert cells(report.disputed_table(found))[2] == ["w", "10.0 (1.50)", "11.0 (2.00)"]
     assert cells(report.relaxed_table(found)) == [["twice as fast", "w"], ["---", "---"], ["HBM", "-25%"]]
+    head, _, row = cells(report.users_table(found))
+    assert dict(zip(head, row, strict=True))["total / target"] == "1.11"
+
+
+def test_a_second_peer_has_columns_where_it_has_rows(tmp_path):
+    file, reference = written(tmp_path)
+    assert "flashinfer" not in report.totals_table(report.read(file, reference))
+    rows = json.loads(open(reference).read())
+    rows["rows"].append(
+        {"kernel": "flashinfer", "workload": "w", "clock": 1.93, "variant": "", "total": 12.5, "note": "x"}
+    )
+    open(reference, "w").write(json.dumps(rows))
+    head, _, row = cells(report.totals_table(report.read(file, reference)))
+    by_name = dict(zip(head, row, strict=True))
+    assert (by_name["flashinfer"], by_name["flashinfer / now"]) == ("12.5 x", "1.25")
+    assert (by_name["peer"], by_name["peer / now"]) == ("15.0 tuned", "1.50")
 
 
 def test_a_document_gets_its_tables_and_keeps_the_rest(tmp_path, capsys):

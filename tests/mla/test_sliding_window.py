@@ -54,12 +54,11 @@ def test_windows(path, num_heads, seq_len_q, page_size, dtype, is_causal, backen
 
 
 @pytest.mark.parametrize("window_left", [3, 90])
-@pytest.mark.parametrize("path, dtype", [("narrow", "fp16"), ("wide", "fp8")])
-def test_windows_of_a_ragged_query(path, dtype, window_left, backend):
+def test_windows_of_a_ragged_query(window_left, backend):
     problem = make_problem(
-        6, 16, 4, (200, 64, 130, 5, 0, 70), query_lens=(4, 0, 3, 4, 2, 1), dtype=DTYPES[dtype], window_left=window_left
+        6, 16, 4, (200, 64, 130, 5, 0, 70), query_lens=(4, 0, 3, 4, 2, 1), dtype=DTYPES["fp16"], window_left=window_left
     )
-    assert_matches(problem, *run(problem, backend, path))
+    assert_matches(problem, *run(problem, backend, "narrow"))
 
 
 def test_windows_of_a_rank(backend):

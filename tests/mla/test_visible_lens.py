@@ -55,12 +55,9 @@ def test_random_lengths(path, num_heads, seq_len_q, page_size, dtype, backend):
         assert_matches(problem, *run(problem, backend, path))
 
 
-@pytest.mark.parametrize("path, dtype", [("narrow", "fp8"), ("wide", "bf16")])
-def test_lengths_of_a_ragged_query(path, dtype, backend):
-    problem = make_problem(
-        7, 16, 8, (200, 64, 130, 5, 0, 70, 9), query_lens=(8, 0, 3, 7, 2, 1, 0), dtype=DTYPES[dtype], visible_lens=True
-    )
-    assert_matches(problem, *run(problem, backend, path))
+def test_lengths_of_a_ragged_query(backend):
+    problem = make_problem(7, 16, 8, (200, 64, 130, 5, 0, 70, 9), query_lens=(8, 0, 3, 7, 2, 1, 0), visible_lens=True)
+    assert_matches(problem, *run(problem, backend, "wide"))
 
 
 def test_many_tokens_to_a_row_tile(backend):

@@ -35,5 +35,15 @@ def test_the_rescale_of_an_accumulator_asks_for_the_high_rates():
     assert by_rate[2] < 1.25 * point.high
 
 
+def test_code_costs_what_it_costs_because_it_is_fetched():
+    """Mutants of the model: code that is always there, a cache that holds the loop, jumps for nothing."""
+    by_name = {point.name: point for point in POINTS}
+    loop, ring = by_name["code, 1 x 40 KiB a pass"], by_name["code, ring of 16 jumps"]
+    expected = modelled(loop, Constants.of())
+    assert modelled(loop, Constants.of(code_latency=1, code_line=1)) < 0.7 * expected
+    assert modelled(loop, Constants.of(code_cache=65536)) < 0.7 * expected
+    assert modelled(ring, Constants.of(branch=6)) < 0.3 * ring.low
+
+
 def test_departures_name_points():
     assert set(DEPARTURES) <= {point.name for point in POINTS}

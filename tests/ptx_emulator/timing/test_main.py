@@ -46,11 +46,29 @@ def test_more_keys_cost_more(case, capsys):
     assert "modelled at 1.93 GHz" in capsys.readouterr().out
 
 
+def test_what_if_tables_traces_and_measured_constants_of_any_kernel(case, tmp_path, capsys):
+    measured, trace = tmp_path / "measured.json", tmp_path / "trace.json"
+    measured.write_text('{"launch": 0.0000042}')
+    options = ["--constants", str(measured), "--relax", "--sensitivity", "--trace", str(trace)]
+    assert main([case, "--clusters", "0", "--json", *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    names = {(row["kind"], row["name"]) for row in found["variants"]}
+    assert {("relaxed", "launch, hand-over"), ("disputed", "code from L2")} <= names
+    totals = {row["name"]: row["total_us"] for row in found["variants"]}
+    assert found["total_us"] > 4.2 > found["total_us"] - totals["launch, hand-over"] > 2.1
+    assert totals["code warm"] < found["total_us"] < totals["code from L2"]
+    events = json.loads(trace.read_text())["traceEvents"]
+    tracks = {event["args"]["name"] for event in events if event["ph"] == "M"}
+    assert {"tensor core", "TMA", "warp 0"} <= tracks
+    assert any(event["name"] == "waits: code" for event in events)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere.py"], "no such file"),
         (["--set", "clocks=1", "x.py"], "constant 'clocks'"),
+        (["--constants", "nowhere.json", "x.py"], "No such file"),
     ],
 )
 def test_wrong_arguments_end_in_one_line(arguments, message, capsys):
