@@ -85,7 +85,7 @@ def capture(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
 def bench(workload: Workload, backend: str, warmup: int, repeats: int) -> dict[str, Timing]:
     """Timings by name: "events" for all backends, "graph" for cute (the torch backend reads lengths on the host)."""
     problem = make_problem(
-        workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=workload.page_size,
+        workload.batch, workload.num_heads, workload.seq_len_q, list(workload.kv_lens), page_size=workload.page_size,
         dtype=DTYPES[workload.dtype],
     ).to("cuda")  # fmt: skip
     out = torch.empty(problem.out_shape, dtype=problem.out_dtype, device="cuda")

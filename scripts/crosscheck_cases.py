@@ -27,7 +27,11 @@ _MAP_ALIGN = 64
 
 @dataclass(frozen=True)
 class Case:
-    """One launch. addresses, before, after: host address and bytes of each buffer then, and its bytes afterwards."""
+    """One launch. addresses, before, after: host address and bytes of each buffer then, and its bytes afterwards.
+
+    dependent: an entry of the module that is launched behind it, in the same way, and may begin before it has ended
+    (programmatic dependent launch).
+    """
 
     name: str
     ptx: str
@@ -40,10 +44,11 @@ class Case:
     addresses: tuple[int, ...]
     before: tuple[bytes, ...]
     after: tuple[bytes, ...]
+    dependent: str | None = None
 
     @property
     def needs_blackwell(self) -> bool:
-        return "tcgen05." in self.ptx
+        return "tcgen05." in self.ptx or ".cta_group::" in self.ptx
 
     @property
     def why_not(self) -> str:
@@ -140,8 +145,8 @@ def _ordered(bits: np.ndarray) -> np.ndarray:
     return np.where(wide < 0, -(wide & 0x7FFFFFFF), wide)
 
 
-def replay_in_emulator(case: Case) -> list[bytes]:
-    """Runs a case with buffers of its own; returns their bytes afterwards."""
+def replay_in_emulator(case: Case, **options: Any) -> list[bytes]:
+    """Runs a case with buffers of its own; returns their bytes afterwards. options: of `ptx_emulator.launch`."""
     arrays = []
     for content, old in zip(case.before, case.addresses, strict=True):
         raw = np.zeros(len(content) + 2048, np.uint8)
@@ -149,16 +154,18 @@ def replay_in_emulator(case: Case) -> list[bytes]:
         arrays.append(raw[start : start + len(content)])
         arrays[-1][:] = np.frombuffer(content, np.uint8)
     params = relocate(case, [a.ctypes.data for a in arrays], TensorMap.to_bytes)
-    ptx_emulator.launch(
-        case.ptx,
-        case.kernel,
-        grid=case.grid,
-        block=case.block,
-        cluster=case.cluster,
-        shared_bytes=case.shared_bytes,
-        params=params,
-        buffers=arrays,
-    )
+    for entry in (case.kernel, case.dependent) if case.dependent else (case.kernel,):
+        ptx_emulator.launch(
+            case.ptx,
+            entry,
+            grid=case.grid,
+            block=case.block,
+            cluster=case.cluster,
+            shared_bytes=case.shared_bytes,
+            params=params,
+            buffers=arrays,
+            **options,
+        )
     return [a.tobytes() for a in arrays]
 
 

@@ -142,7 +142,7 @@ def replay_child(file: Path, first: int, backend: str) -> int:
         if case.why_not:
             row = {"result": "skipped", "reason": case.why_not}
         elif gpu is not None and case.needs_blackwell and not gpu.has_tcgen05:
-            row = {"result": "skipped", "reason": f"tcgen05 on {gpu.target}"}
+            row = {"result": "skipped", "reason": f"tcgen05 or a CTA pair on {gpu.target}"}
         else:
             row = outcome(case, gpu.replay if gpu is not None else replay_in_emulator)
         print(json.dumps(row), flush=True)

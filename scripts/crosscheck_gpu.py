@@ -22,7 +22,7 @@ _DATA_TYPES = {
     "b4x16": "16U4_ALIGN8B", "b4x16_p64": "16U4_ALIGN16B", "b6x16_p32": "16U6_ALIGN16B",
 }  # fmt: skip
 _SWIZZLES = {"none": "NONE", "32B": "32B", "64B": "64B", "128B": "128B", "128B_atom_32B": "128B_ATOM_32B"}
-_PTX_VERSIONS = ("9.0", "8.7", "8.4", "8.0")  # of CUDA 13.0, 12.8, 12.4, 12.0
+_PTX_VERSIONS = ("9.0", "8.8", "8.7", "8.4", "8.0")  # of CUDA 13.0, 12.9, 12.8, 12.4, 12.0
 _FILLS = {"zero": "NONE", "nan": "NAN_REQUEST_ZERO_FMA"}
 
 
@@ -65,6 +65,7 @@ class Gpu:
                 attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
             )
         )
+        self.capability = (major, minor)
         self.target = f"sm_{major}{minor}a"
         self.name = call("cuDeviceGetName", 256, self.device).decode().rstrip("\0")
         call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", self.device))
@@ -81,7 +82,10 @@ class Gpu:
             for buffer, content in zip(buffers, case.before, strict=True):
                 if content:
                     call("cuMemcpyHtoD", buffer, content, len(content))
-            self._launch(module, case, relocate(case, [int(b) for b in buffers], encode))
+            params = relocate(case, [int(b) for b in buffers], encode)
+            self._launch(module, case, params, case.kernel or _only_entry(case.ptx))
+            if case.dependent:
+                self._launch(module, case, params, case.dependent, is_dependent=True)
             call("cuCtxSynchronize")
             found = []
             for buffer, content in zip(buffers, case.before, strict=True):
@@ -106,25 +110,40 @@ class Gpu:
                     raise
         raise AssertionError("no version of PTX to try")
 
-    def _launch(self, module: Any, case: Case, params: list[bytes]) -> None:
-        names = case.kernel or case.ptx.split(".entry", 1)[1].split("(", 1)[0].strip()
-        function = call("cuModuleGetFunction", module, names.encode())
+    def _launch(self, module: Any, case: Case, params: list[bytes], entry: str, is_dependent: bool = False) -> None:
+        function = call("cuModuleGetFunction", module, entry.encode())
         kinds = driver.CUfunction_attribute
         call("cuFuncSetAttribute", function, kinds.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, case.shared_bytes)
         config = driver.CUlaunchConfig()
         config.gridDimX, config.gridDimY, config.gridDimZ = case.grid
         config.blockDimX, config.blockDimY, config.blockDimZ = case.block
         config.sharedMemBytes = case.shared_bytes
+        attributes = []
         if case.cluster != (1, 1, 1):
-            attribute = driver.CUlaunchAttribute()
-            attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
-            value = attribute.value
+            attributes.append(_attribute("CLUSTER_DIMENSION"))
+            value = attributes[-1].value
             value.clusterDim.x, value.clusterDim.y, value.clusterDim.z = case.cluster
-            attribute.value = value
-            config.attrs, config.numAttrs = [attribute], 1
+            attributes[-1].value = value
+        if is_dependent:
+            attributes.append(_attribute("PROGRAMMATIC_STREAM_SERIALIZATION"))
+            value = attributes[-1].value
+            value.programmaticStreamSerializationAllowed = 1
+            attributes[-1].value = value
+        if attributes:
+            config.attrs, config.numAttrs = attributes, len(attributes)
         storage = [ctypes.create_string_buffer(param, len(param)) for param in params]
         pointers = (ctypes.c_void_p * max(len(storage), 1))(*(ctypes.addressof(s) for s in storage))
         call("cuLaunchKernelEx", config, function, ctypes.addressof(pointers), 0)
+
+
+def _only_entry(ptx: str) -> str:
+    return ptx.split(".entry", 1)[1].split("(", 1)[0].strip()
+
+
+def _attribute(name: str) -> Any:
+    attribute = driver.CUlaunchAttribute()
+    attribute.id = getattr(driver.CUlaunchAttributeID, f"CU_LAUNCH_ATTRIBUTE_{name}")
+    return attribute
 
 
 def encode(tensor: TensorMap) -> bytes:

@@ -21,7 +21,7 @@ class HostDriver:
     Knows PTX up to version 8.7."""
 
     def __init__(self, real):
-        self.real, self.memory, self.versions = real, {}, []
+        self.real, self.memory, self.versions, self.dependents = real, {}, [], []
 
     def __getattr__(self, name):
         return getattr(self.real, name)
@@ -86,7 +86,12 @@ class HostDriver:
         text, name = function
         sizes = [v.nbytes for v in ptx_emulator.Program(text).module.entries[name].params]
         array = (ctypes.c_void_p * len(sizes)).from_address(pointers)
-        cluster = config.attrs[0].value.clusterDim if config.numAttrs else None
+        ids = self.real.CUlaunchAttributeID
+        given = {attribute.id: attribute.value for attribute in config.attrs} if config.numAttrs else {}
+        cluster = given.get(ids.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION)
+        cluster = cluster.clusterDim if cluster else None
+        behind = given.get(ids.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION)
+        self.dependents += [name] if behind and behind.programmaticStreamSerializationAllowed else []
         ptx_emulator.launch(
             text,
             name,

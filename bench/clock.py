@@ -1,0 +1,59 @@
+"""One workload's time, for scripts.first_light: modelled, or timed on the GPU of this machine. A JSON object on stdout.
+
+    python -m bench.clock --list [--short]
+    python -m bench.clock 'fp8 h16 q4 80K b1' --clock model|gpu
+
+median_us, low_us, high_us: microseconds of a call with cold L2. gpu: replays of a captured call, median, 10th and 90th
+percentile. model: the timed mode's total, launch included, three times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from bench.workloads import WORKLOADS, Workload
+from wrappers import command_line
+
+CLOCK_GHZ = 1.93  # of the model, as bench.predict has it
+SHORT = Workload.uniform("fp8", 16, 4, 1024, 1)  # for rehearsals: modelled in seconds
+WARMUP, REPEATS = 10, 50
+_BY_NAME = {workload.name: workload for workload in (*WORKLOADS, SHORT)}
+
+
+def modelled(workload: Workload) -> list[float]:
+    from bench import prediction
+    from ptx_emulator.timing import Constants
+
+    return [prediction.predict(workload, Constants.of(clock=CLOCK_GHZ), "auto").total] * 3
+
+
+def on_gpu(workload: Workload) -> list[float]:
+    from bench import decode
+
+    timing = decode.bench(workload, "cute", WARMUP, REPEATS)["graph"]
+    return [seconds * 1e6 for seconds in (timing.median, timing.low, timing.high)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_line.Parser(
+        prog="python -m bench.clock", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workload", nargs="?", choices=[*_BY_NAME], metavar="WORKLOAD")
+    parser.add_argument("--list", action="store_true", help="the workloads' names, a JSON list")
+    parser.add_argument("--short", action="store_true", help="the small one alone")
+    parser.add_argument("--clock", choices=("model", "gpu"), default="model")
+    options = parser.parse_args(arguments)
+    if options.list:
+        print(json.dumps([w.name for w in ((SHORT,) if options.short else WORKLOADS)]))
+        return 0
+    if options.workload is None:
+        parser.error("WORKLOAD or --list is needed")
+    times = (on_gpu if options.clock == "gpu" else modelled)(_BY_NAME[options.workload])
+    print(json.dumps({f"{name}_us": round(time, 2) for name, time in zip(("median", "low", "high"), times)}))
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,107 @@
+"""First light: one command on a machine with a Blackwell GPU that says what of this project holds there.
+
+    bash scripts/first_light.sh [--out first-light]      on a B200 or B300
+    bash scripts/first_light.sh --rehearse [--short]     anywhere: the emulator is the GPU, the timed mode the clock
+
+Runs a micro-kernel for each row of docs/silicon-assumptions.md on the GPU and in the emulator, each in a process of its
+own; scripts.validate, scripts.crosscheck_device and compute-sanitizer; and the workloads of bench.predict, beside their
+predictions. Writes FOLDER/first-light.json and .md after every row: Ctrl-C keeps what is done. Nothing is uploaded.
+
+Exit status: 0 all holds, 1 something does not, 2 wrong arguments or a machine on which it cannot run, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+
+from scripts.first_light import assumptions, correctness, machine, move, speed
+from scripts.first_light.isolate import Crashed, isolated
+from scripts.first_light.replay import on_emulator
+from scripts.first_light.report import NAME, Report
+from scripts.progress import Progress
+from wrappers import command_line
+
+_FIRST_EMULATION_SECONDS = 900  # of which the compiler of its loops takes about one minute
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parse(given)
+    gpu = machine.find_gpu()
+    found = machine.problems(gpu)
+    for problem in found:
+        print(f"first light: {problem.text}", file=sys.stderr)
+    if not options.rehearse and machine.stops(found, options.anyway):
+        return command_line.WRONG_ARGUMENTS
+    command = shlex.join(["bash", "scripts/first_light.sh", *given])
+    report = Report(options.out, command, machine.describe(gpu), [p.text for p in found], options.rehearse)
+    uuid = "" if isinstance(gpu, str) else gpu.uuid
+    report.content["clocks"]["before"] = machine.clocks(uuid)
+    try:
+        run(options, report, "" if options.rehearse else why_no_kernel(found))
+        state = "complete"
+    except KeyboardInterrupt:
+        state = "interrupted"
+    report.content["clocks"]["after"] = machine.clocks(uuid)
+    report.end(state)
+    print(f"{state}: {options.out / NAME}.md and .json")
+    if state == "interrupted":
+        return command_line.INTERRUPTED
+    return int(not report.is_good)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = command_line.Parser(
+        prog="python -m scripts.first_light", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=command_line.output_folder, default=NAME, metavar="FOLDER")
+    parser.add_argument("--rehearse", action="store_true", help="the emulator is the GPU, the timed mode the clock")
+    parser.add_argument("--short", action="store_true", help="one small shape and workload each, for CI")
+    parser.add_argument(
+        "--anyway", action="store_true", help="on another architecture or a busy GPU: what can run there"
+    )
+    parser.add_argument(
+        "--limit", type=command_line.positive, default=60,
+        help="seconds a micro-kernel may take; a check or a workload: 30 times that",
+    )  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def why_no_kernel(found: Sequence[machine.Problem]) -> str:
+    """Why the decode kernel cannot run on the GPU, "" if it can or none is asked."""
+    return next((problem.text for problem in found if problem.kind == "architecture"), "")
+
+
+def run(options: argparse.Namespace, report: Report, why_not: str) -> None:
+    """Every step, with progress on stderr."""
+    checks = correctness.checks(options.rehearse, options.short, why_not)
+    workloads = speed.workloads(options.short)
+    long_limit = 30 * options.limit
+    steps: tuple[tuple[str, str, Iterator[dict]], ...] = (
+        ("assumptions", "relies_on", assumptions.check_all(assumptions.ROWS, options.rehearse, options.limit)),
+        ("correctness", "check", correctness.run_all(checks, long_limit)),
+        ("speed", "workload", speed.run_all(workloads, options.rehearse, long_limit, why_not)),
+    )
+    prepare()
+    with Progress(len(assumptions.ROWS) + len(checks) + len(workloads)) as progress:
+        for section, name, rows in steps:
+            progress.begin(section)
+            for row in rows:
+                report.add(section, row)
+                progress.finish(f"{section}: {row[name]}: {row['result']}")
+
+
+def prepare() -> None:
+    """Has the emulator's loops compiled, which the time limit of a micro-kernel does not allow for. What goes wrong in
+    it goes wrong again in the first row, which reports it."""
+    try:
+        isolated(on_emulator, move.dynamic_shared_memory(), limit=_FIRST_EMULATION_SECONDS)
+    except Crashed as error:
+        print(f"first light: preparing the emulator: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    command_line.run(main)
