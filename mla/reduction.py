@@ -27,11 +27,14 @@ from mla.line import Request
 from mla.tile_scheduler import TileScheduler
 
 WARPS = 8
-FEW_PARTS = 4  # up to here a row's parts are one warp's
+# Up to here a row's parts are one warp's, and up to PARTS_PER_WARP a band's: CTAs of a second wave wait for the first.
+# Modelled us of the merge with 4 and 8 / 10 and 16 / 20 and 16 (python -m bench.predict): bf16 h16 q8 2K b10 2.0 / 1.6 /
+# 1.6, bf16 h16 q4 16K b8 2.5 / 2.3 / 3.3; with 4 and 8 / 10 and 16: fp8 h128 q1 8K b1 1.9 / 0.9.
+FEW_PARTS = 10
 LOADS_IN_FLIGHT = 5  # of partial results, LOAD_BYTES each, by one thread
 LOAD_BYTES = 16
 LOAD_WORDS = LOAD_BYTES // 4
-PARTS_PER_WARP = 8  # beyond, more warps share the parts
+PARTS_PER_WARP = 16
 CTAS_PER_SM = 4  # for which registers are allotted
 
 

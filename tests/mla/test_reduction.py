@@ -22,7 +22,7 @@ def problem_of_parts(parts: int, path: str, num_heads: int = 16) -> MlaProblem:
     return make_problem(1, num_heads, 1, (tokens - 3,), page_size=128)
 
 
-@pytest.mark.parametrize("parts", [2, 3, 4, 5, 8, 9, 16, 17, 33, 37])
+@pytest.mark.parametrize("parts", [2, 3, 5, 10, 11, 16, 17, 33, 65])
 @pytest.mark.parametrize("path", PATHS)
 def test_parts(path, parts):
     """On either side of every change in how warps share the parts, and more than 32 of them."""
@@ -71,8 +71,8 @@ def test_a_launch_without_split_tiles_reads_no_partial_result():
 @pytest.mark.parametrize("name", ["merge-skips-part", "merge-first-warp"])
 @pytest.mark.parametrize("path", PATHS)
 def test_wrong_merges_fail(path, name):
-    problem = problem_of_parts(12, path)
-    assert is_caught(problem, name, path=path, num_ctas=12 * UNITS_CTAS[path])
+    problem = problem_of_parts(24, path)
+    assert is_caught(problem, name, path=path, num_ctas=24 * UNITS_CTAS[path])
 
 
 def test_same_bits_from_run_to_run():
