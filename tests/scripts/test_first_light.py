@@ -242,7 +242,9 @@ def test_compute_sanitizer(status, result, tmp_path, monkeypatch):
 def test_ctrl_c_keeps_what_is_done(tmp_path):
     """The signal comes while a check runs, which hangs; the rows before it are in the report."""
     script = (
-        "import sys\nfrom scripts.first_light import __main__ as first_light, assumptions, correctness, move\n"
+        "import signal, sys\nfrom scripts.first_light import __main__ as first_light, assumptions, correctness, move\n"
+        # A process in the background of a script is started with the signal ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "assumptions.ROWS = assumptions.ROWS[6:7]\n"
         f"check = correctness.Check('hangs', ('-c', {SLEEPER!r}), correctness.validated)\n"
         "correctness.checks = lambda *given: [check]\n"
