@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from bench.workloads import WORKLOADS, Workload
 from wrappers import command_line
 
-CLOCK_GHZ = 1.93  # of the model, as bench.predict has it
 SHORT = Workload.uniform("fp8", 16, 4, 1024, 1)  # for rehearsals: modelled in seconds
 WARMUP, REPEATS = 10, 50
 _BY_NAME = {workload.name: workload for workload in (*WORKLOADS, SHORT)}
@@ -26,7 +25,7 @@ def modelled(workload: Workload) -> list[float]:
     from bench import prediction
     from ptx_emulator.timing import Constants
 
-    return [prediction.predict(workload, Constants.of(clock=CLOCK_GHZ), "auto").total] * 3
+    return [prediction.predict(workload, Constants.of(), "auto").total] * 3
 
 
 def on_gpu(workload: Workload) -> list[float]:

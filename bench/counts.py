@@ -27,10 +27,9 @@ from mla.decode import MlaDecode
 from mla.warp_schedule import WarpSchedule
 from wrappers import command_line, emulated, kernel, validate
 from wrappers.emulated import DecodeReports
-from wrappers.kernel import EMULATED_CTAS
+from wrappers.kernel import EMULATED_CTAS, TORCH_DTYPES
 from wrappers.testing import make_problem
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 ARCH = "sm_100a"
 CYCLES_KEYS = 128
 PROBS_STORE, PROBS_STORE_BYTES = "st.shared.v4.b32", 32 * 16  # of one warp
@@ -184,7 +183,7 @@ def count(workload: Workload, is_causal: bool, num_ctas: int = EMULATED_CTAS, pa
     """Emulates one call of `workload` on `num_ctas` CTAs, on an operand path of MlaDecodeConfig, and counts."""
     problem = make_problem(
         workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=workload.page_size,
-        dtype=DTYPES[workload.dtype], is_causal=is_causal,
+        dtype=TORCH_DTYPES[workload.dtype], is_causal=is_causal,
     )  # fmt: skip
     call = problem.decode_call(return_lse=False)
     out = torch.empty(problem.out_shape, dtype=problem.out_dtype)
@@ -198,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_workload_arguments(parser)
     parser.set_defaults(batch=2)
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
+    parser.add_argument("--dtype", choices=sorted(TORCH_DTYPES), default="bf16")
     parser.add_argument("--page-size", type=int, choices=validate.PAGE_SIZES, default=64)
     parser.add_argument("--num-ctas", type=command_line.integer(1), default=EMULATED_CTAS, help="SMs of the GPU")
     parser.add_argument("--path", choices=PATHS, default="auto", help="operand path")

@@ -22,9 +22,9 @@ from bench.roofline import roofline
 from bench.workloads import Workload, add_workload_arguments, workload_of
 from wrappers import command_line
 from wrappers.decode import KERNEL_ARCHS, mla_decode, workspace_bytes
+from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import make_problem
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 GPU_OF_ARCH = {"sm_100a": B200, "sm_103a": B300}
 # Twice the largest L2 of these GPUs (B200: 126 MB).
 FLUSH_BYTES = 256 << 20
@@ -86,7 +86,7 @@ def bench(workload: Workload, backend: str, warmup: int, repeats: int) -> dict[s
     """Timings by name: "events" for all backends, "graph" for cute (the torch backend reads lengths on the host)."""
     problem = make_problem(
         workload.batch, workload.num_heads, workload.seq_len_q, list(workload.kv_lens), page_size=workload.page_size,
-        dtype=DTYPES[workload.dtype],
+        dtype=TORCH_DTYPES[workload.dtype],
     ).to("cuda")  # fmt: skip
     out = torch.empty(problem.out_shape, dtype=problem.out_dtype, device="cuda")
     workspace = torch.empty(workspace_bytes("cuda"), dtype=torch.uint8, device="cuda") if backend == "cute" else None
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_workload_arguments(parser)
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
+    parser.add_argument("--dtype", choices=sorted(TORCH_DTYPES), default="bf16")
     parser.add_argument("--page-size", type=int, choices=(16, 32, 64, 128), default=64)
     parser.add_argument("--backend", choices=("cute", "torch"), default="cute")
     parser.add_argument("--warmup", type=command_line.integer(0), default=10)

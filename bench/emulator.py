@@ -24,11 +24,12 @@ from pathlib import Path
 
 import torch
 
-from bench.counts import ARCH, DTYPES
+from bench.counts import ARCH
 from bench.workloads import Workload, add_workload_arguments, workload_of
 from mla.config import PATHS
 from ptx_emulator.asyncs import ORDERS
 from wrappers import command_line, emulated, kernel, validate
+from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import make_problem
 
 
@@ -67,7 +68,7 @@ def measure(workload: Workload, path: str, order: str, repeats: int, checks: boo
     often with the happens-before checker."""
     problem = make_problem(
         workload.batch, workload.num_heads, workload.seq_len_q, workload.kv_len, page_size=workload.page_size,
-        dtype=DTYPES[workload.dtype],
+        dtype=TORCH_DTYPES[workload.dtype],
     )  # fmt: skip
     call = problem.decode_call()
     out = torch.empty(problem.out_shape, dtype=problem.out_dtype)
@@ -127,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_workload_arguments(parser)
     parser.set_defaults(batch=10)
-    parser.add_argument("--dtype", default="bf16", help=f"list of {','.join(DTYPES)}")
+    parser.add_argument("--dtype", default="bf16", help=f"list of {','.join(TORCH_DTYPES)}")
     parser.add_argument("--order", default="in_order", help=f"list of {','.join(ORDERS)}")
     parser.add_argument("--path", default="auto", help=f"operand path of the kernel, list of {','.join(PATHS)}")
     parser.add_argument("--page-size", type=int, choices=validate.PAGE_SIZES, default=64)
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     dtypes, paths, orders = (given.split(",") for given in (options.dtype, options.path, options.order))
-    lists = (("--dtype", dtypes, DTYPES), ("--path", paths, PATHS), ("--order", orders, ORDERS))
+    lists = (("--dtype", dtypes, TORCH_DTYPES), ("--path", paths, PATHS), ("--order", orders, ORDERS))
     try:
         for name, values, allowed in lists:
             for value in values:

@@ -20,12 +20,13 @@ from functools import partial
 from pathlib import Path
 
 from bench import timeline
-from bench.prediction import DTYPES, Prediction, predict
+from bench.prediction import Prediction, predict
 from bench.variants import table_of_variants
 from bench.workloads import USER_WORKLOADS, WORKLOADS, Workload
 from mla.config import PATHS
 from ptx_emulator.timing import CONSTANTS, Constants
 from ptx_emulator.timing.variants import RELAXED, disputed
+from wrappers.kernel import TORCH_DTYPES
 
 
 def table_of(predictions: Sequence[Prediction], before: dict[str, float]) -> str:
@@ -98,7 +99,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--only", help="workloads of this name, or whose names contain this text; several with commas")
     parser.add_argument("--users", action="store_true", help="shapes that servers have, in place of the fifteen")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), help="one workload of your own, with the four below")
+    parser.add_argument("--dtype", choices=sorted(TORCH_DTYPES), help="one workload of your own, with the four below")
     parser.add_argument("--num-heads", type=int, default=16)
     parser.add_argument("--seq-len-q", type=int, default=4)
     parser.add_argument("--kv-len", default="8192", help="keys of every request, or of each: 81920,2048,2048")
@@ -122,8 +123,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args(arguments)
     try:
-        changed = {name: float(value) for name, _, value in (item.partition("=") for item in options.set)}
-        base = Constants.read(options.constants, **changed) if options.constants else Constants.of(**changed)
+        base = Constants.given(options.set, options.constants)
         options.table = [base.replace(clock=float(clock)) for clock in options.clock.split(",")]
         kernel = {"isolate_drafts": options.isolate_drafts, "rescale_threshold": options.rescale_threshold}
         options.workloads = [replace(w, **kernel) for w in _workloads(options)]

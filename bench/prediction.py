@@ -18,9 +18,8 @@ from mla.decode import MlaDecode
 from ptx_emulator import state
 from ptx_emulator.cubin import code_sizes, register_counts
 from ptx_emulator.timing import Constants, CtaTiming, LaunchTiming, time_host_function
-from wrappers.kernel import EMULATED_CTAS
+from wrappers.kernel import EMULATED_CTAS, TORCH_DTYPES
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 OUTPUT_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 POOL_PAGES = 3072  # distinct pages that tables walk through in a circle; more than one cluster reads
 MMA_FLOP = {"bf16": 8192, "fp16": 8192, "fp8": 16384}  # per cycle and SM (performance.md, section 2)
@@ -76,7 +75,7 @@ def host_arguments(workload: Workload, config: MlaDecodeConfig, seed: int = 0) -
     generator = torch.Generator().manual_seed(seed)
     width = -(-max(workload.kv_lens) // workload.page_size)
     pages = min(POOL_PAGES * 64 // workload.page_size, width * workload.batch)
-    dtype = DTYPES[workload.dtype]
+    dtype = TORCH_DTYPES[workload.dtype]
     cache = torch.randn(pages, workload.page_size, HEAD_DIM, generator=generator).to(dtype)
     shape = (workload.batch, workload.seq_len_q, workload.num_heads)
     query = torch.randn(*shape, HEAD_DIM, generator=generator).to(dtype)

@@ -76,6 +76,15 @@ class TilePhases:
     def num_tiles(self) -> Any:
         return self.end - self.begin
 
+    def keys_read(self, tile: Any, tile_tokens: int) -> tuple[Any, Any]:
+        """(hidden, visible): of key tile `tile` the row tile reads keys [hidden, visible). Without a window `hidden` is
+        the integer 0.
+        """
+        visible = minimum(self.keys - tile * tile_tokens, tile_tokens)
+        if isinstance(self.first_key, int) and self.first_key == 0:
+            return 0, visible
+        return maximum(self.first_key - tile * tile_tokens, 0), visible
+
     @property
     def num_unmasked(self) -> int:
         """Tiles without mask code, of phases in Python integers."""

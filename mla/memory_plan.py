@@ -241,11 +241,6 @@ class MemoryPlan(ABC):
         return 0
 
     @property
-    def keys_ahead(self) -> int:
-        """Key tiles by which keys are loaded sooner than values, where they are loaded apart."""
-        return 0 if self.keys_are_values else min(2, self.rings["keys"].stages // self.rings["keys"].tile_slots)
-
-    @property
     def value_edge(self) -> str:
         """The ring that P*V reads."""
         return "keys" if self.keys_are_values else "values"

@@ -29,9 +29,9 @@ from ptx_emulator.errors import EmulationError
 from wrappers import command_line, emulated, kernel
 from wrappers.command_line import integer
 from wrappers.decode import EMULATED_ARCH
+from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, assert_matches, make_problem
 
-TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 # Key lengths of the requests: on two CTAs several work items for each, with full, masked and partial tiles, some split.
 SMALL = (330, 65, 200)
 LARGE = (330, 65, 200, 64, 130, 1, 700, 128, 0, 257)

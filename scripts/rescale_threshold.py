@@ -20,9 +20,9 @@ from mla.compile import compile_decode
 from scripts.progress import Progress
 from wrappers import command_line, emulated, kernel
 from wrappers.decode import EMULATED_ARCH
+from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, compare, make_problem
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 THRESHOLDS = (0.0, 0.8, 2.0, 4.0, 8.0)
 NUM_HEADS, SEQ_LEN_Q, KV_LEN = 16, 4, 2048
 
@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--dtype", type=command_line.list_of(command_line.choice(DTYPES)), default=list(DTYPES))
+    parser.add_argument(
+        "--dtype", type=command_line.list_of(command_line.choice(TORCH_DTYPES)), default=list(TORCH_DTYPES)
+    )
     parser.add_argument("--thresholds", type=command_line.list_of(command_line.number), default=list(THRESHOLDS))
     parser.add_argument("--kv-len", type=command_line.integer(1), default=KV_LEN)
     parser.add_argument("--json", type=command_line.output_file, metavar="FILE")
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     with Progress(len(options.dtype) * len(options.thresholds)) as progress:
         for dtype in options.dtype:
-            problem = make_problem(1, NUM_HEADS, SEQ_LEN_Q, (options.kv_len,), dtype=DTYPES[dtype], page_size=64)
+            problem = make_problem(1, NUM_HEADS, SEQ_LEN_Q, (options.kv_len,), dtype=TORCH_DTYPES[dtype], page_size=64)
             for threshold in options.thresholds:
                 progress.begin(f"{dtype} threshold {threshold:g}")
                 rows.append(measure(problem, dtype, threshold))

@@ -33,9 +33,9 @@ import torch
 from scripts.progress import Progress
 from wrappers import command_line, decode, validate
 from wrappers.command_line import choice, integer, list_of, number, output_file
+from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import DEFAULT_SCALE, MlaProblem, compare, make_problem, shard
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 PATHS = ("auto", "narrow", "wide")
 MODES = ("plain", "ragged", "tree", "dcp", "scales", "window", "lens")
 # world, rank, interleave
@@ -92,7 +92,7 @@ class Case:
     def problem(self, seed: int) -> MlaProblem:
         problem = make_problem(
             self.batch, self.num_heads, self.seq_len_q, self.kv_lens, page_size=self.page_size,
-            dtype=DTYPES[self.dtype], is_causal=self.is_causal, seed=seed,
+            dtype=TORCH_DTYPES[self.dtype], is_causal=self.is_causal, seed=seed,
             softmax_scale=self.logit_sigma * DEFAULT_SCALE, value_mean=self.value_mean,
             query_lens=self.query_lens, tree=self.mode == "tree", visible_lens=self.mode == "lens",
             window_left=max(self.seq_len_q - 1, self.kv_len // 2) if self.mode == "window" else None,
@@ -205,7 +205,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--dtype", type=list_of(choice(DTYPES)), default=list(DTYPES), help=",".join(DTYPES))
+    parser.add_argument(
+        "--dtype", type=list_of(choice(TORCH_DTYPES)), default=list(TORCH_DTYPES), help=",".join(TORCH_DTYPES)
+    )
     parser.add_argument("--num-heads", type=list_of(integer(1, validate.MAX_HEADS)))
     parser.add_argument("--seq-len-q", type=list_of(integer(1)))
     parser.add_argument("--kv-len", type=list_of(integer(0, validate.MAX_KV_LEN)))

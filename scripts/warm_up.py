@@ -23,16 +23,14 @@ from mla.config import LSE_BASES, PAGE_SIZES
 from scripts.progress import Progress
 from wrappers import command_line, validate
 from wrappers.command_line import integer, list_of, output_folder
-from wrappers.kernel import DTYPE_NAMES
+from wrappers.kernel import TORCH_DTYPES
 from wrappers.warm_up import Report, ServerShapes, export_kernels, load_kernels, warm_up
-
-DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     shapes = ServerShapes(
-        DTYPES[options.dtype], options.num_heads, options.page_size, tuple(options.seq_len_q), (options.causal,),
+        TORCH_DTYPES[options.dtype], options.num_heads, options.page_size, tuple(options.seq_len_q), (options.causal,),
         (options.lse_base,),
     )  # fmt: skip
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -73,7 +71,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = command_line.Parser(
         prog="python -m scripts.warm_up", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--dtype", choices=TORCH_DTYPES, default="bf16")
     parser.add_argument("--num-heads", type=integer(1, validate.MAX_HEADS), default=16)
     parser.add_argument("--page-size", type=int, choices=PAGE_SIZES, default=64)
     parser.add_argument("--seq-len-q", type=list_of(integer(1, 2**20)), default=[1])

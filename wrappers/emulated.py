@@ -15,7 +15,6 @@ from ptx_emulator import Report, cute_abi
 from wrappers.kernel import EMULATED_CTAS, kernel_arguments, workspace_of
 from wrappers.validate import DecodeCall
 
-
 # What reports call the tensors that `kernel_arguments` gives, in its order.
 ARGUMENTS = (
     "query", "kv_cache", "block_tables", "seq_lens", "out", "lse", "workspace", "num_ctas", "softmax_scale",

@@ -9,7 +9,8 @@ from mla.compile import CompiledDecode, compile_decode
 from mla.config import NARROW_ROWS, MlaDecodeConfig
 from wrappers.validate import FLOAT_BYTES, LATENT_DIM, DecodeCall, check_kernel_workspace
 
-DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float8_e4m3fn: "fp8"}
+TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
+DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 # CTAs of an emulated launch: as many as a B200 has SMs.
 EMULATED_CTAS = 148
 

@@ -23,8 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--constants", help="JSON file of constants, e.g. measured")
     options = parser.parse_args(arguments)
     try:
-        changed = {n: float(v) for n, _, v in (item.partition("=") for item in options.set)}
-        constants = Constants.read(options.constants, **changed) if options.constants else Constants.of(**changed)
+        constants = Constants.given(options.set, options.constants)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print(f"{'cycles':44s} {'modelled':>9s} {'published':>15s}  ratio  source")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from bench.micro.base import aligned, consume, fill_shared, pointer, program
 
 LEVELS = {"l1": "ca", "l2": "cg", "dram": "cg"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from bench.micro.base import MARK, aligned, fill_shared, pointer, program, registers, wait
 
 TYPES = {"f16": 1, "f8f6f4": 0}  # codes of A and B: bf16, e4m3

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from bench.micro.base import aligned, program, wait
 
+from bench.micro.base import aligned, program, wait
 from ptx_emulator.tensormap import TensorMap
 
 ROW = 128  # bytes of a box's row: one 128-byte swizzle span

@@ -21,6 +21,8 @@ from mla.page_ring import PageSpan
 from mla.paths import path_of
 from mla.pipelines import unsigned
 
+UNIT_BYTES = 16  # what one lane clears at a time
+
 
 @dataclass(frozen=True)
 class Part:
@@ -59,10 +61,7 @@ class TilePages:
     @classmethod
     def of(cls, ctx: Context, part: Part, tile: Any) -> TilePages:
         plan, page_size = ctx.plan, ctx.config.page_size
-        visible = minimum(part.phases.keys - tile * plan.tile_tokens, plan.tile_tokens)
-        hidden = 0
-        if ctx.config.sliding_window:
-            hidden = maximum(part.phases.first_key - tile * plan.tile_tokens, 0)
+        hidden, visible = part.phases.keys_read(tile, plan.tile_tokens)
         stage = ctx.pipe("pages").stage(part.stage(tile))
         first_id = stage * plan.page_ids_per_stage + part.span.position(tile)
         tiles = plan.tiles_per_page
@@ -350,16 +349,23 @@ def clear_hidden(ctx: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, 
 
 @cute.jit
 def zero_rows(ctx: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, first: Int32, rows: Int32):
-    """Zero `rows` tokens in slot `count`, from its token `first` on. Rows are 128 bytes per column."""
-    plan = ctx.plan
-    row_units = CHUNK_BYTES // 16
-    units = len(slot.columns) * row_units
-    for index in cutlass.range(cute.arch.lane_idx(), rows * units, cute.arch.WARP_SIZE, unroll=1):
-        unit = index % units
-        offset = ctx.slot_offset(slot.edge, count) + unit // row_units * plan.value_chunk_bytes
-        offset = offset + (first + index // units) * CHUNK_BYTES + unit % row_units * 16
-        cells = cute.make_tensor(ctx.smem_pointer(Int32, offset, 16), cute.make_layout(4))
-        cells.fill(0)
+    """Zero `rows` tokens in slot `count`, from its token `first` on."""
+    for index in cutlass.range(cute.arch.lane_idx(), rows * row_units(slot), cute.arch.WARP_SIZE, unroll=1):
+        unit_words(ctx, slot, count, first, index).fill(0)
+
+
+def row_units(slot: Slot) -> int:
+    """Units of 16 bytes in a token of the slot."""
+    return len(slot.columns) * (CHUNK_BYTES // UNIT_BYTES)
+
+
+def unit_words(ctx: Context, slot: Slot, count: Int32, first: Int32, index: Int32) -> cute.Tensor:
+    """The four words of unit `index` behind token `first` of slot `count`. A token has CHUNK_BYTES in each column."""
+    column_units = CHUNK_BYTES // UNIT_BYTES
+    unit = index % row_units(slot)
+    offset = ctx.slot_offset(slot.edge, count) + unit // column_units * ctx.plan.value_chunk_bytes
+    offset = offset + (first + index // row_units(slot)) * CHUNK_BYTES + unit % column_units * UNIT_BYTES
+    return cute.make_tensor(ctx.smem_pointer(Uint32, offset, UNIT_BYTES), cute.make_layout(UNIT_BYTES // 4))
 
 
 @cute.jit
@@ -369,19 +375,13 @@ def clear_not_finite(ctx: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int
     For a row that sees such a key nothing changes that its score does not say: that is NaN or +Inf, which makes the
     whole row NaN, or -Inf, and then the key's probability is 0.
     """
-    plan = ctx.plan
-    row_units = CHUNK_BYTES // 16
-    units = len(slot.columns) * row_units
     first = maximum(begin - slot.first_token, 0)
     rows = maximum(minimum(end - slot.first_token, slot.tokens) - first, 0)
-    for index in cutlass.range(cute.arch.lane_idx(), rows * units, cute.arch.WARP_SIZE, unroll=1):
-        unit = index % units
-        offset = ctx.slot_offset(slot.edge, count) + unit // row_units * plan.value_chunk_bytes
-        offset = offset + (first + index // units) * CHUNK_BYTES + unit % row_units * 16
-        cells = cute.make_tensor(ctx.smem_pointer(Uint32, offset, 16), cute.make_layout(4))
-        words = cute.make_rmem_tensor(4, Uint32)
+    for index in cutlass.range(cute.arch.lane_idx(), rows * row_units(slot), cute.arch.WARP_SIZE, unroll=1):
+        cells = unit_words(ctx, slot, count, first, index)
+        words = cute.make_rmem_tensor(UNIT_BYTES // 4, Uint32)
         cute.autovec_copy(cells, words)
-        for i in cutlass.range_constexpr(4):
+        for i in cutlass.range_constexpr(UNIT_BYTES // 4):
             odd = operands.not_finite(words[i], ctx.config.dtype)
             words[i] = cutlass.select_(odd == Uint32(0), words[i], Uint32(0))
         cute.autovec_copy(words, cells)

@@ -16,7 +16,7 @@ import cutlass.cute as cute
 from cutlass import Int32
 
 from mla import operands
-from mla.causal_mask import TilePhases, maximum, minimum, quotient
+from mla.causal_mask import TilePhases, quotient
 from mla.context import Context
 from mla.memory_plan import CHUNK_BYTES, OUTPUT_N
 from mla.paths import accumulator, path_of
@@ -34,12 +34,9 @@ class Steps:
     @classmethod
     def of(cls, ctx: Context, phases: TilePhases, tile: Any) -> Steps:
         plan = ctx.plan
-        visible = minimum(phases.keys - tile * plan.tile_tokens, plan.tile_tokens)
+        hidden, visible = phases.keys_read(tile, plan.tile_tokens)
         end = Int32(unsigned(visible + (plan.mma_k - 1)) // plan.mma_k)
-        first = 0
-        if ctx.config.sliding_window:
-            first = quotient(maximum(phases.first_key - tile * plan.tile_tokens, 0), plan.mma_k)
-        return cls(first, end)
+        return cls(quotient(hidden, plan.mma_k), end)
 
 
 def run(ctx: Context) -> None:

@@ -26,7 +26,6 @@ from .map_proxy import MapProxy
 from .marks import instruction_marks
 from .trace import consume
 
-
 _BULK, _CP = (sh.A_BULK_READ, sh.A_BULK_WRITE), (sh.A_CP,)
 
 

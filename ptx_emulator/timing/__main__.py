@@ -108,8 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     try:
-        changed = {n: float(v) for n, _, v in (item.partition("=") for item in options.set)}
-        constants = Constants.read(options.constants, **changed) if options.constants else Constants.of(**changed)
+        constants = Constants.given(options.set, options.constants)
         named = {n: _value(v) for n, _, v in (item.partition("=") for item in options.options)}
         clusters = [int(n) for n in options.clusters.split(",")] if options.clusters else None
         Limits(seconds=options.time_limit)

@@ -2,14 +2,15 @@
 
 Sources: SA = SemiAnalysis microbenchmarks of B200; Q = QuickRunCUDA (B300); U = public microbenchmarks of the DSA
 kernel contest (B200); SD = cicuvc/nvidia-sass-document (probes of instruction caches on B200, GB202, H100, Sep 2026);
-FG = FlashGPU-Sim (RTX 5090 calibration, Aug 2026); EB = notes of a B200 kernel contest entry (FlashInfer-Bench, Oct 2026); I = inference, stated. Times are cycles of the SM clock, rates are per cycle and SM (or per SM
-sub-partition where the unit says so). Values that are given in seconds elsewhere are converted at run time by `clock`.
+FG = FlashGPU-Sim (RTX 5090 calibration, Aug 2026); EB = notes of a B200 kernel contest entry (FlashInfer-Bench,
+Oct 2026); I = inference, stated. Times are cycles of the SM clock, rates are per cycle and SM (or per SM sub-partition
+where the unit says so). Values that are given in seconds elsewhere are converted at run time by `clock`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,6 +163,15 @@ class Constants:
         if not isinstance(loaded, dict) or not all(isinstance(v, int | float) for v in loaded.values()):
             raise ValueError(f"{path}: must be a JSON object of constant names and numbers")
         return cls.of(**{**loaded, **changed})
+
+    @classmethod
+    def given(cls, settings: Sequence[str], path: str | Path | None = None) -> Constants:
+        """As a command line gives them: NAME=VALUE texts (--set), which go before a file of --constants.
+
+        Raises ValueError, OSError (the file).
+        """
+        changed = {name: float(value) for name, _, value in (text.partition("=") for text in settings)}
+        return cls.read(path, **changed) if path else cls.of(**changed)
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]

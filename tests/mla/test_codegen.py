@@ -121,7 +121,9 @@ def touched_too_early(ptx: str) -> list[str]:
 def test_loads_from_tensor_memory_are_waited_for(path, dtype):
     """Nothing ties a wait to the registers it is for, so that the compiler might move an instruction across it."""
     ptx = compile_decode(replace(CONFIG, dtype=dtype, path=path)).ptx
-    assert count("tcgen05.ld", ptx) >= 2 + 2 + 1, "softmax in two copies, rescale in two chunks, epilogue in a loop of one"
+    assert count("tcgen05.ld", ptx) >= 2 + 2 + 1, (
+        "softmax in two copies, rescale in two chunks, epilogue in a loop of one"
+    )
     assert touched_too_early(ptx) == []
     unwaited = ptx.replace("tcgen05.wait::ld", "tcgen05.wait::st")
     assert touched_too_early(unwaited) != [], "what the search must find where a wait is missing"

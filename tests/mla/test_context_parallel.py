@@ -12,10 +12,10 @@ from mla.config import MlaDecodeConfig
 from tests.wrappers.emulation import PATHS, is_caught, launch, run, same
 from wrappers import kernel
 from wrappers.decode import EMULATED_ARCH
+from wrappers.kernel import TORCH_DTYPES
 from wrappers.partials import merge_partials
 from wrappers.testing import MlaProblem, assert_matches, make_problem, shard
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 # Fewer keys than ranks, than query tokens, none; around the tiles of a rank's keys; many.
 KV_LENS = (1, 3, 0, 129, 258, 600)
 
@@ -47,13 +47,13 @@ def check_all_ranks(problem: MlaProblem, world: int, interleave: int, backend: s
 )
 @pytest.mark.parametrize("path", PATHS)
 def test_split_run_and_merged(path, world, interleave, num_heads, seq_len_q, dtype, is_causal, backend):
-    problem = make_problem(len(KV_LENS), num_heads, seq_len_q, KV_LENS, dtype=DTYPES[dtype], is_causal=is_causal)
+    problem = make_problem(len(KV_LENS), num_heads, seq_len_q, KV_LENS, dtype=TORCH_DTYPES[dtype], is_causal=is_causal)
     check_all_ranks(problem, world, interleave, backend, path)
 
 
 @pytest.mark.parametrize("path, dtype", [("narrow", "bf16"), ("wide", "fp8")])
 def test_of_a_ragged_query(path, dtype, backend):
-    problem = make_problem(4, 16, 4, (200, 3, 90, 7), query_lens=(4, 2, 0, 1), dtype=DTYPES[dtype])
+    problem = make_problem(4, 16, 4, (200, 3, 90, 7), query_lens=(4, 2, 0, 1), dtype=TORCH_DTYPES[dtype])
     check_all_ranks(problem, 2, 16, backend, path)
 
 

@@ -12,12 +12,12 @@ from mla import operands
 from mla.config import MlaDecodeConfig
 from tests.wrappers.emulation import launch, run, same
 from wrappers import kernel
+from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, assert_matches, make_problem, shard
 from wrappers.validate import DecodeCall
 
 # The drafts of 4 tokens straddle two key tiles, fill the end of a whole one, lie in a ragged one, outnumber the keys.
 KV_LENS = (130, 256, 70, 3)
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 
 
 def isolated(num_heads: int, seq_len_q: int, kv_lens=KV_LENS, **options) -> MlaProblem:
@@ -61,13 +61,16 @@ def backend(request):
 
 CASES = {
     "causal": (lambda: isolated(32, 4), (1, 2, 3)),  # tokens 0 and 1 in one CTA of the pair, 2 and 3 in the other
-    "fp8": (lambda: isolated(32, 4, dtype=DTYPES["fp8"]), (1, 3)),
-    "two row tiles": (lambda: isolated(40, 4, dtype=DTYPES["fp16"]), (3,)),
+    "fp8": (lambda: isolated(32, 4, dtype=TORCH_DTYPES["fp8"]), (1, 3)),
+    "two row tiles": (lambda: isolated(40, 4, dtype=TORCH_DTYPES["fp16"]), (3,)),
     "ragged tree": (lambda: isolated(16, 8, (200, 64, 130, 5), query_lens=(8, 3, 7, 2), tree=True), (2,)),
     # A key that only the first token's window holds, and one that no window reaches beyond a tile's start.
     "window": (lambda: isolated(32, 4, (400, 261), window_left=130), (-130, -129, 3)),
     "visible lengths": (lambda: lens_of(isolated(32, 4, (140, 64), is_causal=False), (140, 90, 129, 2)), (0, -20, 3)),
-    "fp8 tree over three tiles": (lambda: isolated(1, 200, (330,), tree=True, dtype=DTYPES["fp8"]), (7, 100, 199)),
+    "fp8 tree over three tiles": (
+        lambda: isolated(1, 200, (330,), tree=True, dtype=TORCH_DTYPES["fp8"]),
+        (7, 100, 199),
+    ),
 }
 
 
@@ -100,7 +103,7 @@ def test_a_rank_of_context_parallelism(backend):
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_an_infinite_draft(dtype, backend):
     """A row that sees it is NaN; but where the score is -inf, the key's probability is 0 and its values do not count."""
-    problem = isolated(32, 4, (130,), dtype=DTYPES[dtype])
+    problem = isolated(32, 4, (130,), dtype=TORCH_DTYPES[dtype])
     clean = run(problem, backend)
     bad, sees = poisoned(problem, 2, math.inf)
     out, lse = run(bad, backend)
@@ -139,12 +142,12 @@ def test_only_calls_with_hidden_keys_take_the_kernel():
         replace(config(isolated(2, 4)), path="narrow")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", TORCH_DTYPES)
 def test_not_finite(dtype):
     """Every pattern of every element of a word, beside neighbours that are finite."""
-    bits = DTYPES[dtype].itemsize * 8
+    bits = TORCH_DTYPES[dtype].itemsize * 8
     patterns = torch.arange(1 << bits, dtype=torch.int32)
-    finite = patterns.to(torch.uint8 if bits == 8 else torch.uint16).view(DTYPES[dtype]).float().isfinite()
+    finite = patterns.to(torch.uint8 if bits == 8 else torch.uint16).view(TORCH_DTYPES[dtype]).float().isfinite()
     assert not finite.all()
     largest = int(patterns[finite].max())
     for place in range(0, 32, bits):

@@ -11,9 +11,9 @@ from mla.config import MlaDecodeConfig
 from mla.decode import MlaDecode
 from tests.wrappers.emulation import PATHS, is_caught, launch, launch_with_reports, run, same
 from wrappers.decode import mla_decode
+from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, assert_matches, make_problem
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 # Requests without tokens, without keys, without either, with more tokens than keys, of one token, of the most.
 QUERY_LENS = (8, 1, 0, 3, 5, 2, 0, 7)
 KV_LENS = (200, 70, 129, 0, 3, 64, 0, 330)
@@ -40,13 +40,13 @@ def make_ragged(num_heads=16, query_lens=QUERY_LENS, kv_lens=KV_LENS, seq_len_q=
 )
 @pytest.mark.parametrize("path", PATHS)
 def test_any_number_of_query_tokens_with_any_number_of_keys(path, num_heads, page_size, dtype, is_causal, backend):
-    problem = make_ragged(num_heads, page_size=page_size, dtype=DTYPES[dtype], is_causal=is_causal)
+    problem = make_ragged(num_heads, page_size=page_size, dtype=TORCH_DTYPES[dtype], is_causal=is_causal)
     assert_matches(problem, *run(problem, backend, path))
 
 
 @pytest.mark.parametrize("num_heads, dtype", [(3, "bf16"), (40, "fp8")])
 def test_strided_views(num_heads, dtype, backend):
-    problem = make_ragged(num_heads, dtype=DTYPES[dtype], strided=True, cache_rank=4)
+    problem = make_ragged(num_heads, dtype=TORCH_DTYPES[dtype], strided=True, cache_rank=4)
     assert_matches(problem, *run(problem, backend))
 
 
@@ -95,7 +95,7 @@ def test_tokens_behind_the_last_request_are_not_written():
 @pytest.mark.parametrize("dtype", ["bf16", "fp8"])
 def test_no_key_is_read_that_no_query_token_sees(dtype):
     """Bytes loaded by TMA, against the row tiles' own bounds: nothing for one without tokens or keys."""
-    problem = make_ragged(40, dtype=DTYPES[dtype])
+    problem = make_ragged(40, dtype=TORCH_DTYPES[dtype])
     reports = launch_with_reports(problem, num_ctas=1, path="narrow")[2]
     plan = MlaDecode(MlaDecodeConfig(dtype, 40, 8, True, 64, path="narrow")).plan
     expected = 0

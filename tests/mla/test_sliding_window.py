@@ -10,17 +10,16 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-import torch
 
 from mla.config import MlaDecodeConfig
 from mla.tile_scheduler import TileScheduler
 from tests.mla.test_split_kv import shares_of
-from tests.wrappers.emulation import is_caught, launch, launch_with_reports, run, same
+from tests.wrappers.emulation import assert_clean, is_caught, launch, launch_with_reports, run, same
 from wrappers import kernel
 from wrappers.decode import EMULATED_ARCH
+from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, assert_matches, make_problem, shard
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 KV_LENS = (330, 64, 3, 200, 0)
 # Within the last tile, across tiles of 64 and of 128 keys, longer than some requests, than all.
 WINDOWS = (7, 64, 133, 2**31 - 1024)
@@ -45,7 +44,7 @@ def test_windows(path, num_heads, seq_len_q, page_size, dtype, is_causal, backen
     configs = set()
     for window_left in WINDOWS:
         problem = make_problem(
-            len(KV_LENS), num_heads, seq_len_q, KV_LENS, page_size=page_size, dtype=DTYPES[dtype], is_causal=is_causal,
+            len(KV_LENS), num_heads, seq_len_q, KV_LENS, page_size=page_size, dtype=TORCH_DTYPES[dtype], is_causal=is_causal,
             window_left=window_left,
         )  # fmt: skip
         assert_matches(problem, *run(problem, backend, path))
@@ -56,7 +55,13 @@ def test_windows(path, num_heads, seq_len_q, page_size, dtype, is_causal, backen
 @pytest.mark.parametrize("window_left", [3, 90])
 def test_windows_of_a_ragged_query(window_left, backend):
     problem = make_problem(
-        6, 16, 4, (200, 64, 130, 5, 0, 70), query_lens=(4, 0, 3, 4, 2, 1), dtype=DTYPES["fp16"], window_left=window_left
+        6,
+        16,
+        4,
+        (200, 64, 130, 5, 0, 70),
+        query_lens=(4, 0, 3, 4, 2, 1),
+        dtype=TORCH_DTYPES["fp16"],
+        window_left=window_left,
     )
     assert_matches(problem, *run(problem, backend, "narrow"))
 
@@ -77,7 +82,7 @@ def test_more_than_64_rows_of_few_heads(backend):
 
 @pytest.mark.parametrize("path", ["narrow", "wide"])
 def test_a_negative_scale_masks_every_tile(path, backend):
-    shape, dtype = ((16, 8), DTYPES["fp8"]) if path == "wide" else ((16, 4), DTYPES["bf16"])
+    shape, dtype = ((16, 8), TORCH_DTYPES["fp8"]) if path == "wide" else ((16, 4), TORCH_DTYPES["bf16"])
     problem = make_problem(2, *shape, (330, 64), page_size=16, dtype=dtype, softmax_scale=-0.05, window_left=150)
     assert_matches(problem, *run(problem, backend, path))
 
@@ -147,10 +152,4 @@ def test_mutants_fail(mutant):
 
 def test_no_hazards():
     problem = make_problem(3, 16, 4, (333, 200, 64), page_size=16, window_left=90)
-    results = []
-    for order, seed in (("late", 0), ("adversarial", 1)):
-        out, lse, reports = launch_with_reports(problem, num_ctas=3, order=order, seed=seed, checks=True)
-        assert [str(hazard) for hazard in reports.merge.hazards] == []
-        results.append((out, lse))
-    assert_matches(problem, *results[0])
-    assert same(*results)
+    assert_clean(problem, (("late", 0), ("adversarial", 1)), num_ctas=3)

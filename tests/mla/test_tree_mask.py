@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.wrappers.emulation import PATHS, is_caught, launch, launch_with_reports, run, same
+from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, assert_matches, make_problem
 from wrappers.validate import MAX_TREE_TOKENS, pack_bits
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 # Drafts that lie in one key tile, that straddle two (of 64 keys and of 128), more drafts than keys, no keys.
 KV_LENS = (200, 64, 130, 5, 0)
 
@@ -32,7 +32,7 @@ def make_tree(num_heads=16, seq_len_q=8, kv_lens=KV_LENS, **options) -> MlaProbl
 )
 @pytest.mark.parametrize("path", PATHS)
 def test_random_trees(path, num_heads, seq_len_q, page_size, dtype, backend):
-    problem = make_tree(num_heads, seq_len_q, page_size=page_size, dtype=DTYPES[dtype])
+    problem = make_tree(num_heads, seq_len_q, page_size=page_size, dtype=TORCH_DTYPES[dtype])
     assert_matches(problem, *run(problem, backend, path))
 
 
@@ -43,7 +43,7 @@ def test_the_largest_tree(backend):
 
 @pytest.mark.parametrize("path, dtype", [("narrow", "bf16"), ("wide", "fp8")])
 def test_trees_of_a_ragged_query(path, dtype, backend):
-    problem = make_tree(16, 8, (200, 64, 130, 5, 0, 70), query_lens=(8, 0, 3, 7, 2, 1), dtype=DTYPES[dtype])
+    problem = make_tree(16, 8, (200, 64, 130, 5, 0, 70), query_lens=(8, 0, 3, 7, 2, 1), dtype=TORCH_DTYPES[dtype])
     assert_matches(problem, *run(problem, backend, path))
 
 

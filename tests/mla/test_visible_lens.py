@@ -14,12 +14,12 @@ import torch
 from mla.config import MlaDecodeConfig
 from mla.tile_scheduler import TileScheduler
 from tests.mla.test_split_kv import shares_of
-from tests.wrappers.emulation import NUM_CTAS, is_caught, launch, launch_with_reports, run, same
+from tests.wrappers.emulation import NUM_CTAS, assert_clean, is_caught, launch, launch_with_reports, run, same
 from wrappers import emulated, kernel
 from wrappers.decode import EMULATED_ARCH
+from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, assert_matches, hide_unseen, make_problem
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 KV_LENS = (330, 64, 3, 200, 0, 129)
 
 
@@ -49,7 +49,7 @@ def with_lengths(lens: list[list[int]], num_heads: int = 16, **options) -> MlaPr
 def test_random_lengths(path, num_heads, seq_len_q, page_size, dtype, backend):
     for seed in range(2):
         problem = make_problem(
-            len(KV_LENS), num_heads, seq_len_q, KV_LENS, page_size=page_size, dtype=DTYPES[dtype], visible_lens=True,
+            len(KV_LENS), num_heads, seq_len_q, KV_LENS, page_size=page_size, dtype=TORCH_DTYPES[dtype], visible_lens=True,
             seed=seed,
         )  # fmt: skip
         assert_matches(problem, *run(problem, backend, path))
@@ -129,10 +129,4 @@ def test_mutants_fail(mutant):
 
 def test_no_hazards():
     problem = make_problem(3, 16, 4, (330, 200, 64), page_size=16, visible_lens=True)
-    results = []
-    for order, seed in (("late", 0), ("adversarial", 1)):
-        out, lse, reports = launch_with_reports(problem, num_ctas=3, order=order, seed=seed, checks=True)
-        assert [str(hazard) for hazard in reports.merge.hazards] == []
-        results.append((out, lse))
-    assert_matches(problem, *results[0])
-    assert same(*results)
+    assert_clean(problem, (("late", 0), ("adversarial", 1)), num_ctas=3)

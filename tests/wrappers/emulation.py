@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from mla.compile import compile_decode
@@ -9,7 +11,7 @@ from mla.mutants import compile_mutant
 from ptx_emulator.errors import EmulationError
 from wrappers import emulated, kernel
 from wrappers.decode import EMULATED_ARCH, device_arch
-from wrappers.testing import MlaProblem, compare
+from wrappers.testing import MlaProblem, assert_matches, compare
 
 PATHS = ("narrow", "wide")
 SCHEDULES: list[tuple[str, int]] = []  # (order, seed) of the launches besides the first (pytest --order, --seeds)
@@ -55,6 +57,18 @@ def launch_with_reports(
 def launch(problem: MlaProblem, mutant: str | None = None, **options) -> tuple[torch.Tensor, torch.Tensor]:
     """`launch_with_reports` without the reports."""
     return launch_with_reports(problem, mutant, **options)[:2]
+
+
+def assert_clean(problem: MlaProblem, schedules: Sequence[tuple[str, int]], num_ctas: int) -> None:
+    """The checker finds nothing in any of the schedules, (order, seed), and they give the same bits, which are right."""
+    results = []
+    for order, seed in schedules:
+        out, lse, reports = launch_with_reports(problem, num_ctas=num_ctas, order=order, seed=seed, checks=True)
+        assert [str(hazard) for hazard in reports.merge.hazards] == []  # of both launches
+        results.append((out, lse))
+    assert_matches(problem, *results[0])
+    for result in results[1:]:
+        assert same(result, results[0])
 
 
 def is_caught(problem: MlaProblem, mutant: str, **options) -> bool:
