@@ -15,9 +15,9 @@ from mla import split_kv
 from mla.compile import compile_decode
 from mla.config import MlaDecodeConfig
 from mla.decode import MlaDecode
-from ptx_emulator import state
-from ptx_emulator.cubin import code_sizes, register_counts
+from ptx_emulator.engine import state
 from ptx_emulator.timing import Constants, CtaTiming, LaunchTiming, time_host_function
+from ptx_emulator.timing.cubin import code_sizes, register_counts
 from wrappers.kernel import EMULATED_CTAS, TORCH_DTYPES
 
 OUTPUT_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}

@@ -120,7 +120,7 @@ def test_no_forbidden_imports():
         ("wrappers/reference.py", "from wrappers.validate import HEAD_DIM"),
         ("wrappers/validate.py", "import numpy as np"),
         ("ptx_emulator/grid.py", "from mla.config import MlaDecodeConfig"),
-        ("ptx_emulator/ops/tma.py", "import torch"),
+        ("ptx_emulator/units/tma/rules.py", "import torch"),
         ("mla/config.py", "from .causal_mask import k_bound"),
         ("mla/roles/load.py", "from ..decode import kernel"),
         ("mla/arch.py", "import torch"),
@@ -141,7 +141,7 @@ def test_a_forbidden_import_is_found(tmp_path, file, source):
     "file, source",
     [
         ("wrappers/emulated.py", "from ptx_emulator import launch\nfrom mla.compile import compile_decode"),
-        ("ptx_emulator/ops/tma.py", "from ..memory import Memory\nimport numpy"),
+        ("ptx_emulator/units/tma/rules.py", "from ...machine.memory import view\nimport numpy"),
         (
             "mla/roles/load.py",
             "from ..paths.narrow import NarrowPath\nfrom mla import config\nimport cutlass.cute",
