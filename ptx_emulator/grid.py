@@ -24,6 +24,7 @@ from .machine.memory import Buffers
 from .machine.residents import CLUSTER_ORDERS, Residents, Waiting
 from .machine.watchdog import Limits, Watchdog
 from .report import Report
+from .units.tcgen05.mma_native import PLANS
 from .units.tma.load_native import TensorMaps
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Grid:
     asyncs, observer  of the cluster that runs now (machine/cluster.py)
     counters  totals for the report; those of native forms are added at the end
     tensor_maps  the tensor maps it has used, for native forms
+    plans     those of matrix products that launches have used, likewise
     rng       random.Random(seed)
     waiting   the clusters that have not started, as (x, y, z)
     watchdog  its limits
@@ -65,6 +67,7 @@ class Grid:
         self.buffers = Buffers()
         self.counters: Counter = Counter()
         self.tensor_maps = TensorMaps()
+        self.plans = PLANS
         self.native_counters = np.zeros(len(native.COUNTERS), np.int64)
         self.addresses: dict[str, int] = {}  # of param, global and const symbols
         self.waiting = Waiting((0, 0, 0), "ascending", self.rng)

@@ -13,7 +13,6 @@ from ..engine import loop, native
 from ..engine import state as st
 from ..errors import EmulationError
 from ..registry import Blocked
-from ..units.tcgen05 import mma_native
 from . import asyncs, remote
 from .diagnostics import engine_error
 from .spins import Spins
@@ -201,7 +200,7 @@ class Cluster:
         h[st.H_NATIVE_TABLE] = self._natives.ctypes.data
         h[st.H_CTA_TABLE] = self._cta_table.ctypes.data
         h[st.H_TENSOR_MAPS] = grid.tensor_maps.rows.ctypes.data
-        h[st.H_PLANS] = mma_native.PLANS.rows.ctypes.data
+        h[st.H_PLANS] = grid.plans.rows.ctypes.data
         h[st.H_COUNTERS] = grid.native_counters.ctypes.data
         if grid.order != "in_order" and len(self.ctas) > 1:
             h[st.H_REMOTE] = self._remote.log.ctypes.data
