@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from . import mbarrier
 from . import microcode as mc
 from . import state as st
 from . import trace as et
@@ -33,9 +34,6 @@ from .trace import trace_row
 CLUSTER_SPACE = 1  # the barrier may be another CTA's
 NO_COMPLETE = 2
 AUTO_COUNT = 8  # (BAR_*) the count operand is absent: all threads of the CTA
-
-TX_LIMIT = (1 << 20) - 1
-COUNT_LIMIT = (1 << 20) - 1
 
 
 @njit(**OPTIONS)
@@ -69,21 +67,9 @@ def _barrier_row(p_head, p_warp, address, cluster, lane, fresh):
 
 
 @njit(**OPTIONS)
-def _settle(p_head, p_warp, row, kind, address, lane):
-    head, b = int64s(p_head), int64s(row)
-    completes = b[st.B_PENDING] == 0 and b[st.B_TX] == 0
-    if head[st.H_TRACE] != 0:
-        trace_row(p_head, p_warp, kind, head[st.H_STOP_PC], 1 << lane, address, b[st.B_PHASE], np.int64(completes))
-    if completes:
-        b[st.B_PHASE] += 1
-        b[st.B_PENDING] = b[st.B_EXPECTED]
-    head[st.H_PROGRESS] += 1
-
-
-@njit(**OPTIONS)
 def _initialise(p_head, p_warp, address, count, lane):
     head = int64s(p_head)
-    if count < 1 or count > COUNT_LIMIT:
+    if count < 1 or count > mbarrier.COUNT_LIMIT:
         fail(p_head, st.ERR_MBARRIER_COUNT, lane, address, count)
         return
     row = _barrier_row(p_head, p_warp, address, False, lane, True)
@@ -120,8 +106,10 @@ def _arrive(p_head, p_warp, address, count, flags, lane):
         return token
     if flags & DROP:
         b[st.B_EXPECTED] -= count
-    b[st.B_PENDING] -= count
-    _settle(p_head, p_warp, row, et.ARRIVE, address, lane)
+    head, phase = int64s(p_head), b[st.B_PHASE]
+    ended = mbarrier.arrive(p_head, row, count)
+    if head[st.H_TRACE] != 0:
+        trace_row(p_head, p_warp, et.ARRIVE, head[st.H_STOP_PC], 1 << lane, address, phase, np.int64(ended))
     return token
 
 
@@ -130,12 +118,13 @@ def _change_tx(p_head, p_warp, address, delta, flags, lane):
     row = _barrier_row(p_head, p_warp, address, flags & CLUSTER_SPACE != 0, lane, False)
     if row == 0:
         return
-    b = int64s(row)
-    if abs(b[st.B_TX] + delta) > TX_LIMIT:
+    if not mbarrier.tx_fits(row, delta):
         fail(p_head, st.ERR_MBARRIER_TX, lane, address, delta)
         return
-    b[st.B_TX] += delta
-    _settle(p_head, p_warp, row, et.CHANGE_TX, address, lane)
+    head, phase = int64s(p_head), int64s(row)[st.B_PHASE]
+    ended = mbarrier.change_tx(p_head, row, delta)
+    if head[st.H_TRACE] != 0:
+        trace_row(p_head, p_warp, et.CHANGE_TX, head[st.H_STOP_PC], 1 << lane, address, phase, np.int64(ended))
 
 
 @njit(**OPTIONS)

@@ -30,8 +30,6 @@ from .common import OPTIONS, UNCHANGED, cell_u64, int32s, int64s, popcount, rows
 IMMEDIATE, IN_ORDER = 1, 2
 LEVELS = {"in_order": IN_ORDER, "late": IMMEDIATE, "random": IMMEDIATE}  # by order; 0 for others
 
-TX_LIMIT = (1 << 20) - 1  # of an mbarrier's tx-count
-
 # The counters of a launch's report that native forms add to, as int64 in this order.
 COUNTERS = ("tcgen05_mma", "tcgen05_macs", "tcgen05_shared_bytes", "tma_load_bytes", "tma_loads")
 
@@ -174,13 +172,3 @@ def live_mbarrier(p_head, p_warp, address):
     bases = int64s(int64s(p_head)[st.H_MBAR_BASES])
     row = bases[address >> st.RANK_SHIFT] + ((address & st.OFFSET_MASK) >> 3) * (st.B_SIZE * 8)
     return row if int64s(row)[st.B_EXPECTED] != 0 else np.int64(0)
-
-
-@njit(**OPTIONS)
-def settle_mbarrier(p_head, p_row):
-    """Ends the phase if nothing is pending any more."""
-    row = int64s(p_row)
-    if row[st.B_PENDING] == 0 and row[st.B_TX] == 0:
-        row[st.B_PHASE] += 1
-        row[st.B_PENDING] = row[st.B_EXPECTED]
-    int64s(p_head)[st.H_PROGRESS] += 1

@@ -1,16 +1,16 @@
 """mbarriers as Python handlers and asynchronous work use them (PTX ISA 9.7.13.15).
 
 A barrier is named by its CTA and the byte offset in that CTA's shared memory. Its state is a row of
-`cta.mbarriers` (int64[shared bytes / 8, B_SIZE], engine/state.py), shared with the compiled engine. The 8 bytes of
+`cta.mbarriers` (int64[shared bytes / 8, B_SIZE], engine/state.py), shared with the compiled engine, which also has the
+changes that handlers make to it (engine/mbarrier.py); here are their errors in words. The 8 bytes of
 shared memory hold a fixed word, so that a program that overwrites a live barrier is found out.
 """
 
 from __future__ import annotations
 
+from ..engine import mbarrier
 from ..engine import state as st
 from ..errors import BarrierMisuse, Misaligned
-
-TX_LIMIT = (1 << 20) - 1
 
 
 def _row(cta, offset: int, inst=None):
@@ -25,13 +25,11 @@ def _row(cta, offset: int, inst=None):
     return row
 
 
-def _settle(cta, row, offset: int) -> None:
-    if row[st.B_PENDING] == 0 and row[st.B_TX] == 0:
-        row[st.B_PHASE] += 1
-        if cta.grid.observer is not None:
-            cta.grid.observer.phase_ended(cta, offset, int(row[st.B_PHASE]))
-        row[st.B_PENDING] = row[st.B_EXPECTED]
-    cta.header[st.H_PROGRESS] += 1
+def _change(cta, row, offset: int, change, amount: int) -> None:
+    """Carries out one of engine.mbarrier's changes and tells the observer if the phase ends."""
+    ended = change(cta.header.ctypes.data, row.ctypes.data, amount)
+    if ended and cta.grid.observer is not None:
+        cta.grid.observer.phase_ended(cta, offset, int(row[st.B_PHASE]))
 
 
 def arrive(cta, offset: int, count: int = 1, inst=None) -> None:
@@ -44,8 +42,7 @@ def arrive(cta, offset: int, count: int = 1, inst=None) -> None:
             line=getattr(inst, "line", None),
             text=getattr(inst, "text", None),
         )
-    row[st.B_PENDING] -= count
-    _settle(cta, row, offset)
+    _change(cta, row, offset, mbarrier.arrive, count)
 
 
 def expect_tx(cta, offset: int, nbytes: int, inst=None) -> None:
@@ -60,15 +57,14 @@ def complete_tx(cta, offset: int, nbytes: int, inst=None) -> None:
 
 def _change_tx(cta, offset: int, delta: int, inst) -> None:
     row = _row(cta, offset, inst)
-    tx = int(row[st.B_TX]) + delta
-    if abs(tx) > TX_LIMIT:
+    if not mbarrier.tx_fits(row.ctypes.data, delta):
+        tx = int(row[st.B_TX]) + delta
         raise BarrierMisuse(
-            f"{describe(cta, offset)}: tx-count {tx} out of range +-{TX_LIMIT}",
+            f"{describe(cta, offset)}: tx-count {tx} out of range +-{mbarrier.TX_LIMIT}",
             line=getattr(inst, "line", None),
             text=getattr(inst, "text", None),
         )
-    row[st.B_TX] = tx
-    _settle(cta, row, offset)
+    _change(cta, row, offset, mbarrier.change_tx, delta)
 
 
 def phase(cta, offset: int, inst=None) -> int:

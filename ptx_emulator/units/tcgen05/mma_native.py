@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ...engine import mbarrier
 from ...engine import native as nat
 from ...engine import state as st
 from ...engine import trace as et
@@ -343,8 +344,7 @@ def commit(p_head, p_warp, p_arguments, lanes):
     row = nat.live_mbarrier(p_head, p_warp, address)
     if row == 0 or int64s(row)[st.B_PENDING] < 1:
         return 0
-    int64s(row)[st.B_PENDING] -= 1
     phases = int64s(row)[st.B_PHASE]
-    nat.settle_mbarrier(p_head, row)
-    nat.trace(p_head, p_warp, et.COMMIT, lanes, address, phases, int64s(row)[st.B_PHASE] - phases)
+    ended = mbarrier.arrive(p_head, row, 1)
+    nat.trace(p_head, p_warp, et.COMMIT, lanes, address, phases, np.int64(ended))
     return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ...engine import mbarrier
 from ...engine import native as nat
 from ...engine import state as st
 from ...engine import trace as et
@@ -137,8 +138,7 @@ def load(p_head, p_warp, p_arguments, lanes):
     apart = (barrier ^ to) >> st.RANK_SHIFT
     if place == 0 or p_barrier == 0 or not (apart == 0 or (apart == 1 and arguments[_PAIR] != 0)):
         return 0
-    row = int64s(p_barrier)
-    if abs(row[st.B_TX] - nbytes) > nat.TX_LIMIT:
+    if not mbarrier.tx_fits(p_barrier, -nbytes):
         return 0
     table = int64s(tensor[_TABLE])[: 4 * MAX_RANK].reshape((4, MAX_RANK))
     low, high = box_extent(box, table)
@@ -159,10 +159,9 @@ def load(p_head, p_warp, p_arguments, lanes):
         fill,
         False,
     )
-    row[st.B_TX] -= nbytes
-    phases = row[st.B_PHASE]
-    nat.settle_mbarrier(p_head, p_barrier)
-    more = nat.trace(p_head, p_warp, et.COPY, lanes, barrier, phases, row[st.B_PHASE] - phases)
+    phases = int64s(p_barrier)[st.B_PHASE]
+    ended = mbarrier.change_tx(p_head, p_barrier, -nbytes)
+    more = nat.trace(p_head, p_warp, et.COPY, lanes, barrier, phases, np.int64(ended))
     if more != 0:
         told = int64s(more)
         told[TO], told[BYTES], told[MAP] = to, nbytes, p_map
