@@ -134,32 +134,27 @@ def guarded(p32, guard, mask):
     return np.int64(bits) & mask
 
 
-@njit(**OPTIONS)
-def store32(p32, row, source, mask):
-    """Copies the 32 values at host address `source` to a row of the r32 file, in the lanes of `mask`."""
-    d = rows_u32(p32)[np.uint64(row)]
-    t = rows_u32(source)[np.uint64(0)]
-    if mask == st.FULL_MASK:
-        for lane in range(32):
-            d[lane] = t[lane]
-    else:
-        for lane in range(32):
-            if (np.uint32(mask) >> np.uint32(lane)) & np.uint32(1):
+def _storing(rows):
+    """A function that copies the 32 values at host address `source` to a row of the register file that `rows` views, in
+    the lanes of `mask`."""
+
+    @njit(**OPTIONS)
+    def store(registers, row, source, mask):
+        d = rows(registers)[np.uint64(row)]
+        t = rows(source)[np.uint64(0)]
+        if mask == st.FULL_MASK:
+            for lane in range(32):
                 d[lane] = t[lane]
+        else:
+            for lane in range(32):
+                if (np.uint32(mask) >> np.uint32(lane)) & np.uint32(1):
+                    d[lane] = t[lane]
+
+    return store
 
 
-@njit(**OPTIONS)
-def store64(p64, row, source, mask):
-    """As `store32` for the r64 file."""
-    d = rows_u64(p64)[np.uint64(row)]
-    t = rows_u64(source)[np.uint64(0)]
-    if mask == st.FULL_MASK:
-        for lane in range(32):
-            d[lane] = t[lane]
-    else:
-        for lane in range(32):
-            if (np.uint32(mask) >> np.uint32(lane)) & np.uint32(1):
-                d[lane] = t[lane]
+store32 = _storing(rows_u32)
+store64 = _storing(rows_u64)
 
 
 @njit(**OPTIONS)

@@ -71,46 +71,30 @@ def _overflow(x, infinity, mode):
     return infinity - 1 if toward_zero else infinity
 
 
-@njit(**OPTIONS)
-def f64_to_f16(x, mode):
-    """fp16 pattern; NaN gives 0x7FFF."""
-    if x != x:
-        return np.uint32(0x7FFF)
-    sign = np.uint32(0x8000) if math.copysign(1.0, x) < 0 else np.uint32(0)
-    if math.isinf(x):
-        return sign | np.uint32(0x7C00)
-    n = encode(x, 5, 10, 15, mode)
-    if n >= 0x7C00:
-        n = _overflow(x, np.int64(0x7C00), mode)
-    return sign | np.uint32(n)
+def _narrowing(width, exponent_bits, fraction_bits, bias, low_zeros=0):
+    """A function from (fp64, rounding mode) to the pattern, uint32, of a format of `width` bits with infinities, the last
+    `low_zeros` of which are always zero. NaN gives all ones but for the sign."""
+    negative, nan = np.uint32(1 << (width - 1)), np.uint32((1 << (width - 1)) - 1)
+    infinity = ((1 << exponent_bits) - 1) << fraction_bits
+
+    @njit(**OPTIONS)
+    def narrow(x, mode):
+        if x != x:
+            return nan
+        sign = negative if math.copysign(1.0, x) < 0 else np.uint32(0)
+        if math.isinf(x):
+            return sign | np.uint32(infinity << low_zeros)
+        n = encode(x, exponent_bits, fraction_bits, bias, mode)
+        if n >= infinity:
+            n = _overflow(x, np.int64(infinity), mode)
+        return sign | np.uint32(n << low_zeros)
+
+    return narrow
 
 
-@njit(**OPTIONS)
-def f64_to_bf16(x, mode):
-    """bf16 pattern; NaN gives 0x7FFF."""
-    if x != x:
-        return np.uint32(0x7FFF)
-    sign = np.uint32(0x8000) if math.copysign(1.0, x) < 0 else np.uint32(0)
-    if math.isinf(x):
-        return sign | np.uint32(0x7F80)
-    n = encode(x, 8, 7, 127, mode)
-    if n >= 0x7F80:
-        n = _overflow(x, np.int64(0x7F80), mode)
-    return sign | np.uint32(n)
-
-
-@njit(**OPTIONS)
-def f64_to_tf32(x, mode):
-    """fp32 pattern with the low 13 fraction bits zero; NaN gives 0x7FFFFFFF."""
-    if x != x:
-        return np.uint32(0x7FFFFFFF)
-    sign = np.uint32(0x80000000) if math.copysign(1.0, x) < 0 else np.uint32(0)
-    if math.isinf(x):
-        return sign | np.uint32(0x7F800000)
-    n = encode(x, 8, 10, 127, mode)
-    if n >= 0x3FC00:
-        n = _overflow(x, np.int64(0x3FC00), mode)
-    return sign | np.uint32(n << 13)
+f64_to_f16 = _narrowing(16, 5, 10, 15)
+f64_to_bf16 = _narrowing(16, 8, 7, 127)
+f64_to_tf32 = _narrowing(32, 8, 10, 127, low_zeros=13)
 
 
 @njit(**OPTIONS)

@@ -11,6 +11,7 @@ from numba import njit
 
 from . import microcode as mc
 from . import state as st
+from .atomic import atomic32, combine64
 from .common import (
     OPTIONS,
     buffer_table,
@@ -21,17 +22,14 @@ from .common import (
     cell_u32,
     cell_u64,
     code_table,
-    exact_sum,
     guarded,
     int32s,
     int64s,
-    round_to_odd,
     rows_u32,
     rows_u64,
     store32,
     store64,
 )
-from .formats import bf16_to_f64, f16_to_f64, f64_to_bf16, f64_to_f16
 from .remote import ALL_FIRST, ROOM_FIRST, has_room, note_stores, remote_lanes, suspend
 from .trace import trace_access
 
@@ -43,31 +41,6 @@ GENERIC = 3
 LOCAL = 4
 
 POINTERS = 1024  # byte offset of the resolved addresses in scratch
-
-ATOMICS = (
-    "add",
-    "min_s",
-    "max_s",
-    "min_u",
-    "max_u",
-    "and",
-    "or",
-    "xor",
-    "exch",
-    "cas",
-    "inc",
-    "dec",
-    "add_f32",
-    "add_f64",
-    "add_f16",
-    "add_bf16",
-    "add_f16x2",
-    "add_bf16x2",
-    "min_f16x2",
-    "max_f16x2",
-    "min_bf16x2",
-    "max_bf16x2",
-)
 
 
 @njit(**OPTIONS)
@@ -248,80 +221,6 @@ def _store(p_aux, row, m, p32, p64, scratch):
 
 
 @njit(**OPTIONS)
-def _half_atomic(kind, a, b):
-    """add, min or max of fp16 or bf16 patterns, rounded to nearest even."""
-    half = kind in (14, 16, 18, 19)
-    x = f16_to_f64(a) if half else bf16_to_f64(a)
-    y = f16_to_f64(b) if half else bf16_to_f64(b)
-    if kind <= 17:
-        s, e = exact_sum(x, y)
-        r = round_to_odd(s, e) if e == e else s
-    elif x != x or y != y:
-        r = y if x != x else x
-    elif kind == 18 or kind == 20:
-        r = min(x, y)
-    else:
-        r = max(x, y)
-    return f64_to_f16(r, 0) if half else f64_to_bf16(r, 0)
-
-
-@njit(**OPTIONS)
-def _atomic32(kind, old, b, c):
-    if kind == 0:
-        return old + b
-    if kind == 1:
-        return old if np.int32(old) < np.int32(b) else b
-    if kind == 2:
-        return old if np.int32(old) > np.int32(b) else b
-    if kind == 3:
-        return old if old < b else b
-    if kind == 4:
-        return old if old > b else b
-    if kind == 5:
-        return old & b
-    if kind == 6:
-        return old | b
-    if kind == 7:
-        return old ^ b
-    if kind == 8:
-        return b
-    if kind == 9:
-        return c if old == b else old
-    if kind == 10:
-        return np.uint32(0) if old >= b else old + np.uint32(1)
-    if kind == 11:
-        return b if old == 0 or old > b else old - np.uint32(1)
-    low, s = np.uint32(0xFFFF), np.uint32(16)
-    r = _half_atomic(kind, old & low, b & low)
-    if kind >= 16:
-        r |= _half_atomic(kind, old >> s, b >> s) << s
-    return r
-
-
-@njit(**OPTIONS)
-def _atomic64(kind, old, b, c):
-    if kind == 0:
-        return old + b
-    if kind == 1:
-        return old if np.int64(old) < np.int64(b) else b
-    if kind == 2:
-        return old if np.int64(old) > np.int64(b) else b
-    if kind == 3:
-        return old if old < b else b
-    if kind == 4:
-        return old if old > b else b
-    if kind == 5:
-        return old & b
-    if kind == 6:
-        return old | b
-    if kind == 7:
-        return old ^ b
-    if kind == 8:
-        return b
-    return c if old == b else old
-
-
-@njit(**OPTIONS)
 def _atomic(row, m, p32, p64, scratch):
     """ATOM / XATOM, lanes in ascending order. Immediates: kind, bytes | byte offset << 8. Returns whether memory has
     changed: one that leaves it as it is, as a failed compare-and-swap, is nothing that anybody could wait for."""
@@ -337,7 +236,7 @@ def _atomic(row, m, p32, p64, scratch):
                 if kind == 13:
                     cell_f64(p)[0] = cell_f64(p)[0] + np.uint64(b[i]).view(np.float64)
                 else:
-                    cell_u64(p)[0] = _atomic64(kind, old, b[i], c[i])
+                    cell_u64(p)[0] = combine64(kind, old, b[i], c[i])
                 changed |= cell_u64(p)[0] != old
                 t[i] = old
         store64(p64, row[2], scratch, m)
@@ -348,7 +247,7 @@ def _atomic(row, m, p32, p64, scratch):
             p = pointers[i] + step
             if size == 2:
                 old2 = np.uint32(cell_u16(p)[0])
-                cell_u16(p)[0] = np.uint16(_atomic32(kind, old2, nb[i], nc[i]) & np.uint32(0xFFFF))
+                cell_u16(p)[0] = np.uint16(atomic32(kind, old2, nb[i], nc[i]) & np.uint32(0xFFFF))
                 changed |= np.uint32(cell_u16(p)[0]) != old2
                 tn[i] = old2
             else:
@@ -356,7 +255,7 @@ def _atomic(row, m, p32, p64, scratch):
                 if kind == 12:
                     cell_f32(p)[0] = cell_f32(p)[0] + np.uint32(nb[i]).view(np.float32)
                 else:
-                    cell_u32(p)[0] = _atomic32(kind, old4, nb[i], nc[i])
+                    cell_u32(p)[0] = atomic32(kind, old4, nb[i], nc[i])
                 changed |= cell_u32(p)[0] != old4
                 tn[i] = old4
     store32(p32, row[2], scratch, m)

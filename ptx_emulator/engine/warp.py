@@ -9,11 +9,12 @@ import numpy as np
 from numba import njit
 
 from . import microcode as mc
+from .atomic import ATOMICS, combine32
 from .common import OPTIONS, code_table, guarded, int64s, popcount, rows_f32, rows_u32, rows_u64, store32
 
 SHUFFLES = ("up", "down", "bfly", "idx")
 VOTES = ("all", "any", "uni", "ballot")
-REDUCTIONS = ("add", "min_s", "max_s", "min_u", "max_u", "and", "or", "xor", "min_f", "max_f")
+REDUCTIONS = (*ATOMICS[:8], "min_f", "max_f")
 ABS, NAN = 1, 2  # flags of a floating redux
 
 
@@ -99,25 +100,6 @@ def _match(row, m, p32, p64, scratch):
 
 
 @njit(**OPTIONS)
-def _reduce_pair(op, x, y):
-    if op == 0:
-        return x + y
-    if op == 1:
-        return x if np.int32(x) < np.int32(y) else y
-    if op == 2:
-        return x if np.int32(x) > np.int32(y) else y
-    if op == 3:
-        return x if x < y else y
-    if op == 4:
-        return x if x > y else y
-    if op == 5:
-        return x & y
-    if op == 6:
-        return x | y
-    return x ^ y
-
-
-@njit(**OPTIONS)
 def _redux(row, m, p32, scratch):
     u, f = rows_u32(p32)[np.uint64(row[3])], rows_f32(p32)[np.uint64(row[3])]
     t = rows_u32(scratch)[0]
@@ -127,7 +109,7 @@ def _redux(row, m, p32, scratch):
     if op < 8:
         for lane in range(32):
             if (m >> lane) & 1:
-                result = u[lane] if first else _reduce_pair(op, result, u[lane])
+                result = u[lane] if first else combine32(op, result, u[lane], u[lane])
                 first = False
     else:
         best = np.float32(0.0)

@@ -116,26 +116,46 @@ def binary(method: str):
     return build
 
 
+def _of_width(kind: str, bits: int) -> dict:
+    """The operations that exist for 32 and for 64 bits: name -> (rows, builder)."""
+    two, three = 2 * kind, 3 * kind
+    table = {
+        "MOV": (two, lambda b, x: x),
+        "ADD": (three, binary("add")),
+        "SUB": (three, binary("sub")),
+        "MUL": (three, binary("mul")),
+        "MAD": (4 * kind, lambda b, x, y, z: b.add(b.mul(x, y), z)),
+        "AND": (three, binary("and_")),
+        "OR": (three, binary("or_")),
+        "XOR": (three, binary("xor")),
+        "NOT": (two, invert(kind)),
+        "NEG": (two, negate(kind)),
+        "ABS": (two, magnitude(kind)),
+        "SHL": (two + "i", shift("shl", bits)),
+        "SHR_U": (two + "i", shift("lshr", bits)),
+        "SHR_S": (two + "i", shift("ashr", bits)),
+        "SELP": (three + "i", select),
+        "CARRY": ("i" + two, compare("<", False)),
+    }
+    for name, condition, signed in (
+        ("SEQ", "==", False),
+        ("SNE", "!=", False),
+        ("SLT_S", "<", True),
+        ("SLE_S", "<=", True),
+        ("SLT_U", "<", False),
+        ("SLE_U", "<=", False),
+    ):
+        table[name] = ("i" + two, compare(condition, signed))
+    for name, condition in (("MIN", "<"), ("MAX", ">")):
+        table[f"{name}_S"] = (three, pick(condition, True))
+        table[f"{name}_U"] = (three, pick(condition, False))
+    return table
+
+
 def integer_table() -> dict:
     table = {
-        mc.MOV: ("ii", lambda b, x: x),
-        mc.ADD: ("iii", binary("add")),
-        mc.SUB: ("iii", binary("sub")),
-        mc.MUL: ("iii", binary("mul")),
-        mc.MAD: ("iiii", lambda b, x, y, z: b.add(b.mul(x, y), z)),
         mc.MULHI_S: ("iii", mul_high("sext")),
         mc.MULHI_U: ("iii", mul_high("zext")),
-        mc.AND: ("iii", binary("and_")),
-        mc.OR: ("iii", binary("or_")),
-        mc.XOR: ("iii", binary("xor")),
-        mc.NOT: ("ii", invert("i")),
-        mc.NEG: ("ii", negate("i")),
-        mc.ABS: ("ii", magnitude("i")),
-        mc.SHL: ("iii", shift("shl", 32)),
-        mc.SHR_U: ("iii", shift("lshr", 32)),
-        mc.SHR_S: ("iii", shift("ashr", 32)),
-        mc.SELP: ("iiii", select),
-        mc.CARRY: ("iii", compare("<", False)),
         mc.POPC: ("ii", lambda b, x: call(b, "ctpop", x)),
         mc.BREV: ("ii", lambda b, x: call(b, "bitreverse", x)),
         mc.SEXT8: ("ii", sign_extend_low(8)),
@@ -144,22 +164,6 @@ def integer_table() -> dict:
         mc.ZEXT16: ("ii", keep_low(16)),
         mc.PACK16: ("iii", pack16),
         mc.HIGH16: ("ii", lambda b, x: b.lshr(x, splat("i", 16))),
-        mc.XMOV: ("ll", lambda b, x: x),
-        mc.XADD: ("lll", binary("add")),
-        mc.XSUB: ("lll", binary("sub")),
-        mc.XMUL: ("lll", binary("mul")),
-        mc.XMAD: ("llll", lambda b, x, y, z: b.add(b.mul(x, y), z)),
-        mc.XAND: ("lll", binary("and_")),
-        mc.XOR64: ("lll", binary("or_")),
-        mc.XXOR: ("lll", binary("xor")),
-        mc.XNOT: ("ll", invert("l")),
-        mc.XNEG: ("ll", negate("l")),
-        mc.XABS: ("ll", magnitude("l")),
-        mc.XSHL: ("lli", shift("shl", 64)),
-        mc.XSHR_U: ("lli", shift("lshr", 64)),
-        mc.XSHR_S: ("lli", shift("ashr", 64)),
-        mc.XSELP: ("llli", select),
-        mc.XCARRY: ("ill", compare("<", False)),
         mc.MULW_S: ("lii", mul_wide("sext")),
         mc.MULW_U: ("lii", mul_wide("zext")),
         mc.MADW_S: ("liil", mul_wide("sext")),
@@ -170,17 +174,8 @@ def integer_table() -> dict:
         mc.SEXT64: ("li", lambda b, x: b.sext(x, ROW_TYPES["l"])),
         mc.ZEXT64: ("li", lambda b, x: b.zext(x, ROW_TYPES["l"])),
     }
-    for prefix, rows, out in (("", "ii", "i"), ("X", "ll", "i")):
-        for name, condition, signed in (
-            ("EQ", "==", False),
-            ("NE", "!=", False),
-            ("LT_S", "<", True),
-            ("LE_S", "<=", True),
-            ("LT_U", "<", False),
-            ("LE_U", "<=", False),
-        ):
-            table[getattr(mc, f"{prefix}S{name}")] = (out + rows, compare(condition, signed))
-        for name, condition in (("MIN", "<"), ("MAX", ">")):
-            table[getattr(mc, f"{prefix}{name}_S")] = (rows[0] + rows, pick(condition, True))
-            table[getattr(mc, f"{prefix}{name}_U")] = (rows[0] + rows, pick(condition, False))
+    for name, entry in _of_width("i", 32).items():
+        table[getattr(mc, name)] = entry
+    for name, entry in _of_width("l", 64).items():
+        table[getattr(mc, "XOR64" if name == "OR" else f"X{name}")] = entry  # XOR is that of 32 bits
     return table

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ...engine import microcode as mc
 from ...engine import state as st
-from ...engine.memory import ATOMICS, GENERIC, HOST, LOCAL, SHARED_CLUSTER, SHARED_CTA
+from ...engine.atomic import ATOMICS
+from ...engine.memory import GENERIC, HOST, LOCAL, SHARED_CLUSTER, SHARED_CTA
 from ...ir import Address, Imm, Reg, Sink, Symbol, Vector, type_bytes
 from ...registry import lower, unsupported
 from ..emitter import SINK_ROW
