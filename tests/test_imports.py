@@ -10,11 +10,12 @@ mla                   -> cutlass
 
 from __future__ import annotations
 
-import ast
 import sys
 from pathlib import Path
 
 import pytest
+
+from scripts.house import imported_modules, module_name
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED_PACKAGES = {
@@ -64,21 +65,6 @@ EMULATOR_LAYERS = (
 LAYERS = {"mla": MLA_LAYERS, "ptx_emulator": EMULATOR_LAYERS}
 
 
-def imported_modules(source: str, module: str, is_package: bool) -> set[str]:
-    """Absolute dotted names that a file imports; `from a import b` counts as `a.b`."""
-    names = set()
-    parts = module.split(".")
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = node.level - 1 if is_package else node.level
-            package = parts[: len(parts) - above] if node.level else []
-            base = ".".join([*package, *([node.module] if node.module else [])])
-            names.update(f"{base}.{alias.name}" for alias in node.names)
-    return names
-
-
 def layer_of(package: str, room: str) -> int | None:
     return next((index for index, layer in enumerate(LAYERS[package]) if room in layer), None)
 
@@ -105,12 +91,10 @@ def import_faults(root: Path) -> list[str]:
     faults = []
     for package in ALLOWED_PACKAGES:
         for file in sorted((root / package).rglob("*.py")):
-            is_package = file.stem == "__init__"
-            parts = file.relative_to(root).with_suffix("").parts
-            module = ".".join(parts[:-1] if is_package else parts)
+            is_package, module = file.stem == "__init__", module_name(root, file)
             allowed = EXCEPTIONS.get(module, ALLOWED_PACKAGES[package])
             layered = package in LAYERS and module != package
-            if layered and layer_of(package, parts[1]) is None:
+            if layered and layer_of(package, module.split(".")[1]) is None:
                 faults.append(f"{module}: has no layer: give it one in LAYERS")
                 continue
             for name in sorted(imported_modules(file.read_text(), module, is_package)):
@@ -121,7 +105,7 @@ def import_faults(root: Path) -> list[str]:
                     faults.append(f"{module} imports {name}: {why}")
     for package in ("scripts", "bench"):
         for file in sorted((root / package).rglob("*.py")):
-            module = ".".join(file.relative_to(root).with_suffix("").parts)
+            module = module_name(root, file)
             for name in sorted(imported_modules(file.read_text(), module, file.stem == "__init__")):
                 if name.split(".")[0] in {"tests", "scripts", "bench"} - {package}:
                     faults.append(f"{module} imports {name}: nobody imports tests, scripts or bench")
