@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+
 import pytest
 
 from scripts import house
@@ -31,6 +34,29 @@ def root(tmp_path):
 
 def test_the_document_shows_the_structure_that_the_code_has():
     assert house.main(["--check", str(house.ROOT / "docs" / "house.md")]) == 0
+
+
+def definitions(path):
+    """Names that a file defines: functions, classes, constants, and Class.member."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names.update(f"{node.name}.{member.name}" for member in node.body if isinstance(member, ast.FunctionDef))
+        if isinstance(node, ast.Assign):
+            names.update(target.id for target in node.targets if isinstance(target, ast.Name))
+    return names
+
+
+def test_files_and_definitions_that_the_document_names_are_there():
+    text = (house.ROOT / "docs" / "house.md").read_text()
+    named = re.findall(r"`((?:mla|wrappers|ptx_emulator|tests|docs)/[\w/.]*)(?:: ([\w., ]+))?`", text)
+    assert len(named) > 40
+    for path, names in named:
+        assert (house.ROOT / path).exists(), path
+        missing = set(names.split(", ")) - {""} - (definitions(house.ROOT / path) if names else set())
+        assert not missing, (path, missing)
 
 
 def test_rooms_stand_above_what_they_import(root):
