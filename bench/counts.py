@@ -16,16 +16,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import torch
-
 from bench.workloads import Workload, add_workload_arguments, workload_of
 from mla import split_kv
 from mla.arch import SMEM_PORT_BYTES
 from mla.causal_mask import TilePhases
-from mla.config import PATHS, MlaDecodeConfig
+from mla.config import PAGE_SIZES, PATHS, MlaDecodeConfig
 from mla.decode import MlaDecode
 from mla.warp_schedule import WarpSchedule
-from wrappers import command_line, emulated, kernel, validate
+from wrappers import command_line, emulated, kernel
 from wrappers.emulated import DecodeReports
 from wrappers.kernel import EMULATED_CTAS, TORCH_DTYPES
 from wrappers.testing import make_problem
@@ -186,8 +184,7 @@ def count(workload: Workload, is_causal: bool, num_ctas: int = EMULATED_CTAS, pa
         dtype=TORCH_DTYPES[workload.dtype], is_causal=is_causal,
     )  # fmt: skip
     call = problem.decode_call(return_lse=False)
-    out = torch.empty(problem.out_shape, dtype=problem.out_dtype)
-    reports = emulated.launch(kernel.compiled(call, ARCH, path), call, out, None, num_ctas=num_ctas)
+    reports = emulated.launch(kernel.compiled(call, ARCH, path), call, num_ctas=num_ctas)
     return summarise(kernel.decode_config(call, ARCH, path), problem.seq_lens.tolist(), reports, num_ctas)
 
 
@@ -198,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_workload_arguments(parser)
     parser.set_defaults(batch=2)
     parser.add_argument("--dtype", choices=sorted(TORCH_DTYPES), default="bf16")
-    parser.add_argument("--page-size", type=int, choices=validate.PAGE_SIZES, default=64)
+    parser.add_argument("--page-size", type=int, choices=PAGE_SIZES, default=64)
     parser.add_argument("--num-ctas", type=command_line.integer(1), default=EMULATED_CTAS, help="SMs of the GPU")
     parser.add_argument("--path", choices=PATHS, default="auto", help="operand path")
     parser.add_argument("--causal", action=argparse.BooleanOptionalAction, default=True)

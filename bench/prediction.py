@@ -10,19 +10,19 @@ from dataclasses import astuple, dataclass, field
 import torch
 
 from bench.counts import cuts, roles_of, work_items
-from bench.workloads import HEAD_DIM, LATENT_DIM, Workload
+from bench.hardware import B200
+from bench.workloads import Workload
 from mla import split_kv
 from mla.compile import compile_decode
-from mla.config import MlaDecodeConfig
+from mla.config import FLOAT_BYTES, HEAD_DIM, LATENT_DIM, MlaDecodeConfig
 from mla.decode import MlaDecode
 from ptx_emulator import state
 from ptx_emulator.cubin import code_sizes, register_counts
 from ptx_emulator.timing import Constants, CtaTiming, LaunchTiming, time_host_function
-from wrappers.kernel import EMULATED_CTAS, TORCH_DTYPES
+from wrappers.call import OUTPUT_DTYPES
+from wrappers.kernel import EMULATED_CTAS, TORCH_DTYPES, workspace_bytes
 
-OUTPUT_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 POOL_PAGES = 3072  # distinct pages that tables walk through in a circle; more than one cluster reads
-MMA_FLOP = {"bf16": 8192, "fp16": 8192, "fp8": 16384}  # per cycle and SM (performance.md, section 2)
 TARGET_FACTOR, TARGET_MICROSECONDS = 1.05, 8.0
 
 
@@ -80,8 +80,8 @@ def host_arguments(workload: Workload, config: MlaDecodeConfig, seed: int = 0) -
     shape = (workload.batch, workload.seq_len_q, workload.num_heads)
     query = torch.randn(*shape, HEAD_DIM, generator=generator).to(dtype)
     tables = (torch.arange(workload.batch * width, dtype=torch.int32) % pages).reshape(workload.batch, width)
-    out = torch.zeros(*shape, LATENT_DIM, dtype=OUTPUT_DTYPES[workload.dtype])
-    workspace = torch.zeros(split_kv.workspace_bytes(EMULATED_CTAS, 64, LATENT_DIM) // 4)
+    out = torch.zeros(*shape, LATENT_DIM, dtype=OUTPUT_DTYPES[dtype])
+    workspace = torch.zeros(workspace_bytes(EMULATED_CTAS) // FLOAT_BYTES)
     write_cuts(workspace, config, workload.kv_lens)
     seq_lens = torch.tensor(workload.kv_lens, dtype=torch.int32)
     scale = HEAD_DIM**-0.5
@@ -129,7 +129,7 @@ def predict(workload: Workload, constants: Constants, path: str = "auto", seed: 
     hand_over = constants["next_launch_pdl" if merge.dependent else "next_launch"] * 1e6
     hbm = (workload.kv_bytes + workload.row_bytes) / constants["hbm"] * 1e6
     per_second = constants.cycles_per_second * constants["sms"]
-    mma = workload.flop(plan.tile_rows) / MMA_FLOP[workload.dtype] / per_second * 1e6
+    mma = workload.flop(plan.tile_rows) / B200.mma_flop_per_clock[workload.dtype] / per_second * 1e6
     tiles = sum(item.phases.num_tiles for item in work_items(config, workload.kv_lens, EMULATED_CTAS))
     port = us(plan.traffic_cycles(plan.tile_tokens) * tiles / (EMULATED_CTAS // plan.cluster_size))
     longest = max(decode.clusters, key=lambda cluster: cluster.cycles)

@@ -27,6 +27,8 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32
 
+from mla.config import TREE_WORD_BITS
+
 
 def minimum(a: Any, b: Any) -> Any:
     return min(a, b) if isinstance(a, int) and isinstance(b, int) else cutlass.min(a, b)
@@ -248,7 +250,6 @@ def traced_extremes(visible_lens: cutlass.Constexpr, begin: Int32, end: Int32, s
     return smallest, largest
 
 
-DRAFT_BITS = 32  # drafts to a word of the tree mask
 WORD_BITS = 0xFFFFFFFF
 
 
@@ -258,11 +259,11 @@ def draft_window(word_of: Any, first: Any, seq_len_q: Any) -> Any:
     word_of: word w of the token's row of the tree mask, 64 bits wide with the upper half 0, for any w >= 0 (what it
         is past the row's end does not matter). first: may be negative. seq_len_q: drafts of the request.
     """
-    index, shift = first >> 5, first & (DRAFT_BITS - 1)
+    index, shift = first >> 5, first & (TREE_WORD_BITS - 1)
     low, high = word_or_ones(word_of, index), word_or_ones(word_of, index + 1)
-    seen = ((low | (high << DRAFT_BITS)) >> shift) & WORD_BITS
-    count = maximum(minimum(seq_len_q - first, DRAFT_BITS), 0)
-    return seen & (type(seen)(WORD_BITS) >> (DRAFT_BITS - count))
+    seen = ((low | (high << TREE_WORD_BITS)) >> shift) & WORD_BITS
+    count = maximum(minimum(seq_len_q - first, TREE_WORD_BITS), 0)
+    return seen & (type(seen)(WORD_BITS) >> (TREE_WORD_BITS - count))
 
 
 def word_or_ones(word_of: Any, index: Any) -> Any:

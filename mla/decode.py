@@ -11,7 +11,7 @@ from cutlass.cute.nvgpu import cpasync
 
 from mla import operands, reduction, split_kv
 from mla.arch import SMEM_ALIGN, TMEM_COLUMNS
-from mla.config import MlaDecodeConfig
+from mla.config import FLOAT_BYTES, INT_BYTES, MlaDecodeConfig
 from mla.context import Arguments, Boxes, Context
 from mla.line import RequestList
 from mla.memory_plan import MemoryPlan
@@ -124,10 +124,10 @@ class MlaDecode:
         partial_out = cute.make_tensor(
             cute.recast_ptr(start, dtype=operands.ELEMENT_TYPE[self.config.partial_dtype]), out_layout
         )
-        lse_start = start + Int64(slots) * (rows * dims * element_bytes // split_kv.FLOAT_BYTES)
+        lse_start = start + Int64(slots) * (rows * dims * element_bytes // FLOAT_BYTES)
         lse_layout = cute.make_layout((slots, rows), stride=(rows, 1))
         partial_lse = cute.make_tensor(cute.recast_ptr(lse_start, dtype=Float32), lse_layout)
-        cuts_start = start + split_kv.cuts_offset(Int64(num_units), rows, dims, element_bytes) // split_kv.INT_BYTES
+        cuts_start = start + split_kv.cuts_offset(Int64(num_units), rows, dims, element_bytes) // INT_BYTES
         cuts_layout = cute.make_layout((num_units, split_kv.CUT_INTS), stride=(split_kv.CUT_INTS, 1))
         cuts = cute.make_tensor(cuts_start, cuts_layout)
         return partial_out, partial_lse, cuts

@@ -8,13 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from mla.arch import MMA_K_BYTES, SMEM_ALIGN, SMEM_BYTES_PER_CTA, SMEM_PORT_BYTES, TMEM_COLUMNS, WARP_SIZE
-from mla.config import MlaDecodeConfig
+from mla.config import FLOAT_BYTES, INT_BYTES, MlaDecodeConfig
 from mla.pipelines import BarrierPlan, Edge
 from mla.warp_schedule import WarpSchedule
 
 CHUNK_BYTES = 128  # row pitch of a 128-byte-swizzled chunk
-FLOAT_BYTES = 4
-INT_BYTES = 4
 TMEM_COLUMN_BYTES = 4
 WORK_RECORD_INTS = 8
 SLOT_BYTES = 16384  # of a slot of keys or values: P*V reads two side by side, or one; four TMA boxes at most

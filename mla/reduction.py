@@ -22,7 +22,7 @@ from cutlass import Float32, Int32
 from mla import operands, softmax, split_kv
 from mla.arch import WARP_SIZE
 from mla.causal_mask import quotient, quotient_up
-from mla.config import ELEMENT_BYTES, MlaDecodeConfig
+from mla.config import ELEMENT_BYTES, FLOAT_BYTES, MlaDecodeConfig
 from mla.line import Request
 from mla.tile_scheduler import TileScheduler
 
@@ -121,7 +121,7 @@ class MergePartials:
     @property
     def smem_bytes(self) -> int:
         """Per warp: a band, the maximum, the sum of weights."""
-        return WARPS * (self.band_dims + 2) * split_kv.FLOAT_BYTES
+        return WARPS * (self.band_dims + 2) * FLOAT_BYTES
 
     @property
     def ctas_per_cut(self) -> int:

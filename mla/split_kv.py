@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mla.causal_mask import maximum, minimum, quotient
+from mla.config import FLOAT_BYTES, INT_BYTES
 
 # Where row tiles have at most so many key tiles on average, there are no more shares than row tiles: a partial result
 # and its merge cost more than the one key tile that a cut saves. Longer ones are cut down to single key tiles. Modelled
@@ -22,7 +23,6 @@ from mla.causal_mask import maximum, minimum, quotient
 # 9.6 / 14.8, 2 of 16 tiles 12.3 / 13.9 / 19.2; of wide fp8 h128 q1: 8 of 2 tiles 11.6 / 10.4 / 16.2, 1 of 64 tiles
 # 11.9 / 13.3 / 15.5.
 UNCUT_TILES = 2
-FLOAT_BYTES = INT_BYTES = 4
 SLOTS_PER_UNIT = 2
 CUT_INTS = 8  # fields of a Cut, and padding to 16 bytes
 

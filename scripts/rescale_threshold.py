@@ -14,12 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mla.compile import compile_decode
 from scripts.progress import Progress
 from wrappers import command_line, emulated, kernel
-from wrappers.decode import EMULATED_ARCH
+from wrappers.backends import EMULATED_ARCH
 from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, compare, make_problem
 
@@ -58,10 +56,8 @@ def measure(problem: MlaProblem, dtype: str, threshold: float) -> dict[str, Any]
     """Signal-to-noise ratio of the kernel with this threshold, on a GPU of one SM: a single share, no merge."""
     call = problem.decode_call()
     config = replace(kernel.decode_config(call, EMULATED_ARCH), rescale_threshold=threshold)
-    out = torch.empty(problem.out_shape, dtype=problem.out_dtype)
-    lse = torch.empty(problem.out_shape[:-1])
-    emulated.launch(compile_decode(config), call, out, lse, num_ctas=1)
-    found = compare(problem, out, lse)
+    emulated.launch(compile_decode(config), call, num_ctas=1)
+    found = compare(problem, call.out, call.lse)
     return {
         "dtype": dtype, "threshold": threshold, "num_heads": NUM_HEADS, "seq_len_q": SEQ_LEN_Q,
         "kv_len": int(problem.seq_lens.max()), "snr_db": found.snr_db, "lse_max_abs_err": found.lse_max_abs_err,

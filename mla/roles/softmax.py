@@ -15,7 +15,8 @@ from cutlass import Float32, Int32, Int64
 
 from mla import operands, softmax
 from mla.arch import WARP_SIZE
-from mla.causal_mask import DRAFT_BITS, WORD_BITS, draft_window, minimum
+from mla.causal_mask import WORD_BITS, draft_window, minimum
+from mla.config import TREE_WORD_BITS
 from mla.context import Context, WorkItem, has_work, read_work, release_work
 from mla.memory_plan import CHUNK_BYTES
 from mla.paths import accumulator
@@ -148,7 +149,7 @@ def draft_bits(ctx: Context, work: WorkItem, lane: Any, first_token: Any, count:
         return Int64(tokens_words[minimum(index, cute.size(tokens_words) - 1)]) & WORD_BITS
 
     first_draft = first_token - mask.first_draft(work.request.seq_len_k)
-    firsts = range(0, count, DRAFT_BITS)
+    firsts = range(0, count, TREE_WORD_BITS)
     return [Int32(draft_window(word_of, first_draft + first, mask.seq_len_q)) for first in firsts]
 
 

@@ -16,7 +16,7 @@ from mla.tile_scheduler import TileScheduler
 from tests.mla.test_split_kv import shares_of
 from tests.wrappers.emulation import assert_clean, is_caught, launch, launch_with_reports, run, same
 from wrappers import kernel
-from wrappers.decode import EMULATED_ARCH
+from wrappers.backends import EMULATED_ARCH
 from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, assert_matches, make_problem, shard
 
