@@ -98,7 +98,7 @@ def work_items(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) 
     kernel = MlaDecode(config)
     scheduler = kernel.scheduler
     total = sum(scheduler.request_cost(keys) for keys in seq_lens)
-    num_units, gap = num_ctas // kernel.plan.cluster_size, scheduler.gap
+    num_units, gap = num_ctas // kernel.plan.tile.cluster_size, scheduler.gap
     shares = split_kv.Shares.of(total, num_units, len(seq_lens) * scheduler.row_tiles, gap)
     items, first = [], 0
     for keys in seq_lens:
@@ -120,7 +120,7 @@ def cuts(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) -> lis
     """What each unit tells the merge; requests have the config's query tokens each."""
     kernel = MlaDecode(config)
     scheduler = kernel.scheduler
-    num_units, total = num_ctas // kernel.plan.cluster_size, sum(map(scheduler.request_cost, seq_lens))
+    num_units, total = num_ctas // kernel.plan.tile.cluster_size, sum(map(scheduler.request_cost, seq_lens))
     gap = scheduler.gap
     shares = split_kv.Shares.of(total, num_units, len(seq_lens) * scheduler.row_tiles, gap)
     found, first = [split_kv.Cut(0, 0, 0, 0, 0, 0)] * num_units, 0
@@ -157,10 +157,10 @@ def summarise(config: MlaDecodeConfig, seq_lens: Sequence[int], reports: DecodeR
     tokens = sum(item.keys for item in items)
     loaded = (
         report.counters["tma_load_bytes"]
-        - sum(item.phases.num_tiles > 0 for item in items) * plan.cluster_size * plan.query_bytes
+        - sum(item.phases.num_tiles > 0 for item in items) * plan.tile.cluster_size * plan.tile.query_bytes
     )
     probs = report.by_opcode(list(plan.warps.softmax))[PROBS_STORE] * PROBS_STORE_BYTES
-    shared = (report.counters["tcgen05_shared_bytes"] + loaded + probs) / SMEM_PORT_BYTES / plan.cluster_size
+    shared = (report.counters["tcgen05_shared_bytes"] + loaded + probs) / SMEM_PORT_BYTES / plan.tile.cluster_size
     return Counts(
         row_tiles=description.scheduler.row_tiles * len(seq_lens),
         work_items=len(items),

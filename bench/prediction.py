@@ -62,7 +62,7 @@ def write_cuts(workspace: torch.Tensor, config: MlaDecodeConfig, kv_lens: Sequen
     """What every unit tells the merge, of which only some are executed."""
     plan = MlaDecode(config).plan
     of_units = [astuple(cut) for cut in cuts(config, kv_lens, EMULATED_CTAS)]
-    offset = split_kv.cuts_offset(len(of_units), plan.tile_rows, LATENT_DIM, config.partial_bytes)
+    offset = split_kv.cuts_offset(len(of_units), plan.tile.rows, LATENT_DIM, config.partial_bytes)
     begin = offset // workspace.element_size()
     table = workspace[begin : begin + len(of_units) * split_kv.CUT_INTS].view(torch.int32)
     fields = torch.tensor(of_units, dtype=torch.int32)
@@ -107,7 +107,7 @@ def timed_launches(
     """The decode kernel and the merge of split row tiles."""
     kernel = compile_decode(config)
     units, active = units_to_execute(config, workload.kv_lens)
-    busy = active * MlaDecode(config).plan.cluster_size
+    busy = active * MlaDecode(config).plan.tile.cluster_size
     options = [
         {"clusters": units, "busy_sms": busy, "trace_rows": trace_rows},
         {"cached": True},
@@ -129,9 +129,9 @@ def predict(workload: Workload, constants: Constants, path: str = "auto", seed: 
     hand_over = constants["next_launch_pdl" if merge.dependent else "next_launch"] * 1e6
     hbm = (workload.kv_bytes + workload.row_bytes) / constants["hbm"] * 1e6
     per_second = constants.cycles_per_second * constants["sms"]
-    mma = workload.flop(plan.tile_rows) / B200.mma_flop_per_clock[workload.dtype] / per_second * 1e6
+    mma = workload.flop(plan.tile.rows) / B200.mma_flop_per_clock[workload.dtype] / per_second * 1e6
     tiles = sum(item.phases.num_tiles for item in work_items(config, workload.kv_lens, EMULATED_CTAS))
-    port = us(plan.traffic_cycles(plan.tile_tokens) * tiles / (EMULATED_CTAS // plan.cluster_size))
+    port = us(plan.traffic_cycles(plan.tile.tokens) * tiles / (EMULATED_CTAS // plan.tile.cluster_size))
     longest = max(decode.clusters, key=lambda cluster: cluster.cycles)
     return Prediction(
         workload=workload.name,
@@ -161,7 +161,7 @@ def named_waits(description: MlaDecode, cluster: CtaTiming) -> dict[str, float]:
     def add(warp: int, what: str, cycles: float) -> None:
         cta, number = divmod(warp, plan.warps.num_warps)
         role = role_of[number]
-        label = role if plan.cluster_size == 1 else f"{role} of CTA {cta}"
+        label = role if plan.tile.cluster_size == 1 else f"{role} of CTA {cta}"
         found[label, what] = found.get((label, what), 0.0) + cycles / cluster.cycles / len(roles[role])
 
     for warp, end in enumerate(cluster.ended):

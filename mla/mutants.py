@@ -134,7 +134,7 @@ def _short_take(first: Any, cost: Any, share_begin: Any, share_end: Any) -> spli
 
 
 def _first_stage_pages(ctx: Context, batch: Any, phases: Any, entry: Any) -> Any:
-    return _TABLE_ENTRY(ctx, batch, phases, entry % ctx.plan.page_ids_per_stage)
+    return _TABLE_ENTRY(ctx, batch, phases, entry % ctx.plan.smem.page_ids_per_stage)
 
 
 def _all_but_the_last(parts: Any, member: Any, log2_members: Any) -> tuple[Any, Any]:

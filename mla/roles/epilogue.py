@@ -43,8 +43,8 @@ def run(ctx: cutlass.Constexpr, work: cutlass.Constexpr, lane: Int32, tiles: Int
     target = Target(
         work.slot >= 0, cutlass.select_(is_odd, other_row, own_row), cutlass.select_(is_odd, own_row, other_row)
     )
-    for half in cutlass.range(plan.output_halves, unroll=1):
-        held = (tiles - 1) * plan.output_halves + half
+    for half in cutlass.range(plan.tile.output_halves, unroll=1):
+        held = (tiles - 1) * plan.tile.output_halves + half
         write_half(ctx, target, lane, half, held, work.phases.num_tiles > 0, factor, is_empty)
 
 
@@ -76,7 +76,7 @@ def write_half(
 
     A loop of the smallest chunk, not unrolled: what runs once per work item is mostly not in the instruction cache.
     """
-    output, columns = ctx.pipe("output"), ctx.plan.half_columns
+    output, columns = ctx.pipe("output"), ctx.plan.tmem.half_columns
     address = accumulator.output_address(ctx, half) + (lane // 32 * 32 << 16)
     if has_tiles:
         output.wait_full(held)

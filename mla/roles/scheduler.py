@@ -21,9 +21,9 @@ from mla.arch import WARP_SIZE
 from mla.causal_mask import maximum, minimum, quotient, quotient_up
 from mla.context import work_cells
 from mla.line import RequestList, Window, measure, next_window, row_tile_at, window_at
-from mla.memory_plan import MemoryPlan
 from mla.page_ring import PageSpan
 from mla.pipelines import LEADER_RANK
+from mla.plan.memory import MemoryPlan
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,17 @@ def announce_item(
     Returns the next stage.
     """
     plan, pages = ctx.plan, ctx.pipe("pages")
-    ring = ctx.smem_ints(plan.page_ids_offset, plan.page_stages * plan.page_ids_per_stage)
+    ids = plan.smem.page_ids_per_stage
+    ring = ctx.smem_ints(plan.smem.page_ids_offset, plan.smem.page_stages * ids)
     span = PageSpan.of(plan, phases)
     lane = cute.arch.lane_idx()
     page_id = table_entry(ctx, record[0], phases, span.first_page + lane)
     announce(ctx, item, record)
     for index in cutlass.range(span.num_stages, unroll=1):
         count = first_stage + index
-        upcoming = table_entry(ctx, record[0], phases, span.first_page + (index + 1) * plan.page_ids_per_stage + lane)
+        upcoming = table_entry(ctx, record[0], phases, span.first_page + (index + 1) * ids + lane)
         pages.wait_empty(count)
-        ring[pages.stage(count) * plan.page_ids_per_stage + lane] = page_id
+        ring[pages.stage(count) * ids + lane] = page_id
         pages.arrive_full(count)
         page_id = upcoming
     return first_stage + span.num_stages
@@ -136,7 +137,7 @@ def announce_item(
 def table_entry(ctx: cutlass.Constexpr, batch: Int32, phases: cutlass.Constexpr, entry: Int32):
     """Page id number `entry` of a request; 0 behind the last page that the work item's part of the keys ends in."""
     page_id = Int32(0)
-    keys = cutlass.min(phases.keys, phases.end * ctx.plan.tile_tokens)
+    keys = cutlass.min(phases.keys, phases.end * ctx.plan.tile.tokens)
     if entry < quotient_up(keys, ctx.config.page_size):
         page_id = ctx.args.block_tables[batch, entry]
     return page_id
@@ -144,14 +145,15 @@ def table_entry(ctx: cutlass.Constexpr, batch: Int32, phases: cutlass.Constexpr,
 
 def unit_index(plan: MemoryPlan) -> tuple[Any, Any]:
     """(number of this CTA, or pair of CTAs, in the grid; how many there are). A pair's CTAs find the same work."""
-    return quotient(cute.arch.block_idx()[0], plan.cluster_size), quotient(cute.arch.grid_dim()[0], plan.cluster_size)
+    size = plan.tile.cluster_size
+    return quotient(cute.arch.block_idx()[0], size), quotient(cute.arch.grid_dim()[0], size)
 
 
 @cute.jit
 def announce(ctx: cutlass.Constexpr, item: Int32, record: cutlass.Constexpr):
     """Write `record` to ring entry `item` once every warp has released the one before it.
 
-    record: integers, see MemoryPlan.work_record_ints; those missing at the end are not read.
+    record: integers, see SmemPlan.work_record_ints; those missing at the end are not read.
     """
     work = ctx.pipe("work")
     cells = work_cells(ctx, item)

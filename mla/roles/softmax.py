@@ -18,8 +18,8 @@ from mla.arch import WARP_SIZE
 from mla.causal_mask import WORD_BITS, draft_window, minimum
 from mla.config import TREE_WORD_BITS
 from mla.context import Context, WorkItem, has_work, read_work, release_work
-from mla.memory_plan import CHUNK_BYTES
 from mla.paths import accumulator
+from mla.plan.tile import CHUNK_BYTES
 from mla.roles.load import drain
 
 EXCHANGE_BARRIER = 1  # the first of the named barriers of softmax warps
@@ -91,7 +91,7 @@ def soften_tile(
     plan = ctx.plan
     score, scale = ctx.pipe("score"), ctx.args.scale_log2
     announced = count + item
-    half_tokens = plan.score_columns
+    half_tokens = plan.tmem.score_columns
 
     score.wait_full(count)
     operands.fence_after_sync()
@@ -102,7 +102,7 @@ def soften_tile(
 
     if cutlass.const_expr(edges is not None):
         scores = softmax.scaled(products, scale)
-        first_token = tile * plan.tile_tokens + accumulator.half_of_lane(lane) * half_tokens
+        first_token = tile * plan.tile.tokens + accumulator.half_of_lane(lane) * half_tokens
         if cutlass.const_expr(ctx.config.tree_mask):
             scores = softmax.masked_by_bits(scores, draft_bits(ctx, work, lane, first_token, half_tokens))
         else:
@@ -132,9 +132,9 @@ def announce(ctx: cutlass.Constexpr, announced: Int32, lane: Int32, value: Float
     """A value of every row to the correction warps, from the warps whose lanes hold the first half of each row."""
     plan, scale = ctx.plan, ctx.pipe("scale")
     if accumulator.half_of_lane(lane) == 0:
-        scales = ctx.smem_floats(plan.scale_offset, plan.scale_stages * plan.cta_rows)
+        scales = ctx.smem_floats(plan.smem.scale_offset, plan.smem.scale_stages * plan.tile.cta_rows)
         scale.wait_empty(announced)
-        scales[scale.stage(announced) * plan.cta_rows + accumulator.row_of_lane(lane)] = value
+        scales[scale.stage(announced) * plan.tile.cta_rows + accumulator.row_of_lane(lane)] = value
         scale.warp_arrive_full(announced)
 
 
@@ -161,12 +161,12 @@ def exchange(ctx: cutlass.Constexpr, announced: Int32, lane: Int32, value: Float
     barrier i + 1 knows that both have read buffer i.
     """
     plan = ctx.plan
-    cells = ctx.smem_floats(plan.row_exchange_offset, 2 * 2 * plan.cta_rows)
-    buffer = announced % 2 * (2 * plan.cta_rows)
+    cells = ctx.smem_floats(plan.smem.row_exchange_offset, 2 * 2 * plan.tile.cta_rows)
+    buffer = announced % 2 * (2 * plan.tile.cta_rows)
     cells[buffer + lane] = value
     rows = accumulator.row_of_lane(lane) // WARP_SIZE
     cute.arch.barrier(barrier_id=EXCHANGE_BARRIER + rows, number_of_threads=2 * WARP_SIZE)
-    return cells[buffer + (lane ^ plan.cta_rows)]
+    return cells[buffer + (lane ^ plan.tile.cta_rows)]
 
 
 @cute.jit
@@ -178,7 +178,7 @@ def store_probabilities(ctx: cutlass.Constexpr, count: Int32, lane: Int32, probs
     words = operands.converted_words(probs, ctx.config.dtype)
     unit_words = 4
     half_bytes = len(probs) * ctx.config.element_bytes
-    start = ctx.probs_offset(count) + half * half_bytes // CHUNK_BYTES * plan.probs_chunk_bytes + row * CHUNK_BYTES
+    start = ctx.probs_offset(count) + half * half_bytes // CHUNK_BYTES * plan.tile.probs_chunk_bytes + row * CHUNK_BYTES
     first_unit = half * half_bytes % CHUNK_BYTES // 16
     edge.wait_empty(count)
     for unit in cutlass.range_constexpr(half_bytes // 16):
