@@ -175,12 +175,15 @@ class MlaDecode:
         smem = Int32(cute.arch.get_dyn_smem(cutlass.Int8, SMEM_ALIGN).toint())
         barriers = cute.make_ptr(Int64, smem + plan.barrier_offset, AddressSpace.smem, assumed_align=BARRIER_BYTES)
         tmem_holder = cute.make_ptr(Int32, smem + plan.tmem_pointer_offset, AddressSpace.smem, assumed_align=4)
-        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
+        warp = cute.arch.warp_idx()
 
         cute.arch.griddepcontrol_launch_dependents()
         of_launch = self.scheduler.of_rank(dcp_rank).of_window(window_left)
         requests = RequestList(seq_lens, cu_seqlens_q, visible_lens, of_launch)
         scales = operands.scalar(softmax_scale), operands.scalar(output_scale)
+        lengths = requests.no_request.traced
+        if warp == warps.scheduler:
+            lengths = scheduler.first_lengths(requests)
         if warp == warps.load:
             for atom in (query_tma, kv_tma, kv_rope_tma):
                 cpasync.prefetch_descriptor(atom)
@@ -194,7 +197,7 @@ class MlaDecode:
         # The share is found while the other warps, and the other CTA of a pair, set up; before it none can do anything.
         share = scheduler.no_share(requests)
         if warp == warps.scheduler:
-            share = scheduler.find_share(requests, *scheduler.unit_index(plan))
+            share = scheduler.find_share(requests, lengths, *scheduler.unit_index(plan))
         self.wait()
 
         tmem_pointer = cute.arch.retrieve_tmem_ptr(Float32, 16, tmem_holder)

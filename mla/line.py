@@ -107,14 +107,29 @@ class RequestList:
 @cute.jit
 def request_or_none(requests: cutlass.Constexpr, index: Int32):
     """(request `index`, its positions in the line); past the last request, one without tokens, keys and positions."""
-    query_begin, seq_len_q, seq_len_k, cost = Int32(0), Int32(0), Int32(0), Int32(0)
+    request = requests.request_of(traced_or_none(requests, index))
+    return request, cost_or_none(requests, index, request)
+
+
+@cute.jit
+def traced_or_none(requests: cutlass.Constexpr, index: Int32):
+    """What of request `index` is not known while the kernel is compiled; zeros past the last."""
+    query_begin, seq_len_q, seq_len_k = Int32(0), Int32(0), Int32(0)
     if index < requests.count:
         request = requests.request(index)
         query_begin, seq_len_q, seq_len_k = Int32(request.query_begin), Int32(request.seq_len_q), request.seq_len_k
-        cost = request_cost(requests, index, request)
     if cutlass.const_expr(requests.cu_seqlens_q is None):
-        return requests.request_of((seq_len_k,)), cost
-    return requests.request_of((query_begin, seq_len_q, seq_len_k)), cost
+        return (seq_len_k,)
+    return query_begin, seq_len_q, seq_len_k
+
+
+@cute.jit
+def cost_or_none(requests: cutlass.Constexpr, index: Int32, request: cutlass.Constexpr):
+    """Positions of request `index`, none past the last."""
+    cost = Int32(0)
+    if index < requests.count:
+        cost = request_cost(requests, index, request)
+    return cost
 
 
 @cute.jit
@@ -154,12 +169,21 @@ class Window:
         return cute.arch.popc(cute.arch.vote_ballot_sync(self.start < position))
 
 
-@cute.jit
-def measure(requests: cutlass.Constexpr):
-    """The window of all requests; `end_of_all` is the length of the line. A warp-collective, like all that follows."""
+def first_of_lane(requests: RequestList) -> tuple[Any, Any]:
+    """(how many requests `measure` gives to a lane, the first of the calling one)."""
     per_lane = quotient_up(requests.count, WARP_SIZE)
-    first = cute.arch.lane_idx() * per_lane
-    request, cost = request_or_none(requests, first)
+    return per_lane, cute.arch.lane_idx() * per_lane
+
+
+@cute.jit
+def measure(requests: cutlass.Constexpr, traced: cutlass.Constexpr):
+    """The window of all requests; `end_of_all` is the length of the line. A warp-collective, like all that follows.
+
+    traced: `traced_or_none` of the lane's first, which takes an access to memory and can be had before.
+    """
+    per_lane, first = first_of_lane(requests)
+    request = requests.request_of(traced)
+    cost = cost_or_none(requests, first, request)
     for index in cutlass.range(first + 1, first + per_lane, unroll=4):
         cost = cost + request_or_none(requests, index)[1]
     end = running_sum(cost)

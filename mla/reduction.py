@@ -160,7 +160,7 @@ class MergePartials:
         number: Int32,
     ):
         """What CTA `number` of a row tile does."""
-        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
+        warp = cute.arch.warp_idx()
         if cut.parts <= FEW_PARTS:
             row = number * WARPS + warp
             if row < cut.rows:

@@ -41,6 +41,7 @@ def correct_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     lane = cute.arch.thread_idx()[0] - plan.warps.correction[0] * 32
     scales = ctx.smem_floats(plan.smem.scale_offset, plan.smem.scale_stages * plan.tile.cta_rows)
     row = accumulator.row_of_lane(lane)
+    address = epilogue.row_address(ctx, work, row)  # while nobody waits for it
     for index in cutlass.range(num_tiles, unroll=1):
         announced = tiles + item + index
         scale.wait_full(announced)
@@ -52,7 +53,7 @@ def correct_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     scale.wait_full(announced)
     row_sum = scales[scale.stage(announced) * plan.tile.cta_rows + row]
     scale.warp_arrive_empty(announced)
-    epilogue.run(ctx, work, lane, tiles + num_tiles, row_sum)
+    epilogue.run(ctx, work, lane, address, tiles + num_tiles, row_sum)
     return tiles + num_tiles
 
 

@@ -20,7 +20,16 @@ from mla import split_kv
 from mla.arch import WARP_SIZE
 from mla.causal_mask import maximum, minimum, quotient, quotient_up
 from mla.context import work_cells
-from mla.line import RequestList, Window, measure, next_window, row_tile_at, window_at
+from mla.line import (
+    RequestList,
+    Window,
+    first_of_lane,
+    measure,
+    next_window,
+    row_tile_at,
+    traced_or_none,
+    window_at,
+)
 from mla.page_ring import PageSpan
 from mla.pipelines import LEADER_RANK
 from mla.plan.memory import MemoryPlan
@@ -44,9 +53,15 @@ def no_share(requests: RequestList) -> UnitShare:
 
 
 @cute.jit
-def find_share(requests: cutlass.Constexpr, unit: Int32, num_units: Int32):
-    """The share of one unit; where it is idle, an empty one behind the last request."""
-    whole = measure(requests)
+def first_lengths(requests: cutlass.Constexpr):
+    """The first access to memory on the way to the first keys."""
+    return traced_or_none(requests, first_of_lane(requests)[1])
+
+
+@cute.jit
+def find_share(requests: cutlass.Constexpr, lengths: cutlass.Constexpr, unit: Int32, num_units: Int32):
+    """The share of one unit; where it is idle, an empty one behind the last request. lengths: of `first_lengths`."""
+    whole = measure(requests, lengths)
     shares = split_kv.Shares.of(whole.end_of_all, num_units, requests.num_row_tiles, requests.scheduler.gap)
     begin, end = shares.begin(unit), shares.begin(unit + 1)
     return UnitShare(shares, window_at(requests, whole, begin), begin, end)
