@@ -57,9 +57,10 @@ class TilePhases:
     """Key tiles [begin, end) of a work item, in loop order. All but the keys count tiles from the request's first.
 
     [begin, window_end):  may straddle the start of a row's window, and a bound too; masked. None without a window.
-    [window_end, bulk_end): wholly within every row's window and below its bound; no mask code runs.
+    [window_end, bulk_end): wholly within every row's window and below its bound; no mask code runs, but under a negative
+                          scale (roles/softmax.py).
     [bulk_end, end - 1):  may straddle a bound; masked.
-    end - 1:              the final tile, if it is none of the first phase; masked iff final_straddles.
+    end - 1:              the final tile, if it is none of the first phase; masked where final_straddles.
     first_key, keys:      the row tile reads keys [first_key, keys).
     whole_from, whole_to: every row sees keys [whole_from, whole_to), where that is not empty.
     """
@@ -95,8 +96,8 @@ class TilePhases:
 
 @dataclass(frozen=True)
 class KeyShard:
-    """The keys of decode context parallelism that one rank holds: key g iff g // interleave % world == rank. and
-    `interleave` are compile-time facts.
+    """The keys of decode context parallelism that one rank holds: key g iff g // interleave % world == rank. `world`
+    and `interleave` are compile-time facts.
     """
 
     world: int

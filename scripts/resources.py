@@ -22,8 +22,8 @@ from mla.compile import compile_decode
 from mla.config import DTYPES, MlaDecodeConfig
 from mla.plan.paths import plan_of
 from scripts.cubin_report import report_cubin
-from scripts.progress import Progress
 from wrappers import command_line
+from wrappers.progress import Progress
 
 PATHS = ("narrow", "wide", "isolated")
 NUM_HEADS, SEQ_LEN_Q, PAGE_SIZE = 16, 8, 64

@@ -31,11 +31,11 @@ from typing import Any
 import torch
 
 from mla.config import HEAD_DIM, MAX_HEADS, PAGE_SIZES, PATHS
-from scripts.progress import Progress
 from wrappers import backends, command_line, decode, validate
 from wrappers.call import DecodeCall
 from wrappers.command_line import choice, integer, list_of, number, output_file
 from wrappers.kernel import TORCH_DTYPES
+from wrappers.progress import Progress
 from wrappers.testing import DEFAULT_SCALE, MlaProblem, compare, make_problem, shard
 from wrappers.validate import BACKENDS
 
@@ -261,7 +261,7 @@ def check_options(options: argparse.Namespace) -> None:
         return
     if options.backend == "torch":
         raise ValueError("--mutate changes the kernel: it needs --backend cute or emulator")
-    from mla.mutants import MUTANTS
+    from scripts.mutants import MUTANTS
 
     if options.mutate not in MUTANTS:
         raise ValueError(f"--mutate {options.mutate}: must be one of {validate.list_text(MUTANTS)}")
@@ -360,7 +360,7 @@ def compile_kernel(call: DecodeCall, arch: str, path: str, mutation: str | None)
 
     if mutation is None:
         return kernel.compiled(call, arch, path)
-    from mla.mutants import compile_mutant
+    from scripts.mutants import compile_mutant
 
     return compile_mutant(kernel.decode_config(call, arch, path), mutation)
 

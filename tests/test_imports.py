@@ -3,7 +3,7 @@
 tests, bench, scripts -> wrappers, mla, ptx_emulator      and nobody imports these three
 wrappers              -> mla, torch; only wrappers/emulated.py -> ptx_emulator; reference.py -> torch alone;
                          only wrappers/engines -> vllm, sglang
-ptx_emulator          -> numpy and numba: it knows PTX and nothing of MLA
+ptx_emulator          -> numpy, numba and the llvmlite that numba brings: it knows PTX and nothing of MLA
 mla                   -> cutlass, in the layers below
 """
 
@@ -30,7 +30,6 @@ EXCEPTIONS = {
 }
 # A module of `mla` imports modules of its own layer or of layers further down, never up.
 MLA_LAYERS = (
-    {"mutants"},
     {"compile"},
     {"store"},
     {"decode"},

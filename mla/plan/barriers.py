@@ -17,7 +17,8 @@ def barriers_of(smem: SmemPlan, warps: WarpSchedule) -> BarrierPlan:
 
     work: scheduler -> all roles, which release it warp by warp.  query, keys, rope: load -> scores (commit frees).
     values: load -> output (commit frees); on the narrow path output frees the slots of keys.  tail: load's own wait
-    for all value slots of a ragged tile.  pages: scheduler -> load.  score: scores (commit) -> softmax.
+    for all value slots of a ragged tile, which nobody frees: the warp that fills them waits before it goes on.
+    pages: scheduler -> load.  score: scores (commit) -> softmax.
     probs: softmax -> output (commit frees).  scale: softmax -> correction.  output: the output role (commit, half by
     half) -> correction, which gives a half of O back rescaled or written.  order: output (each half issued) ->
     scores. Nobody frees it: P V of tile t waits for its scores, which wait for half (t - score_stages) *

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mla.config import PAGE_SIZES
-from mla.mutants import MUTANTS, WIDE_MUTANTS
+from scripts.mutants import MUTANTS, WIDE_MUTANTS
 from tests.wrappers.emulation import PATHS, is_caught, launch, run
 from tests.wrappers.probe import visible_mask
 from wrappers import kernel

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from mla.compile import compile_decode
-from mla.mutants import compile_mutant
 from ptx_emulator.errors import EmulationError
+from scripts.mutants import compile_mutant
 from wrappers import emulated, kernel
 from wrappers.backends import EMULATED_ARCH, device_arch
 from wrappers.testing import MlaProblem, assert_matches, compare

@@ -1,6 +1,6 @@
 """What a rescale threshold costs in accuracy: the kernels of `MlaDecodeConfig.rescale_threshold`, executed in the emulator.
 
-python -m scripts.rescale_threshold --json docs/rescale-threshold.json      # about 5 minutes; then scripts.accuracy
+python -m bench.rescale_threshold --json docs/rescale-threshold.json      # about 5 minutes; then bench.accuracy
 
 Normal data, one request of many key tiles, so that maxima grow in most of them.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from mla.compile import compile_decode
-from scripts.progress import Progress
 from wrappers import command_line, emulated, kernel
 from wrappers.backends import EMULATED_ARCH
 from wrappers.kernel import TORCH_DTYPES
+from wrappers.progress import Progress
 from wrappers.testing import MlaProblem, compare, make_problem
 
 THRESHOLDS = (0.0, 0.8, 2.0, 4.0, 8.0)
@@ -27,7 +27,7 @@ NUM_HEADS, SEQ_LEN_Q, KV_LEN = 16, 4, 2048
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_line.Parser(
-        prog="python -m scripts.rescale_threshold",
+        prog="python -m bench.rescale_threshold",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
