@@ -94,19 +94,19 @@ def roles_of(warps: WarpSchedule) -> dict[str, list[int]]:
 
 
 def work_items(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) -> list[WorkItem]:
-    """The cut of the batch into shares, from the kernel's own scheduler evaluated on the host."""
+    """The cut of the batch into ranges, from the kernel's own scheduler evaluated on the host."""
     kernel = MlaDecode(config)
     scheduler = kernel.scheduler
     total = sum(scheduler.request_cost(keys) for keys in seq_lens)
     num_units, gap = num_ctas // kernel.plan.tile.cluster_size, scheduler.gap
-    shares = split_kv.Shares.of(total, num_units, len(seq_lens) * scheduler.row_tiles, gap)
+    partition = split_kv.Partition.of(total, num_units, len(seq_lens) * scheduler.row_tiles, gap)
     items, first = [], 0
     for keys in seq_lens:
         for row_tile in range(scheduler.row_tiles):
             cost = scheduler.cost(row_tile, keys)
-            first_unit, parts = shares.units_of(first + gap, cost - gap)
+            first_unit, parts = partition.units_of(first + gap, cost - gap)
             for unit in range(first_unit, first_unit + parts):
-                taken = split_kv.take(first + gap, cost - gap, shares.begin(unit), shares.begin(unit + 1))
+                taken = split_kv.take(first + gap, cost - gap, partition.begin(unit), partition.begin(unit + 1))
                 phases = scheduler.phases(scheduler.seen_keys(row_tile, keys), taken.begin, taken.end)
                 below_end, below_begin = (
                     min(tile * scheduler.tile_tokens, phases.keys) for tile in (phases.end, phases.begin)
@@ -122,12 +122,12 @@ def cuts(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) -> lis
     scheduler = kernel.scheduler
     num_units, total = num_ctas // kernel.plan.tile.cluster_size, sum(map(scheduler.request_cost, seq_lens))
     gap = scheduler.gap
-    shares = split_kv.Shares.of(total, num_units, len(seq_lens) * scheduler.row_tiles, gap)
+    partition = split_kv.Partition.of(total, num_units, len(seq_lens) * scheduler.row_tiles, gap)
     found, first = [split_kv.Cut(0, 0, 0, 0, 0, 0)] * num_units, 0
     for batch, keys in enumerate(seq_lens):
         for row_tile in range(scheduler.row_tiles):
             cost = scheduler.cost(row_tile, keys)
-            first_unit, parts = shares.units_of(first + gap, cost - gap)
+            first_unit, parts = partition.units_of(first + gap, cost - gap)
             rows = min(scheduler.mask.num_rows - row_tile * scheduler.tile_rows, scheduler.tile_rows)
             for unit in range(first_unit + 1, first_unit + parts):
                 found[unit] = split_kv.Cut(batch, row_tile, 0, rows, first_unit, parts)

@@ -10,11 +10,11 @@ from cutlass import AddressSpace, Float32, Int32, Int64
 
 from mla.causal_mask import CausalMask, SeenKeys, TilePhases, quotient
 from mla.config import MlaDecodeConfig
-from mla.line import Request, RequestList
 from mla.pipelines import BARRIER_BYTES, LEADER_RANK, Pipeline
 from mla.plan.memory import MemoryPlan
 from mla.plan.tile import CHUNK_BYTES
 from mla.tile_scheduler import TileScheduler
+from mla.varlen import Request, RequestList
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,9 @@ class WorkItem:
     slot: Any
     phases: TilePhases
 
-    def place(self, row: Any) -> tuple[Any, Any, Any]:
+    def row_coord(self, row: Any) -> tuple[Any, Any, Any]:
         """(batch, token, head) index into query, output and log-sum-exp of a row of the request."""
-        return self.request.place(self.batch, row, self.mask.num_heads)
+        return self.request.row_coord(self.batch, row, self.mask.num_heads)
 
 
 def work_cells(ctx: Context, item: Any) -> Any:
@@ -175,7 +175,7 @@ def has_work(ctx: Context, item: Any) -> Any:
 
 
 def read_work(ctx: Context, item: Any) -> WorkItem:
-    """The item that has_work announced. The caller releases it with `release_work` once all its lanes have read it."""
+    """The item that has_work has found. The caller releases it with `release_work` once all its lanes have read it."""
     cells = work_cells(ctx, item)
     batch, row_tile, begin, end, slot, seq_len_k = (cells[i] for i in range(6))
     request, told = Request(0, ctx.config.seq_len_q, seq_len_k), 6

@@ -13,12 +13,12 @@ from mla import operands, reduction, split_kv
 from mla.arch import SMEM_ALIGN, TMEM_COLUMNS
 from mla.config import FLOAT_BYTES, INT_BYTES, MlaDecodeConfig
 from mla.context import Arguments, Boxes, Context
-from mla.line import RequestList
 from mla.pipelines import BARRIER_BYTES, init_barriers
 from mla.plan.memory import MemoryPlan
 from mla.plan.paths import plan_of
 from mla.roles import correction, load, output, scheduler, scores, softmax
 from mla.tile_scheduler import TileScheduler
+from mla.varlen import RequestList
 
 LOG2_E = 1.4426950408889634
 
@@ -194,10 +194,10 @@ class MlaDecode:
                 init_barriers(plan.barriers, barriers)
             cute.arch.mbarrier_init_fence()
         self.arrive()
-        # The share is found while the other warps, and the other CTA of a pair, set up; before it none can do anything.
-        share = scheduler.no_share(requests)
+        # The range is found while the other warps, and the other CTA of a pair, set up; before it none can do anything.
+        unit_range = scheduler.no_range(requests)
         if warp == warps.scheduler:
-            share = scheduler.find_share(requests, lengths, *scheduler.unit_index(plan))
+            unit_range = scheduler.find_range(requests, lengths, *scheduler.unit_index(plan))
         self.wait()
 
         tmem_pointer = cute.arch.retrieve_tmem_ptr(Float32, 16, tmem_holder)
@@ -218,7 +218,7 @@ class MlaDecode:
         else:
             cute.arch.setmaxregister_decrease(warps.issue_registers)
             if warp == warps.scheduler:
-                scheduler.run(ctx, share)
+                scheduler.run(ctx, unit_range)
             if warp == warps.load:
                 load.run(ctx)
             if warp == warps.scores:

@@ -37,7 +37,7 @@ MLA_LAYERS = (
     {"paths"},
     {"operands"},
     {"context"},
-    {"softmax", "line", "page_ring"},
+    {"softmax", "varlen", "page_ring"},
     {"tile_scheduler"},
     {"plan"},
     {"split_kv"},

@@ -43,16 +43,16 @@ def correct_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     row = accumulator.row_of_lane(lane)
     address = epilogue.row_address(ctx, work, row)  # while nobody waits for it
     for index in cutlass.range(num_tiles, unroll=1):
-        announced = tiles + item + index
-        scale.wait_full(announced)
-        factor = scales[scale.stage(announced) * plan.tile.cta_rows + row]
-        scale.warp_arrive_empty(announced)
+        scale_count = tiles + item + index
+        scale.wait_full(scale_count)
+        factor = scales[scale.stage(scale_count) * plan.tile.cta_rows + row]
+        scale.warp_arrive_empty(scale_count)
         if index > 0:
             rescale(ctx, tiles + (index - 1), lane, factor)
-    announced = tiles + item + num_tiles
-    scale.wait_full(announced)
-    row_sum = scales[scale.stage(announced) * plan.tile.cta_rows + row]
-    scale.warp_arrive_empty(announced)
+    scale_count = tiles + item + num_tiles
+    scale.wait_full(scale_count)
+    row_sum = scales[scale.stage(scale_count) * plan.tile.cta_rows + row]
+    scale.warp_arrive_empty(scale_count)
     epilogue.run(ctx, work, lane, address, tiles + num_tiles, row_sum)
     return tiles + num_tiles
 

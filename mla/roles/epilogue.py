@@ -51,7 +51,7 @@ def row_address(ctx: cutlass.Constexpr, work: cutlass.Constexpr, row: Int32):
     if work.slot >= 0:
         address = ctx.args.partial_out[work.slot, ctx.first_cta_row + row, None].iterator.toint()
     elif position < work.mask.num_rows:
-        address = ctx.args.out[(*work.place(position), None)].iterator.toint()
+        address = ctx.args.out[(*work.row_coord(position), None)].iterator.toint()
     return address
 
 

@@ -26,7 +26,7 @@ UNIT_BYTES = 16  # what one lane clears at a time
 
 
 @dataclass(frozen=True)
-class Part:
+class ItemLoads:
     """A work item's key tiles, and the counters before it: work items with keys, key tiles, page-ring stages."""
 
     phases: TilePhases
@@ -60,16 +60,16 @@ class TilePages:
     shared: Any = None
 
     @classmethod
-    def of(cls, ctx: Context, part: Part, tile: Any) -> TilePages:
+    def of(cls, ctx: Context, loads: ItemLoads, tile: Any) -> TilePages:
         plan, page_size = ctx.plan, ctx.config.page_size
-        hidden, visible = part.phases.keys_read(tile, plan.tile.tokens)
-        stage = ctx.pipe("pages").stage(part.stage(tile))
-        first_id = stage * plan.smem.page_ids_per_stage + part.span.position(tile)
+        hidden, visible = loads.phases.keys_read(tile, plan.tile.tokens)
+        stage = ctx.pipe("pages").stage(loads.stage(tile))
+        first_id = stage * plan.smem.page_ids_per_stage + loads.span.position(tile)
         tiles = plan.tile.tiles_per_page
         first_box = 0 if tiles == 1 else Int32(unsigned(tile) % tiles) * (page_size // plan.tile.box_tokens // tiles)
         shared = None
         if ctx.config.isolate_drafts:
-            shared = tuple(maximum(key - tile * plan.tile.tokens, 0) for key in keys_of_all_rows(part.phases))
+            shared = tuple(maximum(key - tile * plan.tile.tokens, 0) for key in keys_of_all_rows(loads.phases))
         return cls(visible, hidden, first_id, first_box, shared)
 
     def needs_clearing(self, mma_k: int) -> Any:
@@ -111,33 +111,33 @@ def load_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32,
     work = read_work(ctx, item)
     release_work(ctx, item)
     phases = work.phases
-    part = Part(phases, PageSpan.of(ctx.plan, phases), queries, tiles, stages)
+    loads = ItemLoads(phases, PageSpan.of(ctx.plan, phases), queries, tiles, stages)
     ahead = 0 if ctx.plan.tile.keys_are_values else 2
     if phases.num_tiles > 0:
-        pass_query(ctx, work, part)
+        pass_query(ctx, work, loads)
     for tile in cutlass.range(phases.begin - ahead, phases.end, unroll=1):
         if tile + ahead < phases.end:
-            ctx.pipe("pages").wait_full(part.stage(tile + ahead))
+            ctx.pipe("pages").wait_full(loads.stage(tile + ahead))
         if tile >= phases.begin:
-            pages = TilePages.of(ctx, part, tile)
-            ragged = load_values(ctx, pages, part.count(ctx.plan.smem.rings[ctx.plan.tile.value_edge], tile), ragged)
+            pages = TilePages.of(ctx, loads, tile)
+            ragged = load_values(ctx, pages, loads.count(ctx.plan.smem.rings[ctx.plan.tile.value_edge], tile), ragged)
         if tile + ahead < phases.end:
-            load_keys(ctx, work, part, tile + ahead)
+            load_keys(ctx, work, loads, tile + ahead)
         if tile >= phases.begin:
-            if (tile + 1 == phases.end) | (part.stage(tile + 1) != part.stage(tile)):
-                ctx.pipe("pages").warp_arrive_empty(part.stage(tile))
+            if (tile + 1 == phases.end) | (loads.stage(tile + 1) != loads.stage(tile)):
+                ctx.pipe("pages").warp_arrive_empty(loads.stage(tile))
     if phases.num_tiles > 0:
         queries = queries + 1
-    return queries, tiles + phases.num_tiles, stages + part.span.num_stages, ragged
+    return queries, tiles + phases.num_tiles, stages + loads.span.num_stages, ragged
 
 
 @cute.jit
-def pass_query(ctx: cutlass.Constexpr, work: cutlass.Constexpr, part: cutlass.Constexpr):
+def pass_query(ctx: cutlass.Constexpr, work: cutlass.Constexpr, loads: cutlass.Constexpr):
     """The chunks of the query that the scores role copies to Tensor Memory, to slots of the ring of keys."""
     plan = ctx.plan
     keys, ring = ctx.pipe("keys"), plan.smem.rings["keys"]
     for number in cutlass.range(ring.item_slots, unroll=1):
-        count = ring.count(part.items, part.tiles, number)
+        count = ring.count(loads.items, loads.tiles, number)
         keys.wait_empty(count)
         chunks = plan.tile.query_slot_chunks
         load_chunks(ctx, work, number * chunks, chunks, ctx.slot_offset("keys", count), keys, count)
@@ -170,20 +170,20 @@ def load_chunks(
     """
     plan, config = ctx.plan, ctx.config
     box_rows = config.query_box_rows(plan.tile.cta_rows)
-    batch = work.place(work.first_row)[0]
+    batch = work.row_coord(work.first_row)[0]
     with cute.arch.elect_one():
         edge.expect_bytes(count, chunks * plan.tile.query_chunk_bytes)
     for box in cutlass.range(plan.tile.cta_rows // box_rows, unroll=1):
         row = work.first_row + box * box_rows
         token, head_box = Int32(0), row // box_rows
         if cutlass.const_expr(not config.query_packed):
-            _, token, head = work.place(row)
+            _, token, head = work.row_coord(row)
             head_box = head // box_rows
         for chunk in cutlass.range_constexpr(chunks):
-            place = offset + chunk * plan.tile.query_chunk_bytes + box * (box_rows * CHUNK_BYTES)
+            box_offset = offset + chunk * plan.tile.query_chunk_bytes + box * (box_rows * CHUNK_BYTES)
             operands.load_box(
                 ctx, query_boxes(ctx, work), box_rows, plan.tile.chunk_elements,
-                (head_box, first_chunk + chunk, token, batch), place, edge.full_barrier(count),
+                (head_box, first_chunk + chunk, token, batch), box_offset, edge.full_barrier(count),
             )  # fmt: skip
 
 
@@ -197,30 +197,30 @@ def query_boxes(ctx: Context, work: WorkItem) -> Boxes:
 
 
 @cute.jit
-def load_keys(ctx: cutlass.Constexpr, work: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32):
+def load_keys(ctx: cutlass.Constexpr, work: cutlass.Constexpr, loads: cutlass.Constexpr, tile: Int32):
     """This CTA's keys of tile `tile`; where they are values too, only those that are not.
 
     What stays of an item's query in shared memory follows its first keys: its place is free once the item before has
     all its scores, theirs is sooner. But it goes ahead of those whose slots the rest of the query still passes through.
     """
-    plan, pages, ring = ctx.plan, TilePages.of(ctx, part, tile), ctx.plan.smem.rings["keys"]
-    is_first = tile == part.phases.begin
+    plan, pages, ring = ctx.plan, TilePages.of(ctx, loads, tile), ctx.plan.smem.rings["keys"]
+    is_first = tile == loads.phases.begin
     free = ring.stages - ring.item_slots
     is_split = not plan.tile.keys_are_values and free < ring.tile_slots
     if cutlass.const_expr(not plan.tile.keys_are_values):
-        first = part.count(ring, tile)
+        first = loads.count(ring, tile)
         for number in cutlass.range(ring.tile_slots, unroll=1):
             if cutlass.const_expr(is_split):
                 if is_first & (number == free):
-                    keep_query(ctx, work, part.items)
+                    keep_query(ctx, work, loads.items)
             fill(ctx, pages, latent_slot(ctx, number), first + number)
     elements = ctx.config.qk_rope_head_dim
     column = Column(ctx.args.kv_rope, ctx.config.kv_lora_rank // elements, elements, 0)
     rope = Slot("rope", [column], ctx.cta_rank * plan.tile.key_rows, plan.tile.key_rows)
-    fill(ctx, pages, rope, part.count(plan.smem.rings["rope"], tile))
+    fill(ctx, pages, rope, loads.count(plan.smem.rings["rope"], tile))
     if cutlass.const_expr(not is_split):
         if is_first:
-            keep_query(ctx, work, part.items)
+            keep_query(ctx, work, loads.items)
 
 
 def keys_of_all_rows(phases: TilePhases) -> tuple[Any, Any]:
@@ -328,9 +328,11 @@ def load_boxes(
             page_box = pages.first_box + Int32(token % page_size // plan.tile.box_tokens)
             for column in slot.columns:
                 box_bytes = plan.tile.box_tokens * column.elements * ctx.config.element_bytes
-                place = offset + column.offset + box * box_bytes
+                box_offset = offset + column.offset + box * box_bytes
                 coordinate = (page_box, column.coordinate, page_id)
-                operands.load_box(ctx, column.boxes, plan.tile.box_tokens, column.elements, coordinate, place, barrier)
+                operands.load_box(
+                    ctx, column.boxes, plan.tile.box_tokens, column.elements, coordinate, box_offset, barrier
+                )
 
 
 @cute.jit

@@ -89,8 +89,8 @@ def copy_query(ctx: cutlass.Constexpr, queries: Int32, tiles: Int32):
         keys.wait_full(slot)
         for chunk in range(plan.tile.query_slot_chunks):
             span = number * plan.tile.query_slot_chunks + chunk
-            place = ctx.slot_offset("keys", slot) + chunk * plan.tile.query_chunk_bytes
-            source = operands.smem_descriptor(ctx.smem + place)
+            source_offset = ctx.slot_offset("keys", slot) + chunk * plan.tile.query_chunk_bytes
+            source = operands.smem_descriptor(ctx.smem + source_offset)
             target = ctx.tmem + (plan.tmem.query_column + span * plan.tmem.span_columns)
             for unit in range(CHUNK_BYTES // COPY_BYTES):
                 path_of(plan).copy_to_tmem(target + unit * COPY_COLUMNS, operands.advance(source, unit * COPY_BYTES))

@@ -38,14 +38,14 @@ def run(ctx: cutlass.Constexpr):
     item, tiles = Int32(0), Int32(0)
     is_open = has_work(ctx, item)
     while is_open:
-        tiles = soften_item(ctx, item, tiles)
+        tiles = softmax_loop(ctx, item, tiles)
         item = item + 1
         is_open = has_work(ctx, item)
     drain(ctx, "probs", tiles)
 
 
 @cute.jit
-def soften_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
+def softmax_loop(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     """One work item. Returns the number of key tiles behind it."""
     work = read_work(ctx, item)
     release_work(ctx, item)
@@ -64,17 +64,17 @@ def soften_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     if cutlass.const_expr(ctx.config.sliding_window):
         edges = Edges(bound, work.mask.window_start(row, work.request.seq_len_k))
         for tile in cutlass.range(phases.begin, phases.window_end, unroll=1):
-            row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, edges, row_max, row_sum)
+            row_max, row_sum = softmax_step(ctx, tile, tile + shift, item, work, lane, edges, row_max, row_sum)
     for tile in cutlass.range(phases.window_end, unmasked_end, unroll=1):
-        row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, None, row_max, row_sum)
+        row_max, row_sum = softmax_step(ctx, tile, tile + shift, item, work, lane, None, row_max, row_sum)
     for tile in cutlass.range(unmasked_end, phases.end, unroll=1):
-        row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, Edges(bound), row_max, row_sum)
+        row_max, row_sum = softmax_step(ctx, tile, tile + shift, item, work, lane, Edges(bound), row_max, row_sum)
     finish(ctx, work, tiles + phases.num_tiles + item, lane, row_max, row_sum)
     return tiles + phases.num_tiles
 
 
 @cute.jit
-def soften_tile(
+def softmax_step(
     ctx: cutlass.Constexpr,
     tile: Int32,
     count: Int32,
@@ -90,7 +90,7 @@ def soften_tile(
     """
     plan = ctx.plan
     score, scale = ctx.pipe("score"), ctx.args.scale_log2
-    announced = count + item
+    scale_count = count + item
     half_tokens = plan.tmem.score_columns
 
     score.wait_full(count)
@@ -112,11 +112,11 @@ def soften_tile(
         local_max = cute.arch.fmax(row_max, softmax.maximum(scores))
     else:
         local_max = cute.arch.fmax(row_max, softmax.maximum(products) * scale)
-    largest = cute.arch.fmax(local_max, exchange(ctx, announced, lane, local_max))
+    largest = cute.arch.fmax(local_max, exchange(ctx, scale_count, lane, local_max))
     new_max = softmax.kept_maximum(row_max, largest, ctx.config.rescale_threshold)
     reference = softmax.reference_maximum(new_max)
     rescale = cute.math.exp2(row_max - reference, fastmath=True)
-    announce(ctx, announced, lane, rescale)
+    write_scale(ctx, scale_count, lane, rescale)
 
     reference = reference - ctx.config.probs_scale_log2
     if cutlass.const_expr(edges is not None):
@@ -128,21 +128,21 @@ def soften_tile(
 
 
 @cute.jit
-def announce(ctx: cutlass.Constexpr, announced: Int32, lane: Int32, value: Float32):
+def write_scale(ctx: cutlass.Constexpr, scale_count: Int32, lane: Int32, value: Float32):
     """A value of every row to the correction warps, from the warps whose lanes hold the first half of each row."""
     plan, scale = ctx.plan, ctx.pipe("scale")
     if accumulator.half_of_lane(lane) == 0:
         scales = ctx.smem_floats(plan.smem.scale_offset, plan.smem.scale_stages * plan.tile.cta_rows)
-        scale.wait_empty(announced)
-        scales[scale.stage(announced) * plan.tile.cta_rows + accumulator.row_of_lane(lane)] = value
-        scale.warp_arrive_full(announced)
+        scale.wait_empty(scale_count)
+        scales[scale.stage(scale_count) * plan.tile.cta_rows + accumulator.row_of_lane(lane)] = value
+        scale.warp_arrive_full(scale_count)
 
 
 def draft_bits(ctx: Context, work: WorkItem, lane: Any, first_token: Any, count: int) -> list[Any]:
     """Which of keys [first_token, first_token + count) the row of `lane` sees under its tree mask, 32 to a word."""
     mask = work.mask
     row = minimum(work.first_row + accumulator.row_of_lane(lane), mask.num_rows - 1)
-    batch, token, _ = work.place(row)
+    batch, token, _ = work.row_coord(row)
     tokens_words = ctx.args.tree_mask[batch, token, None]
 
     def word_of(index: Any) -> Any:
@@ -154,7 +154,7 @@ def draft_bits(ctx: Context, work: WorkItem, lane: Any, first_token: Any, count:
 
 
 @cute.jit
-def exchange(ctx: cutlass.Constexpr, announced: Int32, lane: Int32, value: Float32):
+def exchange(ctx: cutlass.Constexpr, scale_count: Int32, lane: Int32, value: Float32):
     """Give `value` to the thread that holds the row's other half, and return its value.
 
     Two warps hold the same rows, and meet at a barrier of their own. Two buffers alternate: a thread that has passed
@@ -162,7 +162,7 @@ def exchange(ctx: cutlass.Constexpr, announced: Int32, lane: Int32, value: Float
     """
     plan = ctx.plan
     cells = ctx.smem_floats(plan.smem.row_exchange_offset, 2 * 2 * plan.tile.cta_rows)
-    buffer = announced % 2 * (2 * plan.tile.cta_rows)
+    buffer = scale_count % 2 * (2 * plan.tile.cta_rows)
     cells[buffer + lane] = value
     rows = accumulator.row_of_lane(lane) // WARP_SIZE
     cute.arch.barrier(barrier_id=EXCHANGE_BARRIER + rows, number_of_threads=2 * WARP_SIZE)
@@ -190,12 +190,12 @@ def store_probabilities(ctx: cutlass.Constexpr, count: Int32, lane: Int32, probs
 
 @cute.jit
 def finish(
-    ctx: cutlass.Constexpr, work: cutlass.Constexpr, announced: Int32, lane: Int32, row_max: Float32, row_sum: Float32
+    ctx: cutlass.Constexpr, work: cutlass.Constexpr, scale_count: Int32, lane: Int32, row_max: Float32, row_sum: Float32
 ):
     """Denominators to the epilogue; log-sum-exp to global memory."""
     config, row = ctx.config, accumulator.row_of_lane(lane)
-    row_sum = row_sum + exchange(ctx, announced, lane, row_sum)
-    announce(ctx, announced, lane, row_sum)
+    row_sum = row_sum + exchange(ctx, scale_count, lane, row_sum)
+    write_scale(ctx, scale_count, lane, row_sum)
 
     lse = row_max + cute.math.log2(row_sum, fastmath=True) - config.probs_scale_log2
     lse = cutlass.select_(row_sum == Float32(0.0), Float32(softmax.NEG_INF), lse)
@@ -207,4 +207,4 @@ def finish(
         position = work.first_row + row
         lse_out = ctx.args.lse
         if (accumulator.half_of_lane(lane) == 0) & (position < work.mask.num_rows):
-            lse_out[work.place(position)] = softmax.in_base(lse, config.lse_base)
+            lse_out[work.row_coord(position)] = softmax.in_base(lse, config.lse_base)

@@ -108,7 +108,7 @@ def test_bytes_are_those_of_the_longest_token():
 
 
 def test_stream_k_counts_the_longest_token_of_a_row_tile():
-    """The scheduler's shares, on plain integers, of the lengths of the two row tiles of eight tokens."""
+    """The scheduler's ranges, on plain integers, of the lengths of the two row tiles of eight tokens."""
     scheduler = TileScheduler.of(MlaDecodeConfig("bf16", 16, 8, False, 64, path="narrow", visible_lens=True), 64, 64)
     lens = [64 * 9, 5, 64 * 30, 0, 1, 0, 0, 64 * 3]
     given = scheduler.of_request(8, lens)
