@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from mla.arch import ARCHS
 
 DTYPES = ("bf16", "fp16", "fp8")
+# The model's: what the plans of Tensor Memory and of shared memory are made for.
+LATENT_DIM = 512
+ROPE_DIM = 64
+HEAD_DIM = LATENT_DIM + ROPE_DIM
+MAX_HEADS = 128
 PAGE_SIZES = (16, 32, 64, 128)
 LSE_BASES = ("e", "2")
 PATHS = ("auto", "narrow", "wide")
 NARROW_ROWS = 64  # rows of a work unit on the narrow path
 E4M3_MAX = 448.0
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+FLOAT_BYTES = ELEMENT_BYTES["fp32"]
+INT_BYTES = 4
+TREE_WORD_BITS = 32  # query tokens to a word of a packed tree mask
 
 
 @dataclass(frozen=True)
@@ -58,8 +66,8 @@ class MlaDecodeConfig:
     seq_len_q: int
     is_causal: bool
     page_size: int
-    kv_lora_rank: int = 512
-    qk_rope_head_dim: int = 64
+    kv_lora_rank: int = LATENT_DIM
+    qk_rope_head_dim: int = ROPE_DIM
     lse_base: str | None = None
     query_packed: bool = True
     softmax_scale_on_device: bool = False
@@ -144,8 +152,12 @@ def validate(config: MlaDecodeConfig) -> None:
         if not ok:
             raise ValueError(f"{field}={getattr(config, field)!r}: must be {allowed}")
 
-    require(config.dtype in DTYPES, "dtype", f"one of {DTYPES}")
-    require(1 <= config.num_heads <= 128, "num_heads", "in 1..128")
+    def one_of(field: str, allowed: tuple[object, ...]) -> None:
+        if getattr(config, field) not in allowed:
+            require(False, field, f"one of {allowed}")
+
+    one_of("dtype", DTYPES)
+    require(1 <= config.num_heads <= MAX_HEADS, "num_heads", f"in 1..{MAX_HEADS}")
     require(config.seq_len_q >= 1, "seq_len_q", ">= 1")
     require(config.is_causal or not config.tree_mask, "is_causal", "True with tree_mask")
     require(config.dcp_world >= 1, "dcp_world", ">= 1")
@@ -154,12 +166,12 @@ def validate(config: MlaDecodeConfig) -> None:
     require(not (config.sliding_window and config.tree_mask), "sliding_window", "False with tree_mask")
     replaced = config.is_causal or config.sliding_window or config.dcp_world > 1
     require(not (config.visible_lens and replaced), "visible_lens", "False with is_causal, sliding_window or dcp_world")
-    require(config.page_size in PAGE_SIZES, "page_size", f"one of {PAGE_SIZES}")
-    require(config.kv_lora_rank == 512, "kv_lora_rank", "512, which the TMEM plans are made for")
-    require(config.qk_rope_head_dim == 64, "qk_rope_head_dim", "64, one 128-byte swizzle span")
+    one_of("page_size", PAGE_SIZES)
+    require(config.kv_lora_rank == LATENT_DIM, "kv_lora_rank", f"{LATENT_DIM}, which the TMEM plans are made for")
+    require(config.qk_rope_head_dim == ROPE_DIM, "qk_rope_head_dim", f"{ROPE_DIM}, one 128-byte swizzle span")
     require(config.lse_base in (None, *LSE_BASES), "lse_base", f"None or one of {LSE_BASES}")
     require(config.dtype == "fp8" or not config.fp8_output, "fp8_output", f"False for dtype={config.dtype!r}")
-    require(config.path in PATHS, "path", f"one of {PATHS}")
+    one_of("path", PATHS)
     require(config.path != "narrow" or not config.isolate_drafts, "path", "'auto' or 'wide' with isolate_drafts")
     require(0 <= config.rescale_threshold <= 8, "rescale_threshold", "in 0..8")
-    require(config.arch in ARCHS, "arch", f"one of {ARCHS}")
+    one_of("arch", ARCHS)

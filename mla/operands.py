@@ -16,7 +16,7 @@ from cutlass.cute.nvgpu import cpasync, tcgen05
 from cutlass.experimental import primitives as prims
 
 from mla.context import Boxes
-from mla.memory_plan import CHUNK_BYTES
+from mla.plan.tile import CHUNK_BYTES
 
 DESCRIPTOR_VERSION = 0b001  # bits 46-48, sm_100
 ATOM_ROWS = 8  # rows of a swizzle atom

@@ -10,7 +10,7 @@ import tempfile
 import pytest
 import torch
 
-from wrappers.decode import KERNEL_ARCHS
+from wrappers.backends import KERNEL_ARCHS
 
 if "PYTEST_XDIST_WORKER" not in os.environ:
     # Every run compiles anew, each kernel once: the workers share this folder. Tests of the compile cache name their own.

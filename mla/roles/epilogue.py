@@ -37,8 +37,10 @@ def run(ctx: cutlass.Constexpr, work: cutlass.Constexpr, lane: Int32, row: Int64
         write_zeros(ctx, Target(work.slot >= 0, row), lane)
         row = Int64(0)
     if work.phases.num_tiles > 0:
-        for half in cutlass.range(plan.output_halves, unroll=1):
-            write_half(ctx, Target(work.slot >= 0, row), lane, half, (tiles - 1) * plan.output_halves + half, factor)
+        for half in cutlass.range(plan.tile.output_halves, unroll=1):
+            write_half(
+                ctx, Target(work.slot >= 0, row), lane, half, (tiles - 1) * plan.tile.output_halves + half, factor
+            )
 
 
 @cute.jit
@@ -49,7 +51,7 @@ def row_address(ctx: cutlass.Constexpr, work: cutlass.Constexpr, row: Int32):
     if work.slot >= 0:
         address = ctx.args.partial_out[work.slot, ctx.first_cta_row + row, None].iterator.toint()
     elif position < work.mask.num_rows:
-        address = ctx.args.out[(*work.place(position), None)].iterator.toint()
+        address = ctx.args.out[(*work.row_coord(position), None)].iterator.toint()
     return address
 
 
@@ -57,8 +59,8 @@ def row_address(ctx: cutlass.Constexpr, work: cutlass.Constexpr, row: Int32):
 def write_zeros(ctx: cutlass.Constexpr, target: cutlass.Constexpr, lane: Int32):
     """The row of a lane that saw no key."""
     zeros = [Float32(0.0)] * CHUNK_COLUMNS
-    for half in cutlass.range(ctx.plan.output_halves, unroll=1):
-        for column in cutlass.range(0, ctx.plan.half_columns, CHUNK_COLUMNS, unroll=1):
+    for half in cutlass.range(ctx.plan.tile.output_halves, unroll=1):
+        for column in cutlass.range(0, ctx.plan.tmem.half_columns, CHUNK_COLUMNS, unroll=1):
             store(ctx, target, accumulator.output_dim(lane, half, column), zeros)
 
 
@@ -76,7 +78,7 @@ def write_half(
     A loop of small chunks, not unrolled: what runs once per work item is mostly not in the instruction cache. Each thread
     writes whole sectors of its own row: neighbours that exchanged theirs, to write lines together, took longer to do so.
     """
-    output, columns = ctx.pipe("output"), ctx.plan.half_columns
+    output, columns = ctx.pipe("output"), ctx.plan.tmem.half_columns
     address = accumulator.output_address(ctx, half) + (lane // 32 * 32 << 16)
     output.wait_full(held)
     operands.fence_after_sync()
@@ -98,7 +100,9 @@ def store(ctx: cutlass.Constexpr, target: cutlass.Constexpr, dim: Int32, values:
             operands.store_aligned(target.row + dim * config.partial_bytes, words, operands.SECTOR_BYTES)
         else:
             words = words_of(values, config.output_dtype)
-            operands.store_sectors(target.row + dim * config.output_bytes, words, target.row % operands.SECTOR_BYTES == 0)
+            operands.store_sectors(
+                target.row + dim * config.output_bytes, words, target.row % operands.SECTOR_BYTES == 0
+            )
 
 
 def words_of(values: list[Any], dtype: str) -> Any:

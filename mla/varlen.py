@@ -26,7 +26,7 @@ class Request:
     seq_len_q: Any
     seq_len_k: Any
 
-    def place(self, batch: Any, row: Any, num_heads: int) -> tuple[Any, Any, Any]:
+    def row_coord(self, batch: Any, row: Any, num_heads: int) -> tuple[Any, Any, Any]:
         """(batch, token, head) index into query, output and log-sum-exp of a row of request `batch`; a ragged query is
         one batch of all requests' tokens.
         """

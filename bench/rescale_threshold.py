@@ -1,6 +1,6 @@
 """What a rescale threshold costs in accuracy: the kernels of `MlaDecodeConfig.rescale_threshold`, executed in the emulator.
 
-python -m scripts.rescale_threshold --json docs/rescale-threshold.json      # about 5 minutes; then scripts.accuracy
+python -m bench.rescale_threshold --json docs/rescale-threshold.json      # about 5 minutes; then bench.accuracy
 
 Normal data, one request of many key tiles, so that maxima grow in most of them.
 """
@@ -14,13 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mla.compile import compile_decode
-from scripts.progress import Progress
 from wrappers import command_line, emulated, kernel
-from wrappers.decode import EMULATED_ARCH
+from wrappers.backends import EMULATED_ARCH
 from wrappers.kernel import TORCH_DTYPES
+from wrappers.progress import Progress
 from wrappers.testing import MlaProblem, compare, make_problem
 
 THRESHOLDS = (0.0, 0.8, 2.0, 4.0, 8.0)
@@ -29,7 +27,7 @@ NUM_HEADS, SEQ_LEN_Q, KV_LEN = 16, 4, 2048
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_line.Parser(
-        prog="python -m scripts.rescale_threshold",
+        prog="python -m bench.rescale_threshold",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -58,10 +56,8 @@ def measure(problem: MlaProblem, dtype: str, threshold: float) -> dict[str, Any]
     """Signal-to-noise ratio of the kernel with this threshold, on a GPU of one SM: a single share, no merge."""
     call = problem.decode_call()
     config = replace(kernel.decode_config(call, EMULATED_ARCH), rescale_threshold=threshold)
-    out = torch.empty(problem.out_shape, dtype=problem.out_dtype)
-    lse = torch.empty(problem.out_shape[:-1])
-    emulated.launch(compile_decode(config), call, out, lse, num_ctas=1)
-    found = compare(problem, out, lse)
+    emulated.launch(compile_decode(config), call, num_ctas=1)
+    found = compare(problem, call.out, call.lse)
     return {
         "dtype": dtype, "threshold": threshold, "num_heads": NUM_HEADS, "seq_len_q": SEQ_LEN_Q,
         "kv_len": int(problem.seq_lens.max()), "snr_db": found.snr_db, "lse_max_abs_err": found.lse_max_abs_err,

@@ -1,4 +1,4 @@
-"""The memory plans of the two operand paths, and which config takes which."""
+"""The tiles of the two operand paths, and which config takes which."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mla.config import MlaDecodeConfig
-from mla.memory_plan import CHUNK_BYTES, OUTPUT_N, MemoryPlan, ValuePart
+from mla.plan.memory import MemoryPlan
+from mla.plan.smem import SmemPlan
+from mla.plan.tile import CHUNK_BYTES, OUTPUT_N, TilePlan, ValuePart
+from mla.plan.tmem import TmemPlan
 from mla.warp_schedule import WarpSchedule
 
 # Element bytes: ring slots of keys, of rope spans and, apart on the wide path, of values, and there buffers of P: as
@@ -16,7 +19,7 @@ WIDE_STAGES = {1: (6, 2, 6, 2), 2: (5, 2, 4, 1)}
 
 
 @dataclass(frozen=True)
-class NarrowPlan(MemoryPlan):
+class NarrowTile(TilePlan):
     """One CTA, tiles of 64 keys (128 of fp8: a row of P is 128 bytes), read twice: as keys and as values.
 
     A slot is 16 KiB, a quarter of the latent part of a tile, so that scores start on the first quarter and P*V frees
@@ -24,26 +27,27 @@ class NarrowPlan(MemoryPlan):
     """
 
     cluster_size = 1
+    keys_are_values = True
 
     @property
-    def tile_tokens(self) -> int:
+    def tokens(self) -> int:
         return CHUNK_BYTES // self.config.element_bytes
 
     @property
     def value_chunk_bytes(self) -> int:
-        return self.tile_tokens * CHUNK_BYTES
+        return self.tokens * CHUNK_BYTES
 
     @cached_property
     def value_parts(self) -> tuple[ValuePart, ...]:
         slots = OUTPUT_N // (self.slot_spans * self.chunk_elements)
         return tuple(
-            ValuePart(half, 0, self.tile_tokens, range(half * slots, (half + 1) * slots))
+            ValuePart(half, 0, self.tokens, range(half * slots, (half + 1) * slots))
             for half in range(self.output_halves)
         )
 
 
 @dataclass(frozen=True)
-class WidePlan(MemoryPlan):
+class WideTile(TilePlan):
     """Two CTAs, tiles of 128 keys. CTA c holds the keys of tokens [64 c, 64 c + 64), and of all 128 tokens the
     values of its half of every 256 latent dimensions: B operands are split over the pair by rows.
 
@@ -51,12 +55,13 @@ class WidePlan(MemoryPlan):
     """
 
     cluster_size = 2
-    tile_tokens = 128
+    keys_are_values = False
+    tokens = 128
 
     @property
     def value_tokens(self) -> int:
         """Tokens per value slot."""
-        return self.tile_tokens // self.config.element_bytes
+        return self.tokens // self.config.element_bytes
 
     @property
     def value_dims(self) -> int:
@@ -70,13 +75,13 @@ class WidePlan(MemoryPlan):
     @cached_property
     def value_parts(self) -> tuple[ValuePart, ...]:
         """One slot each."""
-        firsts = range(0, self.tile_tokens, self.value_tokens)
+        firsts = range(0, self.tokens, self.value_tokens)
         places = [(half, first_token) for half in range(self.output_halves) for first_token in firsts]
         return tuple(ValuePart(*place, self.value_tokens, range(n, n + 1)) for n, place in enumerate(places))
 
 
-def plan_of(config: MlaDecodeConfig) -> NarrowPlan | WidePlan:
+def plan_of(config: MlaDecodeConfig) -> MemoryPlan:
     """The plan of a config's path."""
-    if config.is_wide:
-        return WidePlan(config, WarpSchedule(), *WIDE_STAGES[config.element_bytes])
-    return NarrowPlan(config, WarpSchedule(), *NARROW_STAGES[config.element_bytes])
+    tile = (WideTile if config.is_wide else NarrowTile)(config)
+    stages = (WIDE_STAGES if config.is_wide else NARROW_STAGES)[config.element_bytes]
+    return MemoryPlan(SmemPlan(tile, TmemPlan(tile), *stages), WarpSchedule())

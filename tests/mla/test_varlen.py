@@ -1,4 +1,4 @@
-"""How a warp finds its share: batches of more requests than lanes, page tables of more entries than a ring stage."""
+"""How a warp finds its range: batches of more requests than lanes, page tables of more entries than a ring stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wrappers.testing import assert_matches, make_problem
 
 @pytest.mark.parametrize("path, batch", [("narrow", 32), ("narrow", 33), ("narrow", 1060), ("wide", 70)])
 def test_batches_around_the_size_of_a_warp(path, batch):
-    """A lane measures up to 34 requests, and a share starts in any of the windows of 32."""
+    """A lane measures up to 34 requests, and a range starts in any of the windows of 32."""
     rng = random.Random(batch)
     lengths = [rng.choice((0, 1, 5, 64, 65)) for _ in range(batch - 1)] + [700]
     problem = make_problem(batch, 1, 1, lengths, page_size=16)

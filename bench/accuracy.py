@@ -2,8 +2,8 @@
 
 python -m scripts.validate --dtype bf16,fp16,fp8 --num-heads 16 --seq-len-q 1,4,8 --kv-len 128,512,2048 --batch 2 \\
     --json docs/accuracy.json
-python -m scripts.rescale_threshold --json docs/rescale-threshold.json
-python -m scripts.accuracy docs/accuracy.json --thresholds docs/rescale-threshold.json --out docs
+python -m bench.rescale_threshold --json docs/rescale-threshold.json
+python -m bench.accuracy docs/accuracy.json --thresholds docs/rescale-threshold.json --out docs
                                                                 # needs matplotlib: pip install -e '.[docs]'
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.rescale_threshold import table
+from bench.rescale_threshold import table
 from wrappers import command_line
 
 PAGE, PLOT = "accuracy.md", "accuracy.svg"
@@ -26,10 +26,10 @@ Row = dict[str, Any]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_line.Parser(
-        prog="python -m scripts.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rows", type=Path, help="what scripts.validate --json FILE wrote")
-    parser.add_argument("--thresholds", type=Path, help="what scripts.rescale_threshold --json FILE wrote")
+    parser.add_argument("--thresholds", type=Path, help="what bench.rescale_threshold --json FILE wrote")
     parser.add_argument("--out", type=command_line.output_folder, default=Path("docs"), metavar="FOLDER")
     options = parser.parse_args(arguments)
     try:
@@ -67,7 +67,7 @@ def page(rows: list[Row]) -> str:
         "and sums in fp32, probabilities rounded to the input's dtype, one rounding of the output). A row passes",
         "within 0.5 dB of that. The kernel's partial results of split rows are fp32, of fp8 inputs fp16.",
         "",
-        "Made by the two commands at the top of [scripts/accuracy.py](../scripts/accuracy.py).",
+        "Made by the two commands at the top of [bench/accuracy.py](../bench/accuracy.py).",
         "",
         f"![SNR by dtype, query tokens and keys]({PLOT})",
         "",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.accuracy import main, page, read_rows, threshold_section
+from bench.accuracy import main, page, read_rows, threshold_section
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROW = {

@@ -21,12 +21,12 @@ from mla.compile import CompiledDecode, compile_kernel
 from mla.config import MlaDecodeConfig
 from mla.context import Context
 from mla.decode import MlaDecode
-from mla.line import Request, RequestList
 from mla.pipelines import Pipeline
 from mla.reduction import MergePartials
 from mla.roles import correction, load, scheduler
 from mla.roles import softmax as softmax_role
 from mla.tile_scheduler import TileScheduler
+from mla.varlen import Request, RequestList
 
 
 def _no_mtp_mask(mask: Any, row: Any, seq_len_k: Any) -> Any:
@@ -51,7 +51,7 @@ def _one_query_length(requests: RequestList, index: Any) -> Request:
 
 
 def _first_query(request: Request, batch: Any, row: Any, num_heads: int) -> tuple[Any, Any, Any]:
-    return _PLACE(replace(request, query_begin=cutlass.Int32(0)), batch, row, num_heads)
+    return _ROW_COORD(replace(request, query_begin=cutlass.Int32(0)), batch, row, num_heads)
 
 
 def _every_world_th_key(shard: KeyShard, count: Any) -> Any:
@@ -129,12 +129,12 @@ def _nothing(*arguments: Any) -> None:
     return None
 
 
-def _short_take(first: Any, cost: Any, share_begin: Any, share_end: Any) -> split_kv.Share:
-    return _TAKE(first, cost, share_begin, share_end - 1)
+def _short_take(first: Any, cost: Any, range_begin: Any, range_end: Any) -> split_kv.Split:
+    return _TAKE(first, cost, range_begin, range_end - 1)
 
 
 def _first_stage_pages(ctx: Context, batch: Any, phases: Any, entry: Any) -> Any:
-    return _TABLE_ENTRY(ctx, batch, phases, entry % ctx.plan.page_ids_per_stage)
+    return _TABLE_ENTRY(ctx, batch, phases, entry % ctx.plan.smem.page_ids_per_stage)
 
 
 def _all_but_the_last(parts: Any, member: Any, log2_members: Any) -> tuple[Any, Any]:
@@ -168,7 +168,7 @@ _TABLE_ENTRY = scheduler.table_entry
 _PARTS_OF = reduction.parts_of
 _COMBINE = reduction.combine
 _REQUEST = RequestList.request
-_PLACE = Request.place
+_ROW_COORD = Request.row_coord
 _K_BOUND = CausalMask.k_bound
 _OF_RANK = TileScheduler.of_rank
 _DRAFT_WINDOW = causal_mask.draft_window
@@ -206,8 +206,8 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
         "unused slots of the last page reach the tensor core",
         lambda: mock.patch.object(load, "clear_rows", _nothing),
     ),
-    "share-off-by-one": (
-        "a CTA stops one key tile short of its share",
+    "split-off-by-one": (
+        "a CTA stops one key tile short of its range",
         lambda: mock.patch.object(split_kv, "take", _short_take),
     ),
     "no-merge": (
@@ -236,7 +236,7 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     ),
     "ragged-first": (
         "the results of all requests of a ragged query are written to the first one's tokens",
-        lambda: mock.patch.object(Request, "place", _first_query),
+        lambda: mock.patch.object(Request, "row_coord", _first_query),
     ),
     "dcp-no-interleave": (
         "every world-th key is taken for the rank's, whatever the interleave",
