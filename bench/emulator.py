@@ -25,7 +25,7 @@ from pathlib import Path
 from bench.counts import ARCH
 from bench.workloads import Workload, add_workload_arguments, workload_of
 from mla.config import PAGE_SIZES, PATHS
-from ptx_emulator.asyncs import ORDERS
+from ptx_emulator.machine.asyncs import ORDERS
 from wrappers import command_line, emulated, kernel
 from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import make_problem

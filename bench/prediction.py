@@ -16,9 +16,9 @@ from mla import split_kv
 from mla.compile import compile_decode
 from mla.config import FLOAT_BYTES, HEAD_DIM, LATENT_DIM, MlaDecodeConfig
 from mla.decode import MlaDecode
-from ptx_emulator import state
-from ptx_emulator.cubin import code_sizes, register_counts
+from ptx_emulator.engine import state
 from ptx_emulator.timing import Constants, CtaTiming, LaunchTiming, time_host_function
+from ptx_emulator.timing.cubin import code_sizes, register_counts
 from wrappers.call import OUTPUT_DTYPES
 from wrappers.kernel import EMULATED_CTAS, TORCH_DTYPES, workspace_bytes
 

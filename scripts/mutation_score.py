@@ -24,7 +24,7 @@ import torch
 
 from mla.compile import compile_decode
 from mla.config import DTYPES
-from ptx_emulator import mutation
+from ptx_emulator.check import mutation
 from ptx_emulator.errors import EmulationError
 from wrappers import command_line, emulated, kernel
 from wrappers.backends import EMULATED_ARCH

@@ -121,7 +121,7 @@ REGISTER = re.compile(r"%rd?\d+")
 
 def touched_too_early(ptx: str) -> list[str]:
     """Instructions that touch what a tcgen05.ld loads before the next wait::ld of its basic block. A move only gives it
-    another name (ptx_emulator/deferred_loads.py).
+    another name (ptx_emulator/machine/deferred_loads.py).
     """
     loaded: set[str] = set()
     found = []
