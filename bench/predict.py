@@ -108,6 +108,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--path", choices=PATHS, default="auto")
     parser.add_argument("--rescale-threshold", type=float, default=0.0, help="the kernels of this threshold, log2")
     parser.add_argument("--isolate-drafts", action="store_true", help="the kernels of this option of mla_decode")
+    parser.add_argument("--ragged", action="store_true", help="the kernels of ragged queries, all requests alike")
     parser.add_argument("--clock", default="1.93", help="GHz, one or several with commas")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of the model")
     parser.add_argument("--constants", help="JSON file of constants, e.g. measured")
@@ -125,7 +126,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     try:
         base = Constants.given(options.set, options.constants)
         options.table = [base.replace(clock=float(clock)) for clock in options.clock.split(",")]
-        kernel = {"isolate_drafts": options.isolate_drafts, "rescale_threshold": options.rescale_threshold}
+        kernel = {
+            "isolate_drafts": options.isolate_drafts, "rescale_threshold": options.rescale_threshold,
+            "ragged_query": options.ragged,
+        }  # fmt: skip
         options.workloads = [replace(w, **kernel) for w in _workloads(options)]
         options.before = read_totals(options.against) if options.against else {}
         options.timeline = [timeline.Window.parse(text) for text in options.timeline]
