@@ -13,6 +13,7 @@ import torch
 
 from mla.compile import CompiledDecode, compile_decode
 from ptx_emulator.check.hazards import Checker
+from ptx_emulator.errors import Deadlock
 from ptx_emulator.grid import Grid, prepare_launch
 from tests.wrappers.emulation import same
 from wrappers import emulated, kernel
@@ -106,4 +107,7 @@ def test_decode_waits_for_the_kernel_before_it(num_heads, dtype):
     assert same(*results)
 
     for number, places in ((0, ("seq_lens",)), (1, ("query", "out", "lse"))):
-        assert launched(without_wait(compiled, number), problem, "adversarial")[1] >= set(places)
+        try:
+            assert launched(without_wait(compiled, number), problem, "adversarial")[1] >= set(places)
+        except Deadlock:
+            assert number == 0, "the CTAs of a pair may have read different lengths"
