@@ -3,7 +3,8 @@
 tests, bench, scripts -> wrappers, mla, ptx_emulator      and nobody imports these three
 wrappers              -> mla, torch; only wrappers/emulated.py -> ptx_emulator; reference.py -> torch alone;
                          only wrappers/engines -> vllm, sglang
-ptx_emulator          -> numpy and numba (and llvmlite, which is numba's): it knows PTX and nothing of MLA
+ptx_emulator          -> numpy and numba (and llvmlite, which is numba's): it knows PTX and nothing of MLA;
+                         only tool/capture.py -> cutlass, which it catches, and pytest_plugin.py -> pytest
 mla                   -> cutlass
                          within mla and within ptx_emulator: in the layers below
 """
@@ -26,6 +27,8 @@ ALLOWED_PACKAGES = {
 EXCEPTIONS = {
     "wrappers.reference": {"torch"},
     "wrappers.emulated": {"wrappers", "mla", "torch", "ptx_emulator"},
+    "ptx_emulator.tool.capture": {"ptx_emulator", "numpy", "cutlass"},
+    "ptx_emulator.pytest_plugin": {"ptx_emulator", "pytest"},
     "wrappers.engines": {"wrappers", "vllm"},
     "wrappers.engines.vllm": {"wrappers", "mla", "torch", "vllm"},
     "wrappers.engines.sglang": {"wrappers", "mla", "torch", "sglang"},
@@ -50,6 +53,8 @@ MLA_LAYERS = (
 # Likewise the rooms of `ptx_emulator`: its folders, and the modules beside them. Rooms of one layer know nothing of
 # each other.
 EMULATOR_LAYERS = (
+    {"__main__", "pytest_plugin"},
+    {"tool"},
     {"timing"},
     {"cute_abi"},
     {"grid"},
@@ -59,6 +64,7 @@ EMULATOR_LAYERS = (
     {"machine"},
     {"engine"},
     {"registry"},
+    {"command_line"},
     {"errors", "ir", "turns"},
 )
 LAYERS = {"mla": MLA_LAYERS, "ptx_emulator": EMULATOR_LAYERS}

@@ -17,12 +17,12 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
+from ptx_emulator.tool.progress import Progress
 from scripts.first_light import assumptions, correctness, machine, move, speed
 from scripts.first_light.isolate import Crashed, isolated
 from scripts.first_light.replay import on_emulator
 from scripts.first_light.report import NAME, Report
 from wrappers import command_line
-from wrappers.progress import Progress
 
 _FIRST_EMULATION_SECONDS = 900  # of which the compiler of its loops takes about one minute
 

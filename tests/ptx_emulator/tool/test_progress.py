@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import time
 
-from wrappers.progress import Progress
+from ptx_emulator.tool.progress import Progress
 
 
 class Terminal(io.StringIO):
