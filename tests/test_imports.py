@@ -179,6 +179,8 @@ def test_a_circle_is_found(tmp_path):
         ("ptx_emulator/check/hazards/__init__.py", "from ...timing import Constants"),
         ("ptx_emulator/units/__init__.py", "from ptx_emulator import launch"),
         ("ptx_emulator/errors.py", "from .ir import Imm"),
+        ("ptx_emulator/tool/run.py", "def late():\n    import cutlass"),
+        ("ptx_emulator/cute_abi/cases.py", "from ..tool.capture import emulate"),
         ("mla/decode.py", "from mla import unplaced"),
         ("wrappers/testing.py", "import tests.conftest"),
         ("bench/decode.py", "from scripts import validate"),
@@ -199,6 +201,8 @@ def test_a_forbidden_import_is_found(tmp_path, file, source):
         ("ptx_emulator/check/hazards/trace.py", "from .core import merge\nfrom ...engine import state as st"),
         ("ptx_emulator/timing/cluster.py", "def late():\n    from ..machine.cluster import Cluster"),
         ("ptx_emulator/__init__.py", "from .grid import launch"),
+        ("ptx_emulator/tool/capture.py", "def late():\n    import cutlass.cute"),
+        ("ptx_emulator/pytest_plugin.py", "import pytest\nfrom .tool.capture import emulate"),
         (
             "mla/roles/load.py",
             "from ..paths.narrow import NarrowPath\nfrom mla import config\nimport cutlass.cute",
