@@ -8,6 +8,7 @@ import cutlass.cute as cute
 from cutlass.cute.nvgpu import cpasync
 
 ROWS, COLUMNS = 32, 64
+STREAM = cuda.CUstream(0)
 
 
 @cute.kernel

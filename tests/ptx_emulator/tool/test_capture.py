@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
 import numpy as np
@@ -19,9 +18,7 @@ from cutlass.utils import HardwareInfo
 from ptx_emulator import emulate
 from ptx_emulator.errors import OutOfBounds
 
-from .kernels import COLUMNS, ROWS, Add, column_sums, fill, racing_reverse
-
-STREAM = cuda.CUstream(0)
+from .kernels import COLUMNS, ROWS, STREAM, Add, column_sums, fill, racing_reverse
 
 
 def rows(count: int = 3) -> list[torch.Tensor]:
