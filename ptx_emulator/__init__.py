@@ -1,6 +1,6 @@
 """Executes sm_100a PTX, as CuTe DSL emits it, on a CPU. See `launch`; `emulate` for scripts that compile and launch.
 
-What it offers is loaded when it is asked for, so that a pytest run that only has the plugin installed does not load numba.
+What it offers is loaded when it is asked for: a pytest run that only has the plugin installed does not load numba.
 """
 
 from __future__ import annotations

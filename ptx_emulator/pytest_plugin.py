@@ -3,9 +3,10 @@
     pytest --ptx-emulate [--ptx-races] [--ptx-suppress FILE] [--ptx-orders in_order,random] [--ptx-seeds N]
         [--ptx-time-limit S]
 
-Installed with the emulator; from a checkout, `-p ptx_emulator.pytest_plugin`. With --ptx-emulate every test runs within
-`ptx_emulator.emulate`; it fails if a hazard is found (--ptx-races), or if schedules end with different results. The options
-have a prefix because they stand beside those of every other plugin and conftest (this repository's has `--seeds`).
+Installed with the emulator; from a checkout, `-p ptx_emulator.pytest_plugin`. With --ptx-emulate every test runs
+within `ptx_emulator.emulate`; it fails if a hazard is found (--ptx-races), or if schedules end with different results.
+The options have a prefix because they stand beside those of every other plugin and conftest (this repository's has
+`--seeds`).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 python -m scripts.mutation_score [--dtype bf16|fp16|fp8] [--num-heads N] [--seq-len-q N] [--kernel decode|merge]
                                  [--seeds N] [--only TEXT] [--limit SECONDS] [--json FILE] [--clean N]
 
-`python -m ptx_emulator mutate` does this for any kernel, on one call of it. Here every mutant runs with the happens-before
-checker on a small and a larger batch, then under adversarial schedules.
+`python -m ptx_emulator mutate` does this for any kernel, on one call of it. Here every mutant runs with the
+happens-before checker on a small and a larger batch, then under adversarial schedules.
 Prints a line per mutant that is not detected and a table; exit status 1 if one survives. `--clean N` runs the
 unchanged kernels instead, with the checker, under N adversarial schedules: exit status 1 if one raises anything.
 """

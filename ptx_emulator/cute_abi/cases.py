@@ -4,9 +4,9 @@
     def check(host_args): assert ...                        # optional: whether the result is right
     def buffers(host_args): return [array, ...]             # optional: memory that is reached only through addresses
 
-`host_args` may be a mapping: its keys are what reports call the arrays. With a dump folder (`--dump`, cute_abi.read_dump)
-the texts are that folder's and `arguments` returns `host_args` alone. PTX that no CuTe DSL host function launches is
-given as `(None, ptx, keywords)`, the keyword arguments of `ptx_emulator.launch`.
+`host_args` may be a mapping: its keys are what reports call the arrays. With a dump folder (`--dump`,
+cute_abi.read_dump) the texts are that folder's and `arguments` returns `host_args` alone. PTX that no CuTe DSL host
+function launches is given as `(None, ptx, keywords)`, the keyword arguments of `ptx_emulator.launch`.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     python -m ptx_emulator time CASE.py [batch=4 kv_len=81920 ...] [--dump FOLDER] [--cubin FILE] [--clusters 0,17]
         [--waits] [--set NAME=VALUE] [--constants FILE.json] [--relax] [--sensitivity] [--trace FILE.json] [--json]
 
-(`python -m ptx_emulator.timing` is the same.) CASE.py has a function `arguments(**options)` that returns (IR text, PTX text,
-host arguments, ...), as `cute_abi.launch` takes them, or with --dump the host arguments alone (ptx_emulator/cute_abi/cases.py).
+(`python -m ptx_emulator.timing` is the same.) CASE.py has a function `arguments(**options)` that returns (IR text, PTX
+text, host arguments, ...), as `cute_abi.launch` takes them, or with --dump the host arguments alone
+(ptx_emulator/cute_abi/cases.py).
 """
 
 from __future__ import annotations

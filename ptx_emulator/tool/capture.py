@@ -4,8 +4,8 @@
         runpy.run_path("script.py")
     print(emulation.hazards, emulation.differences)
 
-Caught are `cute.compile` (however it was imported) and calls of `@cute.jit` functions. Arrays must be in CPU memory: torch
-CPU tensors, numpy arrays, `from_dlpack` of either.
+Caught are `cute.compile` (however it was imported) and calls of `@cute.jit` functions. Arrays must be in CPU memory:
+torch CPU tensors, numpy arrays, `from_dlpack` of either.
 """
 
 from __future__ import annotations
@@ -75,11 +75,13 @@ class Emulation:
 
 
 class EmulatedFunction:
-    """A function that `cute.compile` made during `emulate`. Called during one, it runs in the emulator; otherwise, as for
-    everything else, it is the compiled function."""
+    """A function that `cute.compile` made during `emulate`. Called during one, it runs in the emulator; otherwise, and
+    for everything else, it is the compiled function. ir, ptx: its texts, as `cute_abi.launch` takes them."""
 
     def __init__(self, compiled: Any):
         self._compiled = compiled
+        self.ir: str = compiled.artifacts.MLIR
+        self.ptx: str = compiled.artifacts.PTX.rstrip("\0")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not _active:
@@ -92,8 +94,7 @@ class EmulatedFunction:
 
     def launch(self, arguments: dict[str, Any]) -> None:
         """`arguments`: those of the host function that are not constants, by name."""
-        artifacts = self._compiled.artifacts
-        _active[-1].call(artifacts.MLIR, artifacts.PTX.rstrip("\0"), arguments)
+        _active[-1].call(self.ir, self.ptx, arguments)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._compiled, name)
@@ -122,8 +123,8 @@ def emulate(
     time_limit     seconds that a launch may take
     buffers        arrays that kernels reach only through addresses (`make_ptr`)
 
-    The code is compiled for sm_100a unless CUTE_DSL_ARCH says otherwise. Raises ImportError without CuTe DSL, ValueError for
-    options that do not go, EmulationError out of a call that goes wrong.
+    The code is compiled for sm_100a unless CUTE_DSL_ARCH says otherwise. Raises ImportError without CuTe DSL,
+    ValueError for wrong options, EmulationError out of a call that goes wrong.
     """
     if suppress is not None and not checks:
         raise ValueError(f"suppress={str(suppress)!r}: needs checks=True")

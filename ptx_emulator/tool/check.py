@@ -1,10 +1,10 @@
 """Looks for races in a kernel: memory accesses that nothing orders (docs/emulator-hazards.md lists the kinds).
 
-    python -m ptx_emulator check CASE.py [name=value ...] [--dump FOLDER] [--suppress FILE] [--orders in_order] [--seeds N]
-        [--time-limit S] [--json]
+    python -m ptx_emulator check CASE.py [name=value ...] [--dump FOLDER] [--suppress FILE] [--orders in_order]
+        [--seeds N] [--time-limit S] [--json]
 
-CASE.py as for `run`. A missing edge is found whatever the schedule, as long as the code is reached; more `--orders` also
-find what depends on them. `--suppress` names hazards that are known and accepted (ptx_emulator/check/hazards/suppressions.py).
+CASE.py as for `run`. A missing edge is found whatever the schedule, as long as the code is reached; more `--orders`
+find what depends on them. `--suppress` names hazards that are known and accepted (check/hazards/suppressions.py).
 Exit status: 0 if there is no hazard and every launch ends, 1 if not, 2 for wrong arguments.
 """
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
             fault=case.fault,
             begun=lambda schedule: progress.begin(str(schedule)),
             ended=lambda trial: progress.finish(
-                f"{trial.schedule}: {len(trial.hazards)} hazards ({trial.seconds:.1f} s)"
+                f"{trial.schedule}: {counted(len(trial.hazards), 'hazard')} ({trial.seconds:.1f} s)"
             ),
         )
     found = first_found(trials)
@@ -64,11 +64,13 @@ def first_found(trials: Sequence[Trial]) -> list[tuple[Schedule, Any]]:
 def text_of(trials: Sequence[Trial], found: Sequence[tuple[Schedule, Any]], groups: Sequence[Any]) -> str:
     lines = [str(group) for group in groups]
     lines += [f"{trial.schedule}: {trial.verdict}" for trial in trials if trial.verdict]
-    counts = [sum(hazard.severity == severity for _, hazard in found) for severity in ("error", "warning")]
+    ran = counted(len(trials), "schedule")
+    errors, warnings = (sum(h.severity == severity for _, h in found) for severity in ("error", "warning"))
     lines.append(
-        f"{counted(trials)}: {len(found)} hazards in {len(groups)} groups, {counts[0]} errors, {counts[1]} warnings"
+        f"{ran}: {counted(len(found), 'hazard')} in {counted(len(groups), 'group')}, "
+        f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
         if found
-        else f"{counted(trials)}: no hazards"
+        else f"{ran}: no hazards"
     )
     if later := {str(schedule) for schedule, _ in found} - {str(trials[0].schedule)}:
         lines.append(f"some first under {'; '.join(sorted(later))}")

@@ -3,11 +3,11 @@
     python -m ptx_emulator mutate CASE.py [name=value ...] [--dump FOLDER] [--kernel NAME] [--only TEXT]
         [--orders adversarial] [--seeds N] [--time-limit S] [--suppress FILE] [--json]
 
-CASE.py as for `run`. Every mutant (ptx_emulator/check/mutation.py) has one synchronising instruction removed or weakened.
-It runs in order with the race checker, then under the schedules, until something finds it: a hazard, an error, the time
-limit, or a result that the case's `check` refuses (without one: that is not the unchanged kernel's, bit for bit).
-Exit status: 0 if every mutant that is reached is found, 1 if one survives, 2 for wrong arguments or a kernel that is not
-clean unchanged.
+CASE.py as for `run`. Every mutant (check/mutation.py) has one synchronising instruction removed or weakened. It runs in
+order with the race checker, then under the schedules, until something finds it: a hazard, an error, the time limit, or
+a result that the case's `check` refuses (without one: that is not the unchanged kernel's, bit for bit).
+Exit status: 0 if every mutant that is reached is found, 1 if one survives, 2 for wrong arguments or a kernel that is
+not clean unchanged.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def judge(
     kernel: str | None = None,
     only: str | None = None,
 ) -> list[mutation.Verdict]:
-    """The verdict on every mutant, each told on stderr. `limit`: seconds per run. Raises ValueError if there is none."""
+    """The verdict on every mutant, each told on stderr. limit: seconds per run. Raises ValueError if there is none."""
     candidates = [m for m in mutation.mutants(ptx, kernel) if only is None or only in m.text]
     if not candidates:
         raise ValueError(f"only={only!r}, kernel={kernel!r}: no synchronising instruction there")

@@ -3,8 +3,9 @@
     python -m ptx_emulator run CASE.py [name=value ...] [--dump FOLDER] [--orders in_order,late,random,adversarial]
         [--seeds N] [--time-limit S] [--json]
 
-CASE.py has a function `arguments(**options)` that returns (IR text, PTX text, host arguments), as `cute_abi.launch` takes
-them, or with --dump the host arguments alone; `check(host_args)` of it, if there is one, says whether the result is right.
+CASE.py has a function `arguments(**options)` that returns (IR text, PTX text, host arguments), as `cute_abi.launch`
+takes them, or with --dump the host arguments alone; its `check(host_args)`, if it has one, says whether the result is
+right.
 Exit status: 0 if all schedules end with the same right result, 1 if not, 2 for wrong arguments.
 """
 
@@ -47,10 +48,10 @@ def text_of(trials: Sequence[Trial], judged: bool) -> str:
         lines.append(f"{str(trial.schedule):24s} {trial.verdict or f'ok, {count:,} warp instructions'}")
     bad = sum(bool(trial.verdict) for trial in trials)
     if bad:
-        lines.append(f"{bad} of {counted(trials)}: not the same right result")
+        lines.append(f"{bad} of {counted(len(trials), 'schedule')}: not the same right result")
     else:
         right = "right, " if judged else ""
-        lines.append(f"{counted(trials)}: {right}bit for bit the same")
+        lines.append(f"{counted(len(trials), 'schedule')}: {right}bit for bit the same")
     return "\n".join(lines)
 
 

@@ -133,5 +133,6 @@ def try_schedules(
     return trials
 
 
-def counted(trials: Sequence[Trial]) -> str:
-    return f"{len(trials)} schedule{'s' if len(trials) != 1 else ''}"
+def counted(number: int, what: str) -> str:
+    """A number with its noun, in the plural where there is not one."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""The pytest plugin: tests that compile and launch run in the emulator, and fail for races and for what schedules change."""
+"""The pytest plugin: tests' kernels run in the emulator; races, and results that schedules change, fail them."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from cutlass.cutlass_dsl import CuTeDSL
 from cutlass.utils import HardwareInfo
 
 from ptx_emulator import emulate
+from ptx_emulator.__main__ import main
 from ptx_emulator.errors import OutOfBounds
 
 from .kernels import COLUMNS, ROWS, STREAM, Add, column_sums, fill, racing_reverse
@@ -113,6 +114,24 @@ def test_everything_is_put_back():
     with emulate() as later:
         compiled(*rows(), STREAM)
     assert len(later.calls) == 1, "a function that a cache has kept"
+
+
+def test_the_commands_take_a_dump_folder(tmp_path, capsys):
+    with emulate():
+        compiled = cute.compile(Add(64), *fakes(), 0, STREAM)
+    (tmp_path / "add_clean.mlir").write_text(compiled.ir)
+    (tmp_path / "add.ptx").write_text(compiled.ptx)
+    case = tmp_path / "case.py"
+    case.write_text(
+        "import torch\n"
+        "def arguments(rows=2): return {**dict(zip(('a', 'b', 'out'), torch.ones(3, rows, 64))), 'factor': 2.0}\n"
+        "def check(given): return bool((given['out'] == 3).all())\n"
+    )
+    assert main(["run", str(case), "--dump", str(tmp_path), "rows=3", "--orders", "in_order"]) == 0
+    assert "1 schedule: right, bit for bit the same" in capsys.readouterr().out
+    assert main(["coverage", str(tmp_path)]) == 0
+    assert main(["time", str(case), "--dump", str(tmp_path)]) == 0
+    assert "modelled at" in capsys.readouterr().out
 
 
 def test_wrong_options():
