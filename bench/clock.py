@@ -1,7 +1,7 @@
 """One workload's time, for scripts.first_light: modelled, or timed on the GPU of this machine. A JSON object on stdout.
 
     python -m bench.clock --list [--short]
-    python -m bench.clock 'fp8 h16 q4 80K b1' --clock model|gpu
+    python -m bench.clock 'fp8 h16 q4 80K b1' --clock model|gpu [--constants FILE]
 
 median_us, low_us, high_us: microseconds of a call with cold L2. gpu: replays of a captured call, median, 10th and 90th
 percentile. model: the timed mode's total, launch included, three times.
@@ -21,11 +21,11 @@ WARMUP, REPEATS = 10, 50
 _BY_NAME = {workload.name: workload for workload in (*WORKLOADS, SHORT)}
 
 
-def modelled(workload: Workload) -> list[float]:
+def modelled(workload: Workload, settings: Sequence[str], constants: str | None) -> list[float]:
     from bench import prediction
     from ptx_emulator.timing import Constants
 
-    return [prediction.predict(workload, Constants.of(), "auto").total] * 3
+    return [prediction.predict(workload, Constants.given(settings, constants), "auto").total] * 3
 
 
 def on_gpu(workload: Workload) -> list[float]:
@@ -43,13 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="the workloads' names, a JSON list")
     parser.add_argument("--short", action="store_true", help="the small one alone")
     parser.add_argument("--clock", choices=("model", "gpu"), default="model")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of the model")
+    parser.add_argument("--constants", metavar="FILE", help="JSON file of constants of the model, e.g. measured")
     options = parser.parse_args(arguments)
     if options.list:
         print(json.dumps([w.name for w in ((SHORT,) if options.short else WORKLOADS)]))
         return 0
     if options.workload is None:
         parser.error("WORKLOAD or --list is needed")
-    times = (on_gpu if options.clock == "gpu" else modelled)(_BY_NAME[options.workload])
+    workload = _BY_NAME[options.workload]
+    try:
+        times = on_gpu(workload) if options.clock == "gpu" else modelled(workload, options.set, options.constants)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     print(json.dumps({f"{name}_us": round(time, 2) for name, time in zip(("median", "low", "high"), times)}))
     return 0
 

@@ -17,7 +17,7 @@ from mla.config import MlaDecodeConfig
 from mla.decode import MlaDecode
 from ptx_emulator import state
 from ptx_emulator.cubin import code_sizes, register_counts
-from ptx_emulator.timing import Constants, CtaTiming, LaunchTiming, time_host_function
+from ptx_emulator.timing import Constants, CtaTiming, LaunchTiming, chain_seconds, time_host_function
 from wrappers.kernel import EMULATED_CTAS, TORCH_DTYPES
 
 OUTPUT_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
@@ -142,7 +142,7 @@ def predict(workload: Workload, constants: Constants, path: str = "auto", seed: 
         port=port,
         decode=us(decode.cycles),
         merge=us(merge.cycles) + hand_over,
-        total=constants["launch"] * 1e6 + us(decode.cycles) + us(merge.cycles) + hand_over,
+        total=chain_seconds([decode, merge], constants) * 1e6,
         target=TARGET_FACTOR * max(hbm, mma) + TARGET_MICROSECONDS,
         busy={name: cycles / longest.cycles for name, cycles in longest.busy.items()},
         waits=named_waits(description, longest),

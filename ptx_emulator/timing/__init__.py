@@ -10,7 +10,16 @@ from ..engine_cache import drop_stale_timing
 drop_stale_timing()  # before anything is compiled
 
 from .constants import CONSTANTS, Constants
-from .launch import CtaTiming, LaunchTiming, time_host_function, time_launch
+from .launch import CtaTiming, LaunchTiming, chain_seconds, time_host_function, time_launch
 from .residency import Footprint
 
-__all__ = ["CONSTANTS", "Constants", "CtaTiming", "Footprint", "LaunchTiming", "time_host_function", "time_launch"]
+__all__ = [
+    "CONSTANTS",
+    "Constants",
+    "CtaTiming",
+    "Footprint",
+    "LaunchTiming",
+    "chain_seconds",
+    "time_host_function",
+    "time_launch",
+]

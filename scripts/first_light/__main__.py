@@ -4,8 +4,9 @@
     bash scripts/first_light.sh --rehearse [--short]     anywhere: the emulator is the GPU, the timed mode the clock
 
 Runs a micro-kernel for each row of docs/silicon-assumptions.md on the GPU and in the emulator, each in a process of its
-own; scripts.validate, scripts.crosscheck_device and compute-sanitizer; and the workloads of bench.predict, beside their
-predictions. Writes FOLDER/first-light.json and .md after every row: Ctrl-C keeps what is done. Nothing is uploaded.
+own; scripts.validate, scripts.crosscheck_device and compute-sanitizer; the programs of bench.micro, from whose times
+follow the constants of the timed mode (FOLDER/constants.json, for bench.predict --constants); and the workloads of
+bench.predict, beside their predictions with these constants. Writes FOLDER/first-light.json and .md after every row: Ctrl-C keeps what is done. Nothing is uploaded.
 
 Exit status: 0 all holds, 1 something does not, 2 wrong arguments or a machine on which it cannot run, 130 interrupted.
 """
@@ -17,7 +18,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
-from scripts.first_light import assumptions, correctness, machine, move, speed
+from scripts.first_light import assumptions, constants, correctness, machine, move, speed
 from scripts.first_light.isolate import Crashed, isolated
 from scripts.first_light.replay import on_emulator
 from scripts.first_light.report import NAME, Report
@@ -64,10 +65,26 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--anyway", action="store_true", help="on another architecture or a busy GPU: what can run there"
     )
     parser.add_argument(
+        "--pretend",
+        action="append",
+        default=[],
+        type=setting,
+        metavar="NAME=VALUE",
+        help="of a rehearsal's GPU: a constant of the timed mode",
+    )
+    parser.add_argument(
         "--limit", type=command_line.positive, default=60,
         help="seconds a micro-kernel may take; a check or a workload: 30 times that",
     )  # fmt: skip
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.pretend and not options.rehearse:
+        parser.error("--pretend: only with --rehearse")
+    return options
+
+
+def setting(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    return name, command_line.positive(value)
 
 
 def why_no_kernel(found: Sequence[machine.Problem]) -> str:
@@ -78,15 +95,19 @@ def why_no_kernel(found: Sequence[machine.Problem]) -> str:
 def run(options: argparse.Namespace, report: Report, why_not: str) -> None:
     """Every step, with progress on stderr."""
     checks = correctness.checks(options.rehearse, options.short, why_not)
+    programs = constants.programs_of(options.short, options.rehearse)
     workloads = speed.workloads(options.short)
     long_limit = 30 * options.limit
+    device = constants.Device(options.rehearse, dict(options.pretend), options.limit)
+    clocks = speed.Clocks(options.rehearse, dict(options.pretend), options.out / constants.FILE, long_limit)
     steps: tuple[tuple[str, str, Iterator[dict]], ...] = (
         ("assumptions", "relies_on", assumptions.check_all(assumptions.ROWS, options.rehearse, options.limit)),
         ("correctness", "check", correctness.run_all(checks, long_limit)),
-        ("speed", "workload", speed.run_all(workloads, options.rehearse, long_limit, why_not)),
+        ("constants", "constant", constants.run_all(programs, device, options.out, long_limit)),
+        ("speed", "workload", speed.run_all(workloads, clocks, why_not)),
     )
     prepare()
-    with Progress(len(assumptions.ROWS) + len(checks) + len(workloads)) as progress:
+    with Progress(len(assumptions.ROWS) + len(checks) + len(programs["programs"]) + len(workloads)) as progress:
         for section, name, rows in steps:
             progress.begin(section)
             for row in rows:

@@ -9,16 +9,20 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from scripts.first_light import constants
+
 NAME = "first-light"
-SECTIONS = ("assumptions", "correctness", "speed")
+SECTIONS = ("assumptions", "correctness", "constants", "speed")
 NOT_BUILT_YET = (
     "2: for each open row a compile-time switch that avoids the behaviour, and which of them this machine needs",
     "3: the tests marked `device` (scripts.validate, the conformance kernels and compute-sanitizer are run)",
-    "4: microbenchmarks of the timed mode's constants, for `bench.predict --constants`",
-    "5: predictions with constants of this machine, and tokenspeed-mla and FlashInfer on the same tensors",
+    "5: tokenspeed-mla and FlashInfer on the same tensors",
     "6: path choice, minimum share, stages and rescale threshold swept, into a table that the library reads",
 )
-GOOD = ("holds", "passed", "as predicted", "not applicable here")
+GOOD = ("holds", "passed", "as predicted", "not applicable here", "measured", "observed", "not separated")
+_CONSTANTS = """## Constants of the timed mode (ptx_emulator/timing/constants.py)
+
+Each is the value with which the timed mode takes as long for its program as was timed; constants.json has them."""
 REHEARSAL = (
     "**A rehearsal.** The emulator stood in for the GPU and the timed mode for the clock: the microseconds below are "
     "modelled, and the comparisons are between two runs of the emulator and what was worked out by hand. It shows that "
@@ -93,6 +97,7 @@ def markdown(content: dict) -> str:
               f"{content['started']} to {content['ended'] or 'now'}.", "", *_machine(content), ""]  # fmt: skip
     lines += ["## Assumptions (docs/silicon-assumptions.md)", "", *_assumptions(content["assumptions"]), ""]
     lines += ["## Correctness", "", *_correctness(content["correctness"]), ""]
+    lines += [_CONSTANTS, "", *_constants(content["constants"]), ""]
     lines += ["## Speed", "", *_speed(content["speed"], is_rehearsal), ""]
     lines += ["## Not built yet", "", "Items of the plan that this command does not do:", ""]
     return "\n".join([*lines, *(f"- {item}" for item in content["not_built_yet"])])
@@ -145,6 +150,11 @@ def _correctness(rows: Sequence[dict]) -> list[str]:
         for r in rows
     ]  # fmt: skip
     return table(("check", "result", "rows passed", "seconds", "about"), cells)
+
+
+def _constants(rows: Sequence[dict]) -> list[str]:
+    header = ("constant or program", "how", "timed", "modelled with these", "value", "the table's", "result", "about")
+    return table(header, [(*cells[:6], _mark(cells[6]), cells[7]) for cells in constants.table_rows(rows)])
 
 
 def _speed(rows: Sequence[dict], is_rehearsal: bool) -> list[str]:
