@@ -23,7 +23,7 @@ from bench import timeline
 from bench.prediction import Prediction, predict
 from bench.variants import table_of_variants
 from bench.workloads import USER_WORKLOADS, WORKLOADS, Workload
-from mla.config import PATHS
+from mla.config import AVOIDABLE, PATHS, UNCUT_TILES
 from ptx_emulator.timing import CONSTANTS, Constants
 from ptx_emulator.timing.variants import RELAXED, disputed
 from wrappers.kernel import TORCH_DTYPES
@@ -108,6 +108,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--path", choices=PATHS, default="auto")
     parser.add_argument("--rescale-threshold", type=float, default=0.0, help="the kernels of this threshold, log2")
     parser.add_argument("--isolate-drafts", action="store_true", help="the kernels of this option of mla_decode")
+    parser.add_argument("--avoid", default="", help=f"the kernels that do without: a list of {', '.join(AVOIDABLE)}")
+    parser.add_argument("--uncut-tiles", type=int, default=UNCUT_TILES, help="the kernels of this minimum share")
+    parser.add_argument("--stages", default="", help="the kernels with so many stages, as mla/plans.py lists them")
     parser.add_argument("--clock", default="1.93", help="GHz, one or several with commas")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of the model")
     parser.add_argument("--constants", help="JSON file of constants, e.g. measured")
@@ -125,7 +128,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     try:
         base = Constants.given(options.set, options.constants)
         options.table = [base.replace(clock=float(clock)) for clock in options.clock.split(",")]
-        kernel = {"isolate_drafts": options.isolate_drafts, "rescale_threshold": options.rescale_threshold}
+        kernel = {
+            "isolate_drafts": options.isolate_drafts, "rescale_threshold": options.rescale_threshold,
+            "avoid": tuple(name for name in options.avoid.split(",") if name), "uncut_tiles": options.uncut_tiles,
+            "stages": tuple(int(number) for number in options.stages.split(",") if number),
+        }  # fmt: skip
         options.workloads = [replace(w, **kernel) for w in _workloads(options)]
         options.before = read_totals(options.against) if options.against else {}
         options.timeline = [timeline.Window.parse(text) for text in options.timeline]

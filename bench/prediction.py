@@ -55,6 +55,7 @@ def config_of(workload: Workload, path: str = "auto") -> MlaDecodeConfig:
         workload.dtype, workload.num_heads, workload.seq_len_q, True, workload.page_size, path=path,
         isolate_drafts=workload.isolate_drafts,
         rescale_threshold=workload.rescale_threshold,
+        avoid=workload.avoid, uncut_tiles=workload.uncut_tiles, stages=workload.stages,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
+from mla.config import UNCUT_TILES
 from wrappers.command_line import integer
 
 HEAD_DIM, LATENT_DIM = 576, 512
@@ -15,7 +16,7 @@ OUTPUT_BYTES = 2
 @dataclass(frozen=True)
 class Workload:
     """One call. kv_lens: keys of each request, the query tokens' own included. isolate_drafts: as `mla_decode` has it.
-    rescale_threshold: of the kernel's config.
+    rescale_threshold, avoid, uncut_tiles, stages: of the kernel's config.
     """
 
     dtype: str
@@ -25,6 +26,9 @@ class Workload:
     page_size: int = 64
     isolate_drafts: bool = False
     rescale_threshold: float = 0.0
+    avoid: tuple[str, ...] = ()
+    uncut_tiles: int = UNCUT_TILES
+    stages: tuple[int, ...] = ()
 
     @classmethod
     def uniform(cls, dtype: str, num_heads: int, seq_len_q: int, kv_len: int, batch: int, page_size: int = 64):

@@ -401,18 +401,19 @@ class MemoryPlan(ABC):
 
         work: scheduler -> all roles, which release it warp by warp.  query, keys, rope: load -> scores (commit frees).
         values: load -> output (commit frees); on the narrow path output frees the slots of keys.  tail: load's own wait
-        for all value slots of a ragged tile.  pages: scheduler -> load.  score: scores (commit) -> softmax.
+        for all value slots of a ragged tile, or, as config.avoid may ask, for each ragged slot.  pages: scheduler -> load.  score: scores (commit) -> softmax.
         probs: softmax -> output (commit frees).  scale: softmax -> correction.  output: the output role (commit, half by
         half) -> correction, which gives a half of O back rescaled or written.  order: output (each half issued) ->
         scores. Nobody frees it: P V of tile t waits for its scores, which wait for half (t - score_stages) *
         output_halves - ORDER_LAG, so that the last one issued, of tile t - 1, is in a stage of its own.
         """
         pair = self.cluster_size
+        slot_by_slot = self.config.avoids("nan_in_keys", "stores_over_tma")
         edges = [
             Edge("work", self.work_stages, 1, self.warps.num_workers),
             Edge("query", 1, pair, 1, full_at_leader=True),
             *(Edge(name, ring.stages, pair, 1, full_at_leader=True) for name, ring in self.rings.items()),
-            Edge("tail", 1, self.rings[self.value_edge].tile_slots, 0),
+            Edge("tail", 1, 1 if slot_by_slot else self.rings[self.value_edge].tile_slots, 0),
             Edge("pages", self.page_stages, WARP_SIZE, 1),
             Edge("score", self.score_stages, 1, pair * len(self.warps.softmax), empty_at_leader=True),
             Edge("probs", self.probs_stages, pair * len(self.warps.softmax), 1, full_at_leader=True),

@@ -78,5 +78,5 @@ class WidePlan(MemoryPlan):
 def plan_of(config: MlaDecodeConfig) -> NarrowPlan | WidePlan:
     """The plan of a config's path."""
     if config.is_wide:
-        return WidePlan(config, WarpSchedule(), *WIDE_STAGES[config.element_bytes])
-    return NarrowPlan(config, WarpSchedule(), *NARROW_STAGES[config.element_bytes])
+        return WidePlan(config, WarpSchedule(), *(config.stages or WIDE_STAGES[config.element_bytes]))
+    return NarrowPlan(config, WarpSchedule(), *(config.stages or NARROW_STAGES[config.element_bytes]))

@@ -12,7 +12,7 @@ import torch
 
 from mla.compile import CompiledDecode
 from ptx_emulator import Report, cute_abi
-from wrappers.kernel import EMULATED_CTAS, kernel_arguments, workspace_of
+from wrappers.kernel import EMULATED_CTAS, kernel_arguments, packed, workspace_of
 from wrappers.validate import DecodeCall
 
 # What reports call the tensors that `kernel_arguments` gives, in its order.
@@ -54,6 +54,6 @@ def launch(
     out[written].fill_(math.nan)
     if lse is not None:
         lse[written].fill_(math.nan)
-    arguments = kernel_arguments(call, out, lse, workspace, num_ctas)
+    arguments = kernel_arguments(packed(kernel.config, call), out, lse, workspace, num_ctas)
     names = {name: value for name, value in zip(ARGUMENTS, arguments, strict=True) if isinstance(value, torch.Tensor)}
     return DecodeReports(*cute_abi.launch(kernel.ir, kernel.ptx, arguments, names=names, **options))

@@ -70,10 +70,26 @@ def output_tile(
                     values.wait_full(first + number)
             issue_output(ctx, part, count, first + part.slots[0], steps, accumulate)
             for number in part.slots:
-                path_of(plan).commit(values.empty_barrier(first + number))
+                free_values(ctx, part, steps, values.empty_barrier(first + number))
         path_of(plan).commit(output.full_barrier(held))
         ctx.pipe("order").arrive_full(held)
     path_of(plan).commit(probs.empty_barrier(count))
+
+
+@cute.jit
+def free_values(ctx: cutlass.Constexpr, part: cutlass.Constexpr, steps: cutlass.Constexpr, barrier: cutlass.Constexpr):
+    """A slot may be filled again once what was issued has read it. One that holds no key which the row tile reads is not
+    read: there a commit would follow no multiplication.
+    """
+    plan = ctx.plan
+    begin, end = (token // plan.mma_k for token in (part.first_token, part.first_token + part.tokens))
+    if cutlass.const_expr(not ctx.config.avoids("empty_commits") or part.tokens == plan.tile_tokens):
+        path_of(plan).commit(barrier)
+    elif (steps.end > begin) & (steps.first < end):
+        path_of(plan).commit(barrier)
+    else:
+        for rank in cutlass.range_constexpr(plan.cluster_size):
+            cute.arch.mbarrier_arrive(barrier, rank)
 
 
 @cute.jit

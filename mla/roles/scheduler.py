@@ -47,7 +47,8 @@ def no_share(requests: RequestList) -> UnitShare:
 def find_share(requests: cutlass.Constexpr, unit: Int32, num_units: Int32):
     """The share of one unit; where it is idle, an empty one behind the last request."""
     whole = measure(requests)
-    shares = split_kv.Shares.of(whole.end_of_all, num_units, requests.num_row_tiles, requests.scheduler.gap)
+    of_all = requests.scheduler
+    shares = split_kv.Shares.of(whole.end_of_all, num_units, requests.num_row_tiles, of_all.gap, of_all.uncut_tiles)
     begin, end = shares.begin(unit), shares.begin(unit + 1)
     return UnitShare(shares, window_at(requests, whole, begin), begin, end)
 
