@@ -16,16 +16,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import torch
-
 from bench.workloads import Workload, add_workload_arguments, workload_of
 from mla import split_kv
 from mla.arch import SMEM_PORT_BYTES
 from mla.causal_mask import TilePhases
-from mla.config import PATHS, MlaDecodeConfig
+from mla.config import PAGE_SIZES, PATHS, MlaDecodeConfig
 from mla.decode import MlaDecode
 from mla.warp_schedule import WarpSchedule
-from wrappers import command_line, emulated, kernel, validate
+from wrappers import command_line, emulated, kernel
 from wrappers.emulated import DecodeReports
 from wrappers.kernel import EMULATED_CTAS, TORCH_DTYPES
 from wrappers.testing import make_problem
@@ -96,19 +94,20 @@ def roles_of(warps: WarpSchedule) -> dict[str, list[int]]:
 
 
 def work_items(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) -> list[WorkItem]:
-    """The cut of the batch into shares, from the kernel's own scheduler evaluated on the host."""
+    """The cut of the batch into ranges, from the kernel's own scheduler evaluated on the host."""
     kernel = MlaDecode(config)
     scheduler = kernel.scheduler
     total = sum(scheduler.request_cost(keys) for keys in seq_lens)
-    num_units, gap = num_ctas // kernel.plan.cluster_size, scheduler.gap
-    shares = split_kv.Shares.of(total, num_units, len(seq_lens) * scheduler.row_tiles, gap, scheduler.uncut_tiles)
+    num_units, gap = num_ctas // kernel.plan.tile.cluster_size, scheduler.gap
+    row_tiles = len(seq_lens) * scheduler.row_tiles
+    partition = split_kv.Partition.of(total, num_units, row_tiles, gap, scheduler.uncut_tiles)
     items, first = [], 0
     for keys in seq_lens:
         for row_tile in range(scheduler.row_tiles):
             cost = scheduler.cost(row_tile, keys)
-            first_unit, parts = shares.units_of(first + gap, cost - gap)
+            first_unit, parts = partition.units_of(first + gap, cost - gap)
             for unit in range(first_unit, first_unit + parts):
-                taken = split_kv.take(first + gap, cost - gap, shares.begin(unit), shares.begin(unit + 1))
+                taken = split_kv.take(first + gap, cost - gap, partition.begin(unit), partition.begin(unit + 1))
                 phases = scheduler.phases(scheduler.seen_keys(row_tile, keys), taken.begin, taken.end)
                 below_end, below_begin = (
                     min(tile * scheduler.tile_tokens, phases.keys) for tile in (phases.end, phases.begin)
@@ -122,14 +121,15 @@ def cuts(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) -> lis
     """What each unit tells the merge; requests have the config's query tokens each."""
     kernel = MlaDecode(config)
     scheduler = kernel.scheduler
-    num_units, total = num_ctas // kernel.plan.cluster_size, sum(map(scheduler.request_cost, seq_lens))
+    num_units, total = num_ctas // kernel.plan.tile.cluster_size, sum(map(scheduler.request_cost, seq_lens))
     gap = scheduler.gap
-    shares = split_kv.Shares.of(total, num_units, len(seq_lens) * scheduler.row_tiles, gap, scheduler.uncut_tiles)
+    row_tiles = len(seq_lens) * scheduler.row_tiles
+    partition = split_kv.Partition.of(total, num_units, row_tiles, gap, scheduler.uncut_tiles)
     found, first = [split_kv.Cut(0, 0, 0, 0, 0, 0)] * num_units, 0
     for batch, keys in enumerate(seq_lens):
         for row_tile in range(scheduler.row_tiles):
             cost = scheduler.cost(row_tile, keys)
-            first_unit, parts = shares.units_of(first + gap, cost - gap)
+            first_unit, parts = partition.units_of(first + gap, cost - gap)
             rows = min(scheduler.mask.num_rows - row_tile * scheduler.tile_rows, scheduler.tile_rows)
             for unit in range(first_unit + 1, first_unit + parts):
                 found[unit] = split_kv.Cut(batch, row_tile, 0, rows, first_unit, parts)
@@ -159,10 +159,10 @@ def summarise(config: MlaDecodeConfig, seq_lens: Sequence[int], reports: DecodeR
     tokens = sum(item.keys for item in items)
     loaded = (
         report.counters["tma_load_bytes"]
-        - sum(item.phases.num_tiles > 0 for item in items) * plan.cluster_size * plan.query_bytes
+        - sum(item.phases.num_tiles > 0 for item in items) * plan.tile.cluster_size * plan.tile.query_bytes
     )
     probs = report.by_opcode(list(plan.warps.softmax))[PROBS_STORE] * PROBS_STORE_BYTES
-    shared = (report.counters["tcgen05_shared_bytes"] + loaded + probs) / SMEM_PORT_BYTES / plan.cluster_size
+    shared = (report.counters["tcgen05_shared_bytes"] + loaded + probs) / SMEM_PORT_BYTES / plan.tile.cluster_size
     return Counts(
         row_tiles=description.scheduler.row_tiles * len(seq_lens),
         work_items=len(items),
@@ -186,8 +186,7 @@ def count(workload: Workload, is_causal: bool, num_ctas: int = EMULATED_CTAS, pa
         dtype=TORCH_DTYPES[workload.dtype], is_causal=is_causal,
     )  # fmt: skip
     call = problem.decode_call(return_lse=False)
-    out = torch.empty(problem.out_shape, dtype=problem.out_dtype)
-    reports = emulated.launch(kernel.compiled(call, ARCH, path), call, out, None, num_ctas=num_ctas)
+    reports = emulated.launch(kernel.compiled(call, ARCH, path), call, num_ctas=num_ctas)
     return summarise(kernel.decode_config(call, ARCH, path), problem.seq_lens.tolist(), reports, num_ctas)
 
 
@@ -198,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_workload_arguments(parser)
     parser.set_defaults(batch=2)
     parser.add_argument("--dtype", choices=sorted(TORCH_DTYPES), default="bf16")
-    parser.add_argument("--page-size", type=int, choices=validate.PAGE_SIZES, default=64)
+    parser.add_argument("--page-size", type=int, choices=PAGE_SIZES, default=64)
     parser.add_argument("--num-ctas", type=command_line.integer(1), default=EMULATED_CTAS, help="SMs of the GPU")
     parser.add_argument("--path", choices=PATHS, default="auto", help="operand path")
     parser.add_argument("--causal", action=argparse.BooleanOptionalAction, default=True)

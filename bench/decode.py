@@ -20,8 +20,10 @@ import torch
 from bench.hardware import B200, B300
 from bench.roofline import roofline
 from bench.workloads import Workload, add_workload_arguments, workload_of
+from mla.config import PAGE_SIZES
 from wrappers import command_line
-from wrappers.decode import KERNEL_ARCHS, mla_decode, workspace_bytes
+from wrappers.backends import KERNEL_ARCHS
+from wrappers.decode import mla_decode, workspace_bytes
 from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import make_problem
 
@@ -108,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_workload_arguments(parser)
     parser.add_argument("--dtype", choices=sorted(TORCH_DTYPES), default="bf16")
-    parser.add_argument("--page-size", type=int, choices=(16, 32, 64, 128), default=64)
+    parser.add_argument("--page-size", type=int, choices=PAGE_SIZES, default=64)
     parser.add_argument("--backend", choices=("cute", "torch"), default="cute")
     parser.add_argument("--warmup", type=command_line.integer(0), default=10)
     parser.add_argument("--repeats", type=command_line.integer(2), default=50)

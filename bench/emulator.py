@@ -22,13 +22,11 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 
-import torch
-
 from bench.counts import ARCH
 from bench.workloads import Workload, add_workload_arguments, workload_of
-from mla.config import PATHS
-from ptx_emulator.asyncs import ORDERS
-from wrappers import command_line, emulated, kernel, validate
+from mla.config import PAGE_SIZES, PATHS
+from ptx_emulator.machine.asyncs import ORDERS
+from wrappers import command_line, emulated, kernel
 from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import make_problem
 
@@ -71,17 +69,15 @@ def measure(workload: Workload, path: str, order: str, repeats: int, checks: boo
         dtype=TORCH_DTYPES[workload.dtype],
     )  # fmt: skip
     call = problem.decode_call()
-    out = torch.empty(problem.out_shape, dtype=problem.out_dtype)
-    lse = torch.empty(problem.out_shape[:3])
     compiled = kernel.compiled(call, ARCH, path)
 
     def run(checked: bool) -> tuple[float, float]:
         cpu, wall = time.process_time(), time.perf_counter()
-        emulated.launch(compiled, call, out, lse, order=order, checks=checked)
+        emulated.launch(compiled, call, order=order, checks=checked)
         return time.process_time() - cpu, time.perf_counter() - wall
 
     modes = (False, True) if checks else (False,)
-    warm = [emulated.launch(compiled, call, out, lse, order=order, checks=checked) for checked in modes]
+    warm = [emulated.launch(compiled, call, order=order, checks=checked) for checked in modes]
     reports = warm[-1]
     runs = [[run(checked) for checked in modes] for _ in range(repeats)]
     plain, *with_checks = (min(column) for column in zip(*runs, strict=True))
@@ -131,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", default="bf16", help=f"list of {','.join(TORCH_DTYPES)}")
     parser.add_argument("--order", default="in_order", help=f"list of {','.join(ORDERS)}")
     parser.add_argument("--path", default="auto", help=f"operand path of the kernel, list of {','.join(PATHS)}")
-    parser.add_argument("--page-size", type=int, choices=validate.PAGE_SIZES, default=64)
+    parser.add_argument("--page-size", type=int, choices=PAGE_SIZES, default=64)
     parser.add_argument("--repeats", type=command_line.integer(1), default=3)
     parser.add_argument("--checks", action="store_true", help="measure the happens-before checker too")
     parser.add_argument(

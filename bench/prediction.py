@@ -10,19 +10,19 @@ from dataclasses import astuple, dataclass, field
 import torch
 
 from bench.counts import cuts, roles_of, work_items
-from bench.workloads import HEAD_DIM, LATENT_DIM, Workload
+from bench.hardware import B200
+from bench.workloads import Workload
 from mla import split_kv
 from mla.compile import compile_decode
-from mla.config import MlaDecodeConfig
+from mla.config import FLOAT_BYTES, HEAD_DIM, LATENT_DIM, MlaDecodeConfig
 from mla.decode import MlaDecode
-from ptx_emulator import state
-from ptx_emulator.cubin import code_sizes, register_counts
+from ptx_emulator.engine import state
 from ptx_emulator.timing import Constants, CtaTiming, LaunchTiming, chain_seconds, time_host_function
-from wrappers.kernel import EMULATED_CTAS, TORCH_DTYPES
+from ptx_emulator.timing.cubin import code_sizes, register_counts
+from wrappers.call import OUTPUT_DTYPES
+from wrappers.kernel import EMULATED_CTAS, TORCH_DTYPES, workspace_bytes
 
-OUTPUT_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 POOL_PAGES = 3072  # distinct pages that tables walk through in a circle; more than one cluster reads
-MMA_FLOP = {"bf16": 8192, "fp16": 8192, "fp8": 16384}  # per cycle and SM (performance.md, section 2)
 TARGET_FACTOR, TARGET_MICROSECONDS = 1.05, 8.0
 
 
@@ -63,7 +63,7 @@ def write_cuts(workspace: torch.Tensor, config: MlaDecodeConfig, kv_lens: Sequen
     """What every unit tells the merge, of which only some are executed."""
     plan = MlaDecode(config).plan
     of_units = [astuple(cut) for cut in cuts(config, kv_lens, EMULATED_CTAS)]
-    offset = split_kv.cuts_offset(len(of_units), plan.tile_rows, LATENT_DIM, config.partial_bytes)
+    offset = split_kv.cuts_offset(len(of_units), plan.tile.rows, LATENT_DIM, config.partial_bytes)
     begin = offset // workspace.element_size()
     table = workspace[begin : begin + len(of_units) * split_kv.CUT_INTS].view(torch.int32)
     fields = torch.tensor(of_units, dtype=torch.int32)
@@ -81,8 +81,8 @@ def host_arguments(workload: Workload, config: MlaDecodeConfig, seed: int = 0) -
     shape = (workload.batch, workload.seq_len_q, workload.num_heads)
     query = torch.randn(*shape, HEAD_DIM, generator=generator).to(dtype)
     tables = (torch.arange(workload.batch * width, dtype=torch.int32) % pages).reshape(workload.batch, width)
-    out = torch.zeros(*shape, LATENT_DIM, dtype=OUTPUT_DTYPES[workload.dtype])
-    workspace = torch.zeros(split_kv.workspace_bytes(EMULATED_CTAS, 64, LATENT_DIM) // 4)
+    out = torch.zeros(*shape, LATENT_DIM, dtype=OUTPUT_DTYPES[dtype])
+    workspace = torch.zeros(workspace_bytes(EMULATED_CTAS) // FLOAT_BYTES)
     write_cuts(workspace, config, workload.kv_lens)
     seq_lens = torch.tensor(workload.kv_lens, dtype=torch.int32)
     scale = HEAD_DIM**-0.5
@@ -108,7 +108,7 @@ def timed_launches(
     """The decode kernel and the merge of split row tiles."""
     kernel = compile_decode(config)
     units, active = units_to_execute(config, workload.kv_lens)
-    busy = active * MlaDecode(config).plan.cluster_size
+    busy = active * MlaDecode(config).plan.tile.cluster_size
     options = [
         {"clusters": units, "busy_sms": busy, "trace_rows": trace_rows},
         {"cached": True},
@@ -130,9 +130,9 @@ def predict(workload: Workload, constants: Constants, path: str = "auto", seed: 
     hand_over = constants["next_launch_pdl" if merge.dependent else "next_launch"] * 1e6
     hbm = (workload.kv_bytes + workload.row_bytes) / constants["hbm"] * 1e6
     per_second = constants.cycles_per_second * constants["sms"]
-    mma = workload.flop(plan.tile_rows) / MMA_FLOP[workload.dtype] / per_second * 1e6
+    mma = workload.flop(plan.tile.rows) / B200.mma_flop_per_clock[workload.dtype] / per_second * 1e6
     tiles = sum(item.phases.num_tiles for item in work_items(config, workload.kv_lens, EMULATED_CTAS))
-    port = us(plan.traffic_cycles(plan.tile_tokens) * tiles / (EMULATED_CTAS // plan.cluster_size))
+    port = us(plan.traffic_cycles(plan.tile.tokens) * tiles / (EMULATED_CTAS // plan.tile.cluster_size))
     longest = max(decode.clusters, key=lambda cluster: cluster.cycles)
     return Prediction(
         workload=workload.name,
@@ -162,7 +162,7 @@ def named_waits(description: MlaDecode, cluster: CtaTiming) -> dict[str, float]:
     def add(warp: int, what: str, cycles: float) -> None:
         cta, number = divmod(warp, plan.warps.num_warps)
         role = role_of[number]
-        label = role if plan.cluster_size == 1 else f"{role} of CTA {cta}"
+        label = role if plan.tile.cluster_size == 1 else f"{role} of CTA {cta}"
         found[label, what] = found.get((label, what), 0.0) + cycles / cluster.cycles / len(roles[role])
 
     for warp, end in enumerate(cluster.ended):

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.hardware import GPUS, Gpu
-from bench.workloads import ELEMENT_BYTES, Workload, add_workload_arguments, workload_of
+from bench.workloads import Workload, add_workload_arguments, workload_of
+from mla.config import DTYPES, NARROW_ROWS
 from wrappers import command_line
 
-# Rows (query token x head) of one tensor-core tile; a partly empty tile costs as much as a full one.
-TILE_ROWS = 64
+# A partly empty tile costs as much as a full one.
+TILE_ROWS = NARROW_ROWS
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_workload_arguments(parser)
-    parser.add_argument("--dtype", choices=sorted(ELEMENT_BYTES), default="bf16")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
     parser.add_argument("--gpu", choices=sorted(GPUS), default="b200")
     options = parser.parse_args(arguments)
     workload = workload_of(options)

@@ -14,7 +14,7 @@ from bench.counts import roles_of
 from bench.prediction import config_of, edge_at, timed_launches
 from bench.workloads import Workload
 from mla.decode import MlaDecode
-from ptx_emulator import state
+from ptx_emulator.engine import state
 from ptx_emulator.timing import Constants
 from ptx_emulator.timing.trace import PORT, TENSOR_CORE, TMA, TRACE_ROWS, Span, chrome_trace, spans_of
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from mla.config import UNCUT_TILES
+from mla.config import ELEMENT_BYTES, HEAD_DIM, LATENT_DIM, UNCUT_TILES
 from wrappers.command_line import integer
 
-HEAD_DIM, LATENT_DIM = 576, 512
-ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp8": 1}
 OUTPUT_BYTES = 2
 
 

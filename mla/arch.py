@@ -13,5 +13,5 @@ SMEM_ALIGN = 1024  # a 128-byte-swizzle atom repeats every 8 rows of 128 bytes
 SMEM_PORT_BYTES = 128  # read or written per cycle; QuickRunCUDA, measured on a B300 (performance notes)
 TMEM_COLUMNS = 512  # 32-bit columns
 REGISTERS_PER_SM = 65536
-TMA_STRIDE_BYTES = 16  # every outer stride of a tensor map is a multiple of this
+TMA_ALIGN_BYTES = 16  # the base address and every outer stride of a tensor map are multiples of this
 MMA_K_BYTES = 32  # K extent of one tcgen05.mma, in bytes of operand element

@@ -27,6 +27,8 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32
 
+from mla.config import TREE_WORD_BITS
+
 
 def minimum(a: Any, b: Any) -> Any:
     return min(a, b) if isinstance(a, int) and isinstance(b, int) else cutlass.min(a, b)
@@ -55,9 +57,10 @@ class TilePhases:
     """Key tiles [begin, end) of a work item, in loop order. All but the keys count tiles from the request's first.
 
     [begin, window_end):  may straddle the start of a row's window, and a bound too; masked. None without a window.
-    [window_end, bulk_end): wholly within every row's window and below its bound; no mask code runs.
+    [window_end, bulk_end): wholly within every row's window and below its bound; no mask code runs, but under a negative
+                          scale (roles/softmax.py).
     [bulk_end, end - 1):  may straddle a bound; masked.
-    end - 1:              the final tile, if it is none of the first phase; masked iff final_straddles.
+    end - 1:              the final tile, if it is none of the first phase; masked where final_straddles.
     first_key, keys:      the row tile reads keys [first_key, keys).
     whole_from, whole_to: every row sees keys [whole_from, whole_to), where that is not empty.
     """
@@ -93,8 +96,8 @@ class TilePhases:
 
 @dataclass(frozen=True)
 class KeyShard:
-    """The keys of decode context parallelism that one rank holds: key g iff g // interleave % world == rank. and
-    `interleave` are compile-time facts.
+    """The keys of decode context parallelism that one rank holds: key g iff g // interleave % world == rank. `world`
+    and `interleave` are compile-time facts.
     """
 
     world: int
@@ -248,7 +251,6 @@ def traced_extremes(visible_lens: cutlass.Constexpr, begin: Int32, end: Int32, s
     return smallest, largest
 
 
-DRAFT_BITS = 32  # drafts to a word of the tree mask
 WORD_BITS = 0xFFFFFFFF
 
 
@@ -258,11 +260,11 @@ def draft_window(word_of: Any, first: Any, seq_len_q: Any) -> Any:
     word_of: word w of the token's row of the tree mask, 64 bits wide with the upper half 0, for any w >= 0 (what it
         is past the row's end does not matter). first: may be negative. seq_len_q: drafts of the request.
     """
-    index, shift = first >> 5, first & (DRAFT_BITS - 1)
+    index, shift = first >> 5, first & (TREE_WORD_BITS - 1)
     low, high = word_or_ones(word_of, index), word_or_ones(word_of, index + 1)
-    seen = ((low | (high << DRAFT_BITS)) >> shift) & WORD_BITS
-    count = maximum(minimum(seq_len_q - first, DRAFT_BITS), 0)
-    return seen & (type(seen)(WORD_BITS) >> (DRAFT_BITS - count))
+    seen = ((low | (high << TREE_WORD_BITS)) >> shift) & WORD_BITS
+    count = maximum(minimum(seq_len_q - first, TREE_WORD_BITS), 0)
+    return seen & (type(seen)(WORD_BITS) >> (TREE_WORD_BITS - count))
 
 
 def word_or_ones(word_of: Any, index: Any) -> Any:

@@ -15,7 +15,7 @@ from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
 from cutlass.cutlass_dsl import CuTeDSL
 
 from mla import store
-from mla.arch import TMA_STRIDE_BYTES
+from mla.arch import TMA_ALIGN_BYTES
 from mla.config import MlaDecodeConfig
 from mla.decode import MlaDecode
 from mla.operands import ELEMENT_TYPE
@@ -110,7 +110,7 @@ def fake_arguments(config: MlaDecodeConfig) -> tuple[Any, ...]:
     batch, pages, table_width = cute.sym_int(), cute.sym_int(), cute.sym_int()
 
     def aligned(element_bytes: int) -> Any:
-        return cute.sym_int64(divisibility=TMA_STRIDE_BYTES // element_bytes)
+        return cute.sym_int64(divisibility=TMA_ALIGN_BYTES // element_bytes)
 
     def stride() -> Any:
         return aligned(config.element_bytes)

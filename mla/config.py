@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from mla.arch import ARCHS
 
 DTYPES = ("bf16", "fp16", "fp8")
+# The model's: what the plans of Tensor Memory and of shared memory are made for.
+LATENT_DIM = 512
+ROPE_DIM = 64
+HEAD_DIM = LATENT_DIM + ROPE_DIM
+MAX_HEADS = 128
 PAGE_SIZES = (16, 32, 64, 128)
 LSE_BASES = ("e", "2")
 PATHS = ("auto", "narrow", "wide")
@@ -18,6 +23,9 @@ E4M3_MAX = 448.0
 AVOIDABLE = ("small_boxes", "stores_over_tma", "nan_in_keys", "empty_commits")
 UNCUT_TILES = 2
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+FLOAT_BYTES = ELEMENT_BYTES["fp32"]
+INT_BYTES = 4
+TREE_WORD_BITS = 32  # query tokens to a word of a packed tree mask
 
 
 @dataclass(frozen=True)
@@ -55,10 +63,10 @@ class MlaDecodeConfig:
                       Faster and less accurate (docs/accuracy.md).
     isolate_drafts:   a key that not all rows of a row tile see may hold NaN or Inf: it counts for rows that see it only.
                       Wide path only, where values lie apart from keys and may be changed.
-    uncut_tiles:      see split_kv.Shares.of. Modelled us of shares of at least 1 / 2 / 4 tiles (python -m bench.predict), of
+    uncut_tiles:      see split_kv.Partition.of. Modelled us of ranges of at least 1 / 2 / 4 tiles (python -m bench.predict), of
                       narrow bf16 h16 q1: 10 requests of 2 tiles 12.0 / 9.6 / 14.8, 2 of 16 tiles 12.3 / 13.9 / 19.2; of
                       wide fp8 h128 q1: 8 of 2 tiles 11.6 / 10.4 / 16.2, 1 of 64 tiles 11.9 / 13.3 / 15.5.
-    stages:           of the rings, as the tables of plans.py have them, which hold where this is empty.
+    stages:           of the rings, as the tables of plan/paths.py have them, which hold where this is empty.
     avoid:            names of AVOIDABLE, what the kernel does without on machines where it does not hold:
                       small_boxes: TMA boxes of the query that do not start at multiples of a swizzle atom.
                       stores_over_tma: ordinary stores to rows that TMA has written, before the tensor core reads them;
@@ -71,8 +79,8 @@ class MlaDecodeConfig:
     seq_len_q: int
     is_causal: bool
     page_size: int
-    kv_lora_rank: int = 512
-    qk_rope_head_dim: int = 64
+    kv_lora_rank: int = LATENT_DIM
+    qk_rope_head_dim: int = ROPE_DIM
     lse_base: str | None = None
     query_packed: bool = True
     softmax_scale_on_device: bool = False
@@ -166,8 +174,12 @@ def validate(config: MlaDecodeConfig) -> None:
         if not ok:
             raise ValueError(f"{field}={getattr(config, field)!r}: must be {allowed}")
 
-    require(config.dtype in DTYPES, "dtype", f"one of {DTYPES}")
-    require(1 <= config.num_heads <= 128, "num_heads", "in 1..128")
+    def one_of(field: str, allowed: tuple[object, ...]) -> None:
+        if getattr(config, field) not in allowed:
+            require(False, field, f"one of {allowed}")
+
+    one_of("dtype", DTYPES)
+    require(1 <= config.num_heads <= MAX_HEADS, "num_heads", f"in 1..{MAX_HEADS}")
     require(config.seq_len_q >= 1, "seq_len_q", ">= 1")
     require(config.is_causal or not config.tree_mask, "is_causal", "True with tree_mask")
     require(config.dcp_world >= 1, "dcp_world", ">= 1")
@@ -176,12 +188,12 @@ def validate(config: MlaDecodeConfig) -> None:
     require(not (config.sliding_window and config.tree_mask), "sliding_window", "False with tree_mask")
     replaced = config.is_causal or config.sliding_window or config.dcp_world > 1
     require(not (config.visible_lens and replaced), "visible_lens", "False with is_causal, sliding_window or dcp_world")
-    require(config.page_size in PAGE_SIZES, "page_size", f"one of {PAGE_SIZES}")
-    require(config.kv_lora_rank == 512, "kv_lora_rank", "512, which the TMEM plans are made for")
-    require(config.qk_rope_head_dim == 64, "qk_rope_head_dim", "64, one 128-byte swizzle span")
+    one_of("page_size", PAGE_SIZES)
+    require(config.kv_lora_rank == LATENT_DIM, "kv_lora_rank", f"{LATENT_DIM}, which the TMEM plans are made for")
+    require(config.qk_rope_head_dim == ROPE_DIM, "qk_rope_head_dim", f"{ROPE_DIM}, one 128-byte swizzle span")
     require(config.lse_base in (None, *LSE_BASES), "lse_base", f"None or one of {LSE_BASES}")
     require(config.dtype == "fp8" or not config.fp8_output, "fp8_output", f"False for dtype={config.dtype!r}")
-    require(config.path in PATHS, "path", f"one of {PATHS}")
+    one_of("path", PATHS)
     require(config.path != "narrow" or not config.isolate_drafts, "path", "'auto' or 'wide' with isolate_drafts")
     require(0 <= config.rescale_threshold <= 8, "rescale_threshold", "in 0..8")
     require(config.uncut_tiles >= 1, "uncut_tiles", ">= 1")
@@ -193,4 +205,4 @@ def validate(config: MlaDecodeConfig) -> None:
         require(not config.isolate_drafts, "isolate_drafts", "False with avoid=('stores_over_tma',)")
         ropes = config.dtype != "fp8" or not config.avoids("nan_in_keys")  # of 64 bytes, where no box can start
         require(ropes, "dtype", "'bf16' or 'fp16' with avoid=('nan_in_keys', 'stores_over_tma')")
-    require(config.arch in ARCHS, "arch", f"one of {ARCHS}")
+    one_of("arch", ARCHS)

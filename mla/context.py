@@ -10,10 +10,11 @@ from cutlass import AddressSpace, Float32, Int32, Int64
 
 from mla.causal_mask import CausalMask, SeenKeys, TilePhases, quotient
 from mla.config import MlaDecodeConfig
-from mla.line import Request, RequestList
-from mla.memory_plan import CHUNK_BYTES, MemoryPlan
 from mla.pipelines import BARRIER_BYTES, LEADER_RANK, Pipeline
+from mla.plan.memory import MemoryPlan
+from mla.plan.tile import CHUNK_BYTES
 from mla.tile_scheduler import TileScheduler
+from mla.varlen import Request, RequestList
 
 
 @dataclass(frozen=True)
@@ -103,21 +104,21 @@ class Context:
     @property
     def first_cta_row(self) -> Any:
         """First row, in a row tile, of those that this CTA works on."""
-        return self.cta_rank * self.plan.cta_rows
+        return self.cta_rank * self.plan.tile.cta_rows
 
     def pipe(self, name: str) -> Pipeline:
         plan = self.plan.barriers
         offset = self.plan.barrier_offset + plan.offset(name)
-        return Pipeline(plan.edge(name), self.smem_pointer(Int64, offset, BARRIER_BYTES), self.plan.is_paired)
+        return Pipeline(plan.edge(name), self.smem_pointer(Int64, offset, BARRIER_BYTES), self.plan.tile.is_paired)
 
     def slot_offset(self, edge: str, count: Any) -> Any:
         """Byte offset, in dynamic shared memory, of slot `count` of one of the plan's rings."""
-        ring = self.plan.rings[edge]
+        ring = self.plan.smem.rings[edge]
         return ring.offset + self.pipe(edge).stage(count) * ring.slot_bytes
 
     def probs_offset(self, count: Any) -> Any:
         """Byte offset, in dynamic shared memory, of P(count)."""
-        return self.plan.probs_offset + self.pipe("probs").stage(count) * self.plan.probs_bytes
+        return self.plan.smem.probs_offset + self.pipe("probs").stage(count) * self.plan.tile.probs_bytes
 
     def smem_pointer(self, dtype: Any, offset: Any, align: int) -> Any:
         """Pointer into dynamic shared memory, `offset` bytes from its start."""
@@ -133,10 +134,10 @@ class Context:
 def latent_slot(ctx: Context, number: Any) -> Slot:
     """Latent spans of this CTA's keys: number `number` of a tile's slots of the ring of keys."""
     plan = ctx.plan
-    pitch = plan.key_rows * CHUNK_BYTES
-    spans = range(plan.slot_spans)
-    columns = [Column(ctx.args.kv, number * len(spans) + i, plan.chunk_elements, i * pitch) for i in spans]
-    return Slot("keys", columns, ctx.cta_rank * plan.key_rows, plan.key_rows)
+    pitch = plan.tile.key_rows * CHUNK_BYTES
+    spans = range(plan.tile.slot_spans)
+    columns = [Column(ctx.args.kv, number * len(spans) + i, plan.tile.chunk_elements, i * pitch) for i in spans]
+    return Slot("keys", columns, ctx.cta_rank * plan.tile.key_rows, plan.tile.key_rows)
 
 
 @dataclass(frozen=True)
@@ -158,16 +159,16 @@ class WorkItem:
     slot: Any
     phases: TilePhases
 
-    def place(self, row: Any) -> tuple[Any, Any, Any]:
+    def row_coord(self, row: Any) -> tuple[Any, Any, Any]:
         """(batch, token, head) index into query, output and log-sum-exp of a row of the request."""
-        return self.request.place(self.batch, row, self.mask.num_heads)
+        return self.request.row_coord(self.batch, row, self.mask.num_heads)
 
 
 def work_cells(ctx: Context, item: Any) -> Any:
     """The ring entry of work item `item`, `work_record_ints` integers."""
-    stage = item - quotient(item, ctx.plan.work_stages) * ctx.plan.work_stages
-    pointer = ctx.smem_pointer(Int32, ctx.plan.work_offset + stage * (ctx.plan.work_record_ints * 4), 4)
-    return cute.make_tensor(pointer, cute.make_layout(ctx.plan.work_record_ints))
+    stage = item - quotient(item, ctx.plan.smem.work_stages) * ctx.plan.smem.work_stages
+    pointer = ctx.smem_pointer(Int32, ctx.plan.smem.work_offset + stage * (ctx.plan.smem.work_record_ints * 4), 4)
+    return cute.make_tensor(pointer, cute.make_layout(ctx.plan.smem.work_record_ints))
 
 
 def has_work(ctx: Context, item: Any) -> Any:
@@ -177,7 +178,7 @@ def has_work(ctx: Context, item: Any) -> Any:
 
 
 def read_work(ctx: Context, item: Any) -> WorkItem:
-    """The item that has_work announced. The caller releases it with `release_work` once all its lanes have read it."""
+    """The item that has_work has found. The caller releases it with `release_work` once all its lanes have read it."""
     cells = work_cells(ctx, item)
     batch, row_tile, begin, end, slot, seq_len_k = (cells[i] for i in range(6))
     request, told = Request(0, ctx.config.seq_len_q, seq_len_k), 6

@@ -11,14 +11,14 @@ from cutlass.cute.nvgpu import cpasync
 
 from mla import operands, reduction, split_kv
 from mla.arch import SMEM_ALIGN, TMEM_COLUMNS
-from mla.config import MlaDecodeConfig
+from mla.config import FLOAT_BYTES, INT_BYTES, MlaDecodeConfig
 from mla.context import Arguments, Boxes, Context
-from mla.line import RequestList
-from mla.memory_plan import MemoryPlan
 from mla.pipelines import BARRIER_BYTES, init_barriers
-from mla.plans import plan_of
+from mla.plan.memory import MemoryPlan
+from mla.plan.paths import plan_of
 from mla.roles import correction, load, output, scheduler, scores, softmax
 from mla.tile_scheduler import TileScheduler
+from mla.varlen import RequestList
 
 LOG2_E = 1.4426950408889634
 
@@ -35,7 +35,7 @@ class MlaDecode:
 
     @property
     def scheduler(self) -> TileScheduler:
-        return TileScheduler.of(self.config, self.plan.tile_rows, self.plan.tile_tokens)
+        return TileScheduler.of(self.config, self.plan.tile.rows, self.plan.tile.tokens)
 
     @cute.jit
     def __call__(
@@ -67,16 +67,16 @@ class MlaDecode:
         requests, num_heads, ...]. tree_mask [..., words] int32 and visible_lens [...] int32 over the tokens of query,
         dcp_rank and window_left: where the config has them, else None.
         """
-        plan, config = self.plan, self.config
-        num_units = num_ctas // plan.cluster_size
+        plan, tile, config = self.plan, self.plan.tile, self.config
+        num_units = num_ctas // tile.cluster_size
         query_view = self.query_view(query)
         kv_view = cute.make_tensor(kv_cache.iterator, cute.select(kv_cache.layout, mode=[1, 2, 0]))
-        rows, latent, rope = config.query_box_rows(plan.cta_rows), plan.chunk_elements, config.qk_rope_head_dim
+        rows, latent, rope = config.query_box_rows(tile.cta_rows), tile.chunk_elements, config.qk_rope_head_dim
         boxes = (
-            *operands.make_boxes(query_view, rows, latent, plan.is_paired),
-            *operands.make_boxes(kv_view, plan.box_tokens, latent, plan.is_paired),
-            *operands.make_boxes(kv_view, plan.box_tokens, rope, plan.is_paired),
-            *(operands.make_boxes(kv_view, plan.box_tokens, latent, False) if plan.is_paired else (None, None)),
+            *operands.make_boxes(query_view, rows, latent, tile.is_paired),
+            *operands.make_boxes(kv_view, tile.box_tokens, latent, tile.is_paired),
+            *operands.make_boxes(kv_view, tile.box_tokens, rope, tile.is_paired),
+            *(operands.make_boxes(kv_view, tile.box_tokens, latent, False) if tile.is_paired else (None, None)),
             *self.boxes_of_avoidance(kv_view),
         )
         partial_out, partial_lse, cuts = self.partials(workspace, num_units)
@@ -97,9 +97,9 @@ class MlaDecode:
             window_left,
             visible_lens,
         ).launch(
-            grid=[num_units * plan.cluster_size, 1, 1],
+            grid=[num_units * tile.cluster_size, 1, 1],
             block=[plan.warps.threads, 1, 1],
-            cluster=[plan.cluster_size, 1, 1],
+            cluster=[tile.cluster_size, 1, 1],
             smem=plan.smem_bytes,
             stream=stream,
             min_blocks_per_mp=1,  # or ptxas does not know how many registers it starts with, and ignores setmaxnreg
@@ -118,29 +118,29 @@ class MlaDecode:
     @cute.jit
     def partials(self, workspace: cute.Tensor, num_units: Int32):
         """Workspace as partial outputs [slot, row, latent], log-sum-exps in base 2 [slot, row], and cuts [unit, field]."""
-        slots, rows, dims = split_kv.num_slots(num_units), self.plan.tile_rows, self.config.kv_lora_rank
+        slots, rows, dims = split_kv.num_slots(num_units), self.plan.tile.rows, self.config.kv_lora_rank
         element_bytes = self.config.partial_bytes
         start = cute.recast_ptr(workspace.iterator, dtype=Int32)  # elements of FLOAT_BYTES
         out_layout = cute.make_layout((slots, rows, dims), stride=(rows * dims, dims, 1))
         partial_out = cute.make_tensor(
             cute.recast_ptr(start, dtype=operands.ELEMENT_TYPE[self.config.partial_dtype]), out_layout
         )
-        lse_start = start + Int64(slots) * (rows * dims * element_bytes // split_kv.FLOAT_BYTES)
+        lse_start = start + Int64(slots) * (rows * dims * element_bytes // FLOAT_BYTES)
         lse_layout = cute.make_layout((slots, rows), stride=(rows, 1))
         partial_lse = cute.make_tensor(cute.recast_ptr(lse_start, dtype=Float32), lse_layout)
-        cuts_start = start + split_kv.cuts_offset(Int64(num_units), rows, dims, element_bytes) // split_kv.INT_BYTES
+        cuts_start = start + split_kv.cuts_offset(Int64(num_units), rows, dims, element_bytes) // INT_BYTES
         cuts_layout = cute.make_layout((num_units, split_kv.CUT_INTS), stride=(split_kv.CUT_INTS, 1))
         cuts = cute.make_tensor(cuts_start, cuts_layout)
         return partial_out, partial_lse, cuts
 
     def boxes_of_avoidance(self, kv_view: cute.Tensor) -> tuple[object, ...]:
         """Of Arguments.rope_tail and Arguments.zeros."""
-        plan, config = self.plan, self.config
+        tile, config = self.plan.tile, self.config
         rope_tail, zeros = (None, None), (None, None)
-        if plan.is_paired and config.avoids("nan_in_keys"):
-            rope_tail = operands.make_boxes(kv_view, plan.box_tokens, config.qk_rope_head_dim, False)
+        if tile.is_paired and config.avoids("nan_in_keys"):
+            rope_tail = operands.make_boxes(kv_view, tile.box_tokens, config.qk_rope_head_dim, False)
         if config.avoids("stores_over_tma"):
-            zeros = operands.make_boxes(kv_view, 1, plan.chunk_elements, plan.is_paired)
+            zeros = operands.make_boxes(kv_view, 1, tile.chunk_elements, tile.is_paired)
         return *rope_tail, *zeros
 
     @cute.jit
@@ -186,16 +186,19 @@ class MlaDecode:
         visible_lens: cute.Tensor | None,
     ):
         plan = self.plan
-        warps, is_paired = plan.warps, plan.is_paired
+        warps, is_paired = plan.warps, plan.tile.is_paired
         smem = Int32(cute.arch.get_dyn_smem(cutlass.Int8, SMEM_ALIGN).toint())
         barriers = cute.make_ptr(Int64, smem + plan.barrier_offset, AddressSpace.smem, assumed_align=BARRIER_BYTES)
         tmem_holder = cute.make_ptr(Int32, smem + plan.tmem_pointer_offset, AddressSpace.smem, assumed_align=4)
-        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
+        warp = cute.arch.warp_idx()
 
         cute.arch.griddepcontrol_launch_dependents()
         of_launch = self.scheduler.of_rank(dcp_rank).of_window(window_left)
         requests = RequestList(seq_lens, cu_seqlens_q, visible_lens, of_launch)
         scales = operands.scalar(softmax_scale), operands.scalar(output_scale)
+        lengths = requests.no_request.traced
+        if warp == warps.scheduler:
+            lengths = scheduler.first_lengths(requests)
         if warp == warps.load:
             for atom in (query_tma, kv_tma, kv_rope_tma):
                 cpasync.prefetch_descriptor(atom)
@@ -206,10 +209,10 @@ class MlaDecode:
                 init_barriers(plan.barriers, barriers)
             cute.arch.mbarrier_init_fence()
         self.arrive()
-        # The share is found while the other warps, and the other CTA of a pair, set up; before it none can do anything.
-        share = scheduler.no_share(requests)
+        # The range is found while the other warps, and the other CTA of a pair, set up; before it none can do anything.
+        unit_range = scheduler.no_range(requests)
         if warp == warps.scheduler:
-            share = scheduler.find_share(requests, *scheduler.unit_index(plan))
+            unit_range = scheduler.find_range(requests, lengths, *scheduler.unit_index(plan))
         self.wait()
 
         tmem_pointer = cute.arch.retrieve_tmem_ptr(Float32, 16, tmem_holder)
@@ -232,7 +235,7 @@ class MlaDecode:
         else:
             cute.arch.setmaxregister_decrease(warps.issue_registers)
             if warp == warps.scheduler:
-                scheduler.run(ctx, share)
+                scheduler.run(ctx, unit_range)
             if warp == warps.load:
                 load.run(ctx)
             if warp == warps.scores:
@@ -250,12 +253,12 @@ class MlaDecode:
         initialised yet, nor leave while the other's tensor core or barriers still use it.
         """
         operands.fence_before_sync()
-        if self.plan.is_paired:
+        if self.plan.tile.is_paired:
             cute.arch.cluster_arrive()
 
     def wait(self) -> None:
         """Second half."""
-        if self.plan.is_paired:
+        if self.plan.tile.is_paired:
             cute.arch.cluster_wait()
         else:
             cute.arch.sync_threads()

@@ -16,7 +16,7 @@ from cutlass.cute.nvgpu import cpasync, tcgen05
 from cutlass.experimental import primitives as prims
 
 from mla.context import Boxes
-from mla.memory_plan import CHUNK_BYTES
+from mla.plan.tile import CHUNK_BYTES
 
 DESCRIPTOR_VERSION = 0b001  # bits 46-48, sm_100
 ATOM_ROWS = 8  # rows of a swizzle atom
@@ -43,7 +43,6 @@ NOT_FINITE_BITS = {
 }
 TMEM_ADDRESS_SPACE = 6
 SECTOR_BYTES = 32  # of L2
-SECTOR_WORDS = 8
 
 
 def instruction_descriptor(dtype: str, m: int, n: int, b_is_mn_major: bool) -> int:
@@ -193,49 +192,15 @@ def store_row(row: Any, byte_offset: Any, words: Any) -> None:
     store_aligned(row.iterator.toint() + byte_offset, words, min(16, 4 * cute.size(words)))
 
 
-def other_lane(value: Any) -> Any:
-    """The Int32 of the neighbouring lane, 2k of 2k + 1 and the reverse. All lanes of a warp."""
-    return cute.arch.shuffle_sync_bfly(value, offset=1)
-
-
-def other_lane_long(value: Any) -> Any:
-    """As other_lane, of an Int64."""
-    low, high = other_lane(Int32(value & 0xFFFFFFFF)), other_lane(Int32(value >> 32))
-    return (Int64(low) & 0xFFFFFFFF) | (Int64(high) << 32)
-
-
 @cute.jit
-def store_pair(even_row: Int64, odd_row: Int64, byte_offset: Int32, words: cute.Tensor):
-    """The words of two neighbouring lanes to their rows in global memory, each at `byte_offset`, a multiple of 32: the
-    lanes write 64 bytes of one row together, then of the other, so that a warp's instruction touches half the lines.
-
-    even_row, odd_row: byte addresses, multiples of 16, of the even and of the odd lane's row; 0: is not written. A
-    lane's sector is written by one instruction where rows are so aligned; tensors of the caller need not be.
+def store_sectors(address: Int64, words: cutlass.Constexpr, is_aligned: cutlass.Boolean):
+    """A register tensor of 32-bit words, whole sectors, to a global address, a multiple of 16: each sector in one
+    instruction where `is_aligned`, which says that the address is a multiple of 32.
     """
-    is_odd = cute.arch.lane_idx() % 2 == 1
-    offset = Int64(byte_offset) + cutlass.select_(is_odd, Int32(SECTOR_BYTES), Int32(0))
-    is_aligned = (even_row | odd_row) % SECTOR_BYTES == 0
-    for first in cutlass.range_constexpr(0, cute.size(words), 2 * SECTOR_WORDS):
-        own_even, own_odd = ([words[first + half + i] for i in range(SECTOR_WORDS)] for half in (0, SECTOR_WORDS))
-        sent = [cutlass.select_(is_odd, low, high) for low, high in zip(own_even, own_odd)]
-        received = [other_lane(word) for word in sent]
-        to_even = [cutlass.select_(is_odd, other, own) for other, own in zip(received, own_even)]
-        to_odd = [cutlass.select_(is_odd, own, other) for other, own in zip(received, own_odd)]
-        for row, sector in ((even_row, to_even), (odd_row, to_odd)):
-            if row != 0:
-                store_sector(row + (offset + 4 * first), sector, is_aligned)
-
-
-@cute.jit
-def store_sector(address: Int64, words: cutlass.Constexpr, is_aligned: cutlass.Boolean):
-    """Eight Int32 to a global address, in one instruction where it is a multiple of 32 bytes, else of 16."""
-    sector = cute.make_rmem_tensor(SECTOR_WORDS, Int32)
-    for i in cutlass.range_constexpr(SECTOR_WORDS):
-        sector[i] = words[i]
     if is_aligned:
-        store_aligned(address, sector, SECTOR_BYTES)
+        store_aligned(address, words, SECTOR_BYTES)
     else:
-        store_aligned(address, sector, 16)
+        store_aligned(address, words, 16)
 
 
 def store_aligned(address: Any, words: Any, align: int) -> None:

@@ -23,7 +23,7 @@ class Edge:
 
     producer_arrivals / consumer_arrivals: arrivals that complete a phase of the full / empty barrier: 1 for a
     tcgen05.commit, 1 per CTA for an arrive.expect_tx, else the number of arriving threads or warps. 0 consumers: nobody
-    has to tell the producer that it may start a phase; memory_plan says why of each such edge.
+    has to tell the producer that it may start a phase; plan/barriers.py says why of each such edge.
     full_at_leader / empty_at_leader: the tensor core waits on this barrier, so that in a pair of CTAs both arrive on
     the leading CTA's. Every other barrier is a CTA's own; commits arrive in both CTAs.
     """

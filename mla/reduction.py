@@ -22,9 +22,9 @@ from cutlass import Float32, Int32
 from mla import operands, softmax, split_kv
 from mla.arch import WARP_SIZE
 from mla.causal_mask import quotient, quotient_up
-from mla.config import ELEMENT_BYTES, MlaDecodeConfig
-from mla.line import Request
+from mla.config import ELEMENT_BYTES, FLOAT_BYTES, MlaDecodeConfig
 from mla.tile_scheduler import TileScheduler
+from mla.varlen import Request
 
 WARPS = 8
 # Up to here a row's parts are one warp's, and up to PARTS_PER_WARP a band's: CTAs of a second wave wait for the first.
@@ -121,7 +121,7 @@ class MergePartials:
     @property
     def smem_bytes(self) -> int:
         """Per warp: a band, the maximum, the sum of weights."""
-        return WARPS * (self.band_dims + 2) * split_kv.FLOAT_BYTES
+        return WARPS * (self.band_dims + 2) * FLOAT_BYTES
 
     @property
     def ctas_per_cut(self) -> int:
@@ -160,7 +160,7 @@ class MergePartials:
         number: Int32,
     ):
         """What CTA `number` of a row tile does."""
-        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
+        warp = cute.arch.warp_idx()
         if cut.parts <= FEW_PARTS:
             row = number * WARPS + warp
             if row < cut.rows:
@@ -205,10 +205,10 @@ class MergePartials:
         """A row's dimensions from `first_dim` on, and, with the first ones, its log-sum-exp."""
         config, lane = self.config, cute.arch.lane_idx()
         request = Request(cut.query_begin if config.ragged_query else 0, 0, 0)
-        place = request.place(cut.batch, cut.row_tile * self.scheduler.tile_rows + row, config.num_heads)
+        row_coord = request.row_coord(cut.batch, cut.row_tile * self.scheduler.tile_rows + row, config.num_heads)
         is_empty = sums.total == Float32(0.0)
         factor = result.scale / sums.total
-        target = result.out[(*place, None)]
+        target = result.out[(*row_coord, None)]
         vector = len(sums.values) // bands
         for band in cutlass.range_constexpr(bands):
             values = sums.values[band * vector : (band + 1) * vector]
@@ -220,7 +220,7 @@ class MergePartials:
             if (lane == 0) & (first_dim == 0):
                 merged = softmax.reference_maximum(sums.highest) + cute.math.log2(sums.total, fastmath=True)
                 merged = cutlass.select_(is_empty, Float32(softmax.NEG_INF), merged)
-                result.lse[place] = softmax.in_base(merged, config.lse_base)
+                result.lse[row_coord] = softmax.in_base(merged, config.lse_base)
 
 
 def read_cut(fields: cute.Tensor) -> split_kv.Cut:

@@ -1,9 +1,9 @@
-"""Split-KV: how the key tiles of a whole batch are cut into equal contiguous shares, one per unit (stream-K).
+"""Split-KV: how the key tiles of a whole batch are cut into equal contiguous ranges, one per unit (stream-K).
 
 All row tiles of all requests stand in one line, each as long as it has key tiles (an empty one counts as one, so that
 somebody writes its zeros), behind a gap as long as it takes a unit to go from one row tile to the next. A unit is a CTA,
-or a pair of CTAs on the wide path. Shares differ by one position at most. Where there are fewer positions than units, or
-row tiles too short to be worth a cut, there are fewer shares, and the last units stay idle. The cut depends on
+or a pair of CTAs on the wide path. Ranges differ by one position at most. Where there are fewer positions than units, or
+row tiles too short to be worth a cut, there are fewer ranges, and the last units stay idle. The cut depends on
 `seq_lens` as they are on the device, so one launch, one workspace and one captured CUDA graph serve any lengths.
 
 Functions take Python integers (tests, host code) or traced Int32 values (kernels) alike.
@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mla.causal_mask import maximum, minimum, quotient
-from mla.config import UNCUT_TILES
+from mla.config import FLOAT_BYTES, INT_BYTES, UNCUT_TILES
 
-FLOAT_BYTES = INT_BYTES = 4
 SLOTS_PER_UNIT = 2
 CUT_INTS = 8  # fields of a Cut, and padding to 16 bytes
 
@@ -29,7 +28,7 @@ def item_cost(num_tiles: Any) -> Any:
 
 def switch_cost(is_wide: bool, element_bytes: int) -> int:
     """What it costs a unit to go from one row tile to the next, in key tiles: so many positions of the line stand in
-    front of every row tile, and a unit whose share holds them has fewer keys to read.
+    front of every row tile, and a unit whose range holds them has fewer keys to read.
 
     Modelled (python -m bench.predict), one row tile of 8 key tiles against two of 4 for every unit: 0.2 tiles on the
     narrow path in fp8 and 0.9 in bf16, 2.2 on the wide path in fp8 and 2.1 in bf16.
@@ -38,18 +37,18 @@ def switch_cost(is_wide: bool, element_bytes: int) -> int:
 
 
 @dataclass(frozen=True)
-class Shares:
-    """A line of `total` positions in `num` shares of `size` positions, the first `longer` of them one longer."""
+class Partition:
+    """A line of `total` positions in `num` ranges of `size` positions, the first `longer` of them one longer."""
 
     num: Any
     size: Any
     longer: Any
 
     @classmethod
-    def of(cls, total: Any, num_units: Any, row_tiles: Any, gap: int, uncut_tiles: int = UNCUT_TILES) -> Shares:
+    def of(cls, total: Any, num_units: Any, row_tiles: Any, gap: int, uncut_tiles: int = UNCUT_TILES) -> Partition:
         """The cut of a line of `row_tiles` row tiles, each behind `gap` positions without keys.
 
-        Where row tiles have at most `uncut_tiles` key tiles on average, there are no more shares than row tiles: a
+        Where row tiles have at most `uncut_tiles` key tiles on average, there are no more ranges than row tiles: a
         partial result and its merge cost more than the key tiles that a cut saves. Longer ones are cut down to single
         key tiles.
         """
@@ -60,11 +59,11 @@ class Shares:
         return cls(num, size, maximum(total - size * num, 0))
 
     def begin(self, unit: Any) -> Any:
-        """First position of a unit's share, which ends where the next one's begins; idle units begin at the end."""
+        """First position of a unit's range, which ends where the next one's begins; idle units begin at the end."""
         return minimum(unit, self.num) * self.size + minimum(unit, self.longer)
 
     def unit_of(self, position: Any) -> Any:
-        """The unit whose share holds a position: the first term counts among the longer shares, the second among the
+        """The unit whose range holds a position: the first term counts among the longer ranges, the second among the
         others, and each is too small where the other holds.
         """
         longer = quotient(position, self.size + 1)
@@ -77,21 +76,21 @@ class Shares:
 
 
 @dataclass(frozen=True)
-class Share:
+class Split:
     """Positions [begin, end) of a row tile, relative to its first, that one unit takes; begin >= end is nothing."""
 
     begin: Any
     end: Any
 
 
-def take(first: Any, cost: Any, share_begin: Any, share_end: Any) -> Share:
-    """The part of a row tile at positions [first, first + cost) of the line that lies in [share_begin, share_end)."""
-    return Share(maximum(share_begin - first, 0), minimum(share_end - first, cost))
+def take(first: Any, cost: Any, range_begin: Any, range_end: Any) -> Split:
+    """The part of a row tile at positions [first, first + cost) of the line that lies in [range_begin, range_end)."""
+    return Split(maximum(range_begin - first, 0), minimum(range_end - first, cost))
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a unit's share begins within a row tile, as the unit tells the merge. Elsewhere all are 0.
+    """Where a unit's range begins within a row tile, as the unit tells the merge. Elsewhere all are 0.
 
     batch, row_tile: whose tile. query_begin: its request's first token in a ragged query. rows: of the tile.
     first_unit: the unit of the tile's first part. parts: how many units, all neighbours, have one.
@@ -114,7 +113,7 @@ class Cut:
 
 
 def partial_slot(unit: Any, begin: Any) -> Any:
-    """Partial result of a unit's part of a row tile. A contiguous share has at most two: the tile it enters in the
+    """Partial result of a unit's part of a row tile. A contiguous range has at most two: the tile it enters in the
     middle (even slot) and the tile it starts but does not finish (odd slot).
     """
     return unit * SLOTS_PER_UNIT + 1 - minimum(begin, 1)

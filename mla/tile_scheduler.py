@@ -12,7 +12,7 @@ from mla.config import UNCUT_TILES, MlaDecodeConfig
 
 @dataclass(frozen=True)
 class TileScheduler:
-    """Row tiles of a request, and the line of work that split_kv.py cuts into shares.
+    """Row tiles of a request, and the line of work that split_kv.py cuts into ranges.
 
     The row tiles of a request are neighbours in the line, so that they run at about the same time and share keys in L2.
     """

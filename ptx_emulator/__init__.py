@@ -1,8 +1,8 @@
 """Executes sm_100a PTX, as CuTe DSL emits it, on a CPU. See `launch`."""
 
-from .decode import Program
+from .front.decode import Program
 from .grid import launch as _launch
-from .observers import Report
+from .report import Report
 from .turns import takes_turns
 
 launch = takes_turns(_launch)

@@ -1,4 +1,4 @@
-"""Launches: grids of clusters of CTAs. Which cluster runs when: residents.py."""
+"""Launches: grids of clusters of CTAs. Which cluster runs when: machine/residents.py."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import (
-    native,
-    ops,  # noqa: F401  (registers the instructions)
-)
-from .asyncs import ORDERS, AsyncQueue
-from .cluster import Cluster
-from .decode import Kernel, Program
+from . import units  # noqa: F401  (registers instructions)
+from .engine import native
 from .errors import EmulationError
-from .memory import Buffers
-from .native_tma import TensorMaps
-from .observers import Report
-from .parser import Variable
-from .residents import CLUSTER_ORDERS, Residents, Waiting
-from .watchdog import Limits, Watchdog
+from .front import ops  # noqa: F401  (registers instructions)
+from .front.decode import Kernel, Program
+from .front.parser import Variable
+from .machine.asyncs import ORDERS, AsyncQueue
+from .machine.cluster import Cluster
+from .machine.memory import Buffers
+from .machine.residents import CLUSTER_ORDERS, Residents, Waiting
+from .machine.watchdog import Limits, Watchdog
+from .report import Report
+from .units.tcgen05.mma_native import PLANS
+from .units.tma.load_native import TensorMaps
 
 if TYPE_CHECKING:
-    from .hazards import Checker
+    from .check.hazards import Checker
 
 Dim3 = tuple[int, int, int]
 MOST_CTAS = (2**31 - 1, 65535, 65535)  # of a grid, per dimension (CUDA programming guide, table of technical limits)
@@ -38,9 +38,10 @@ class Grid:
     """One launch.
 
     buffers   the host memory that the kernel may touch
-    asyncs, observer  of the cluster that runs now (cluster.py)
+    asyncs, observer  of the cluster that runs now (machine/cluster.py)
     counters  totals for the report; those of native forms are added at the end
     tensor_maps  the tensor maps it has used, for native forms
+    plans     those of matrix products that launches have used, likewise
     rng       random.Random(seed)
     waiting   the clusters that have not started, as (x, y, z)
     watchdog  its limits
@@ -66,6 +67,7 @@ class Grid:
         self.buffers = Buffers()
         self.counters: Counter = Counter()
         self.tensor_maps = TensorMaps()
+        self.plans = PLANS
         self.native_counters = np.zeros(len(native.COUNTERS), np.int64)
         self.addresses: dict[str, int] = {}  # of param, global and const symbols
         self.waiting = Waiting((0, 0, 0), "ascending", self.rng)
@@ -198,9 +200,9 @@ def launch(
                           mapping of names to them, which reports then use
     checks                True, or a hazards.Checker: follow memory accesses and report what is not ordered (hazards of
                           the Report)
-    suppress              a file of hazards that are known and accepted (hazards/suppressions.py)
+    suppress              a file of hazards that are known and accepted (check/hazards/suppressions.py)
     order                 when asynchronous work is done and which warp runs: "in_order", "late", "random" or
-                          "adversarial" (asyncs.py); the last two choose by `seed`
+                          "adversarial" (machine/asyncs.py); the last two choose by `seed`
     step_limit            micro-operations (about one per warp and PTX instruction) that the launch may take
     time_limit            seconds that it may take
     resident_clusters     clusters that may be resident together, which is what clusters that wait for each other need;
@@ -269,8 +271,8 @@ def prepare_launch(
     if suppress is not None and checks is not True:
         raise ValueError(f"suppress={str(suppress)!r}: needs checks=True (a Checker has its own)")
     if checks:
-        from .hazards import Checker  # compiled code that launches without checks do not load
-        from .hazards.names import named_arrays
+        from .check.hazards import Checker  # compiled code that launches without checks do not load
+        from .check.hazards.names import named_arrays
 
         if not isinstance(checks, bool | Checker):
             raise TypeError(f"checks={checks!r}: must be a bool or a hazards.Checker")

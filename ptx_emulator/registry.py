@@ -65,7 +65,7 @@ def op(
     `writes`: how many leading operands are destinations (registers are shared between values whose lives do
     not overlap, so this must be right). -1: unknown, every register operand is taken as read and written.
 
-    `native(inst, symbols)` returns the arguments of the instruction's native form (native.py), or None if it has
+    `native(inst, symbols)` returns the arguments of the instruction's native form (engine/native.py), or None if it has
     none; `symbols` are the kernel's variables by name.
 
     `changes`: whether a warp could be waiting for what the instruction does. A loop of others is stuck.

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 import ptx_emulator
-from ptx_emulator.memory import as_bytes
-from ptx_emulator.tensormap import TENSOR_MAP_BYTES, TensorMap
+from ptx_emulator.machine.memory import as_bytes
+from ptx_emulator.units.tma.tensormap import TENSOR_MAP_BYTES, TensorMap
 
 POISON = 0xFFFFFFFF  # what the emulator's memory holds before anything is written
 APPROXIMATE = re.compile(r"\.approx|\btanh\.|\bex2\.|\blg2\.|\brsqrt\.|\brcp\.")

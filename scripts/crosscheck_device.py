@@ -1,6 +1,6 @@
 """Replays the emulator's conformance kernels on the GPU of this machine and compares memory bit for bit.
 
-python -m scripts.crosscheck_device [--tests tests/ptx_emulator/ops] [--backend gpu|emulator|ptxas]
+python -m scripts.crosscheck_device [--tests tests/ptx_emulator/units] [--backend gpu|emulator|ptxas]
                                     [--json crosscheck.json] [--timeout SECONDS]
 
 On sm_100 everything runs; on sm_90 all kernels without tcgen05, with the PTX retargeted. Kernels with approximate
@@ -27,10 +27,10 @@ from pathlib import Path
 from ptx_emulator.errors import EmulationError
 from scripts import crosscheck_gpu, crosscheck_ptxas
 from scripts.crosscheck_cases import Case, compare, load_cases, replay_in_emulator
-from scripts.progress import Progress
 from wrappers import command_line
+from wrappers.progress import Progress
 
-DEFAULT_TESTS = "tests/ptx_emulator/ops"
+DEFAULT_TESTS = ("tests/ptx_emulator/front/ops", "tests/ptx_emulator/units")
 BAD = ("different", "hung", "crashed")
 
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--tests", nargs="+", default=[DEFAULT_TESTS], help="tests whose launches are replayed")
+    parser.add_argument("--tests", nargs="+", default=DEFAULT_TESTS, help="tests whose launches are replayed")
     parser.add_argument("--backend", choices=("gpu", "emulator", "ptxas"), default="gpu")
     parser.add_argument("--json", type=command_line.output_file, metavar="FILE")
     parser.add_argument("--timeout", type=command_line.positive, default=60, help="seconds a kernel may take")

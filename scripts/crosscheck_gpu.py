@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ptx_emulator.tensormap import TensorMap
+from ptx_emulator.units.tma.tensormap import TensorMap
 from scripts.crosscheck_cases import Case, relocate
 
 try:

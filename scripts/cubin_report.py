@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptx_emulator.cubin import read_attributes, read_sections, read_symbols
+from ptx_emulator.timing.cubin import read_attributes, read_sections, read_symbols
 from wrappers import command_line
 
 # From Volta on, an instruction is 16 bytes and its opcode the low 12 bits.

@@ -24,11 +24,11 @@ import torch
 
 from mla.compile import compile_decode
 from mla.config import DTYPES
-from ptx_emulator import mutation
+from ptx_emulator.check import mutation
 from ptx_emulator.errors import EmulationError
 from wrappers import command_line, emulated, kernel
+from wrappers.backends import EMULATED_ARCH
 from wrappers.command_line import integer
-from wrappers.decode import EMULATED_ARCH
 from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, assert_matches, make_problem
 
@@ -110,14 +110,13 @@ def prepare(problem: MlaProblem) -> tuple[Callable, str, set[int]]:
     """(execute(ptx, **options), the unchanged PTX, the lines that it executes). Raises if the kernel is not clean."""
     call = problem.decode_call()
     compiled = compile_decode(kernel.decode_config(call, EMULATED_ARCH))
-    out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.query.shape[:3])
 
     def execute(ptx: str, **options) -> tuple[str, str] | None:
-        reports = emulated.launch(replace(compiled, ptx=ptx), call, out, lse, num_ctas=NUM_CTAS, checks=True, **options)
+        reports = emulated.launch(replace(compiled, ptx=ptx), call, num_ctas=NUM_CTAS, checks=True, **options)
         hazards = reports.merge.hazards
         if hazards:
             return hazards[0].kind, str(hazards[0])
-        assert_matches(problem, out, lse)
+        assert_matches(problem, call.out, call.lse)
         execute.reports = reports
         return None
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from mla.arch import ARCHS, SMEM_BYTES_PER_CTA, TMEM_COLUMNS
 from mla.compile import compile_decode
 from mla.config import DTYPES, MlaDecodeConfig
-from mla.plans import plan_of
+from mla.plan.paths import plan_of
 from scripts.cubin_report import report_cubin
-from scripts.progress import Progress
 from wrappers import command_line
+from wrappers.progress import Progress
 
 PATHS = ("narrow", "wide", "isolated")
 NUM_HEADS, SEQ_LEN_Q, PAGE_SIZE = 16, 8, 64
@@ -67,7 +67,7 @@ def measure(dtype: str, path: str, arch: str) -> Resources:
         dtype, path, arch, plan.warps.threads, decode.registers, merge.registers,
         spilled_bytes=sum(kernel.stack_bytes for kernel in kernels),
         local_instructions=sum(kernel.local_stores + kernel.local_loads for kernel in kernels),
-        shared_bytes=plan.smem_bytes, tmem_columns=plan.tmem_columns_used, shared_cycles=plan.traffic_cycles(128),
+        shared_bytes=plan.smem_bytes, tmem_columns=plan.tmem.columns_used, shared_cycles=plan.traffic_cycles(128),
     )  # fmt: skip
 
 

@@ -30,17 +30,18 @@ from typing import Any
 
 import torch
 
-from scripts.progress import Progress
-from wrappers import command_line, decode, validate
+from mla.config import HEAD_DIM, MAX_HEADS, PAGE_SIZES, PATHS
+from wrappers import backends, command_line, decode, validate
+from wrappers.call import DecodeCall
 from wrappers.command_line import choice, integer, list_of, number, output_file
 from wrappers.kernel import TORCH_DTYPES
+from wrappers.progress import Progress
 from wrappers.testing import DEFAULT_SCALE, MlaProblem, compare, make_problem, shard
+from wrappers.validate import BACKENDS
 
-PATHS = ("auto", "narrow", "wide")
 MODES = ("plain", "ragged", "tree", "dcp", "scales", "window", "lens")
 # world, rank, interleave
 DCP = (2, 1, 16)
-BACKENDS = ("auto", "cute", "emulator", "torch")
 ORDERS = ("in_order", "late", "random")
 SNR_MARGIN_DB = 0.5
 
@@ -80,7 +81,7 @@ class Case:
     def input_bytes(self) -> int:
         """Of queries and keys as they are made, in fp32."""
         rows = self.batch * self.seq_len_q * self.num_heads + sum(self.kv_lens)
-        return 4 * validate.HEAD_DIM * rows
+        return 4 * HEAD_DIM * rows
 
     @property
     def query_lens(self) -> list[int] | None:
@@ -208,7 +209,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dtype", type=list_of(choice(TORCH_DTYPES)), default=list(TORCH_DTYPES), help=",".join(TORCH_DTYPES)
     )
-    parser.add_argument("--num-heads", type=list_of(integer(1, validate.MAX_HEADS)))
+    parser.add_argument("--num-heads", type=list_of(integer(1, MAX_HEADS)))
     parser.add_argument("--seq-len-q", type=list_of(integer(1)))
     parser.add_argument("--kv-len", type=list_of(integer(0, validate.MAX_KV_LEN)))
     parser.add_argument("--batch", type=list_of(integer(1)))
@@ -223,7 +224,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--backend", choices=BACKENDS, default="auto", help="auto: cute on an SM100/SM103 GPU, else emulator"
     )
-    parser.add_argument("--arch", choices=sorted(decode.KERNEL_ARCHS.values()), default=decode.EMULATED_ARCH,
+    parser.add_argument("--arch", choices=sorted(backends.KERNEL_ARCHS.values()), default=backends.EMULATED_ARCH,
                         help="what the emulated kernel is compiled for")  # fmt: skip
     parser.add_argument("--order", choices=ORDERS, default="in_order",
                         help="when the emulator lets asynchronous work complete")  # fmt: skip
@@ -254,13 +255,13 @@ def check_options(options: argparse.Namespace) -> None:
                 f"{case}: its inputs take {case.input_bytes / 2**30:.0f} GiB, this machine has "
                 f"{machine_bytes() / 2**30:.0f}: make --batch, --seq-len-q or --kv-len smaller"
             )
-        if case.page_size not in validate.PAGE_SIZES:
-            raise ValueError(f"--page-size {case.page_size}: must be one of {validate.list_text(validate.PAGE_SIZES)}")
+        if case.page_size not in PAGE_SIZES:
+            raise ValueError(f"--page-size {case.page_size}: must be one of {validate.list_text(PAGE_SIZES)}")
     if options.mutate is None:
         return
     if options.backend == "torch":
         raise ValueError("--mutate changes the kernel: it needs --backend cute or emulator")
-    from mla.mutants import MUTANTS
+    from scripts.mutants import MUTANTS
 
     if options.mutate not in MUTANTS:
         raise ValueError(f"--mutate {options.mutate}: must be one of {validate.list_text(MUTANTS)}")
@@ -275,7 +276,7 @@ def pick_backend(asked: str) -> str:
     if asked not in ("auto", "cute"):
         return asked
     try:
-        decode.device_arch(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        backends.device_arch(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     except ValueError:
         if asked == "cute":
             raise
@@ -340,51 +341,45 @@ def run_backend(
         lse.copy_(result[1])
         return "cpu", "none", (), (0.0, time.monotonic() - started)
     device = torch.device("cuda" if options.backend == "cute" else "cpu")
-    arch = decode.device_arch(device) if options.backend == "cute" else options.arch
-    placed = problem.to(device)
-    call = placed.decode_call()
+    arch = backends.device_arch(device) if options.backend == "cute" else options.arch
+    call = problem.to(device).decode_call()
     say("compile")
     started = time.monotonic()
     kernel = compile_kernel(call, arch, path, options.mutate)
     compiled = time.monotonic()
     say("emulate" if options.backend == "emulator" else "run")
-    faults = (emulate if options.backend == "emulator" else run_on_device)(kernel, call, out, lse, options)
+    faults = (emulate if options.backend == "emulator" else run_on_device)(kernel, call, options)
+    out.copy_(call.out)
+    lse.copy_(call.lse)
     taken = "wide" if kernel.config.is_wide else "narrow"
     return arch, taken, faults, (compiled - started, time.monotonic() - compiled)
 
 
-def compile_kernel(call: validate.DecodeCall, arch: str, path: str, mutation: str | None) -> Any:
+def compile_kernel(call: DecodeCall, arch: str, path: str, mutation: str | None) -> Any:
     from wrappers import kernel
 
     if mutation is None:
         return kernel.compiled(call, arch, path)
-    from mla.mutants import compile_mutant
+    from scripts.mutants import compile_mutant
 
     return compile_mutant(kernel.decode_config(call, arch, path), mutation)
 
 
-def emulate(
-    kernel: Any, call: validate.DecodeCall, out: torch.Tensor, lse: torch.Tensor, options: argparse.Namespace
-) -> tuple[str, ...]:
+def emulate(kernel: Any, call: DecodeCall, options: argparse.Namespace) -> tuple[str, ...]:
     from ptx_emulator.errors import EmulationError
     from wrappers import emulated
 
     try:
-        emulated.launch(kernel, call, out, lse, order=options.order, seed=options.seed)
+        emulated.launch(kernel, call, order=options.order, seed=options.seed)
     except EmulationError as error:
         return (f"emulation stopped: {error}",)
     return ()
 
 
-def run_on_device(
-    kernel: Any, call: validate.DecodeCall, out: torch.Tensor, lse: torch.Tensor, options: argparse.Namespace
-) -> tuple[str, ...]:
+def run_on_device(kernel: Any, call: DecodeCall, options: argparse.Namespace) -> tuple[str, ...]:
     from wrappers.kernel import launch
 
-    placed_out, placed_lse = out.cuda(), lse.cuda()
-    launch(kernel, call, placed_out, placed_lse)
-    out.copy_(placed_out)
-    lse.copy_(placed_lse)
+    launch(kernel, call)
     return ()
 
 

@@ -19,11 +19,11 @@ import torch
 
 from mla import store
 from mla.arch import ARCHS
-from mla.config import LSE_BASES, PAGE_SIZES
-from scripts.progress import Progress
-from wrappers import command_line, validate
+from mla.config import LSE_BASES, MAX_HEADS, PAGE_SIZES
+from wrappers import command_line
 from wrappers.command_line import integer, list_of, output_folder
 from wrappers.kernel import TORCH_DTYPES
+from wrappers.progress import Progress
 from wrappers.warm_up import Report, ServerShapes, export_kernels, load_kernels, warm_up
 
 
@@ -72,7 +72,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m scripts.warm_up", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dtype", choices=TORCH_DTYPES, default="bf16")
-    parser.add_argument("--num-heads", type=integer(1, validate.MAX_HEADS), default=16)
+    parser.add_argument("--num-heads", type=integer(1, MAX_HEADS), default=16)
     parser.add_argument("--page-size", type=int, choices=PAGE_SIZES, default=64)
     parser.add_argument("--seq-len-q", type=list_of(integer(1, 2**20)), default=[1])
     parser.add_argument("--causal", action=argparse.BooleanOptionalAction, default=True)

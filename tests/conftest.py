@@ -10,7 +10,7 @@ import tempfile
 import pytest
 import torch
 
-from wrappers.decode import KERNEL_ARCHS
+from wrappers.backends import KERNEL_ARCHS
 
 if "PYTEST_XDIST_WORKER" not in os.environ:
     # Every run compiles anew, each kernel once: the workers share this folder. Tests of the compile cache name their own.
@@ -21,7 +21,7 @@ torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--order", help="emulate each kernel in this order too (ptx_emulator.asyncs), with the same result"
+        "--order", help="emulate each kernel in this order too (ptx_emulator.machine.asyncs), with the same result"
     )
     parser.addoption("--seeds", type=int, default=1, help="how many schedules of --order")
 
@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not order:
         return
     # Only here: other runs need not load the compiler and the emulator.
-    from ptx_emulator.asyncs import ORDERS
+    from ptx_emulator.machine.asyncs import ORDERS
     from tests.wrappers import emulation
 
     if order not in ORDERS:

@@ -3,17 +3,19 @@
 tests, bench, scripts -> wrappers, mla, ptx_emulator      and nobody imports these three
 wrappers              -> mla, torch; only wrappers/emulated.py -> ptx_emulator; reference.py -> torch alone;
                          only wrappers/engines -> vllm, sglang
-ptx_emulator          -> numpy and numba: it knows PTX and nothing of MLA
-mla                   -> cutlass, in the layers below
+ptx_emulator          -> numpy and numba (and llvmlite, which is numba's): it knows PTX and nothing of MLA
+mla                   -> cutlass
+                         within mla and within ptx_emulator: in the layers below
 """
 
 from __future__ import annotations
 
-import ast
 import sys
 from pathlib import Path
 
 import pytest
+
+from scripts.house import imported_modules, module_name
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED_PACKAGES = {
@@ -25,12 +27,11 @@ EXCEPTIONS = {
     "wrappers.reference": {"torch"},
     "wrappers.emulated": {"wrappers", "mla", "torch", "ptx_emulator"},
     "wrappers.engines": {"wrappers", "vllm"},
-    "wrappers.engines.vllm": {"wrappers", "torch", "vllm"},
-    "wrappers.engines.sglang": {"wrappers", "torch", "sglang"},
+    "wrappers.engines.vllm": {"wrappers", "mla", "torch", "vllm"},
+    "wrappers.engines.sglang": {"wrappers", "mla", "torch", "sglang"},
 }
 # A module of `mla` imports modules of its own layer or of layers further down, never up.
 MLA_LAYERS = (
-    {"mutants"},
     {"compile"},
     {"store"},
     {"decode"},
@@ -38,46 +39,49 @@ MLA_LAYERS = (
     {"paths"},
     {"operands"},
     {"context"},
-    {"softmax", "line", "page_ring"},
+    {"softmax", "varlen", "page_ring"},
     {"tile_scheduler"},
-    {"plans"},
-    {"split_kv", "memory_plan"},
+    {"plan"},
+    {"split_kv"},
     {"causal_mask", "pipelines", "warp_schedule"},
     {"config"},
     {"arch"},
 )
+# Likewise the rooms of `ptx_emulator`: its folders, and the modules beside them. Rooms of one layer know nothing of each
+# other.
+EMULATOR_LAYERS = (
+    {"timing"},
+    {"cute_abi"},
+    {"grid"},
+    {"report"},
+    {"check"},
+    {"front", "units"},
+    {"machine"},
+    {"engine"},
+    {"registry"},
+    {"errors", "ir", "turns"},
+)
+LAYERS = {"mla": MLA_LAYERS, "ptx_emulator": EMULATOR_LAYERS}
 
 
-def imported_modules(source: str, module: str, is_package: bool) -> set[str]:
-    """Absolute dotted names that a file imports; `from a import b` counts as `a.b`."""
-    names = set()
-    parts = module.split(".")
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = node.level - 1 if is_package else node.level
-            package = parts[: len(parts) - above] if node.level else []
-            base = ".".join([*package, *([node.module] if node.module else [])])
-            names.update(f"{base}.{alias.name}" for alias in node.names)
-    return names
+def layer_of(package: str, room: str) -> int | None:
+    return next((index for index, layer in enumerate(LAYERS[package]) if room in layer), None)
 
 
-def layer_of(name: str) -> int | None:
-    return next((index for index, layer in enumerate(MLA_LAYERS) if name in layer), None)
-
-
-def mla_fault(module: str, imported: str) -> str | None:
-    """What is wrong with `mla` module `module` importing `imported`, both dotted."""
-    if imported == "mla":
-        return "names no module: import mla's modules by name"
-    above, below = (name.split(".")[1] for name in (module, imported))
+def layer_fault(module: str, imported: str) -> str | None:
+    """What is wrong with `module` importing `imported` of the same package, both dotted."""
+    package, above = module.split(".")[:2]
+    if imported == package:
+        return f"names no module: import {package}'s modules by name"
+    below = imported.split(".")[1]
     if above == below:
         return None
-    if layer_of(below) is None:
-        return f"mla.{below} has no layer: give it one in MLA_LAYERS"
-    if layer_of(below) < layer_of(above):
-        return f"mla.{below} is a layer above mla.{above}"
+    if layer_of(package, below) is None:
+        return f"{package}.{below} has no layer: give it one in LAYERS"
+    if layer_of(package, below) < layer_of(package, above):
+        return f"{package}.{below} is a layer above {package}.{above}"
+    if layer_of(package, below) == layer_of(package, above) and package == "ptx_emulator":
+        return f"{package}.{below} and {package}.{above} do not know each other"
     return None
 
 
@@ -86,22 +90,21 @@ def import_faults(root: Path) -> list[str]:
     faults = []
     for package in ALLOWED_PACKAGES:
         for file in sorted((root / package).rglob("*.py")):
-            is_package = file.stem == "__init__"
-            parts = file.relative_to(root).with_suffix("").parts
-            module = ".".join(parts[:-1] if is_package else parts)
+            is_package, module = file.stem == "__init__", module_name(root, file)
             allowed = EXCEPTIONS.get(module, ALLOWED_PACKAGES[package])
-            if package == "mla" and not is_package and layer_of(parts[1]) is None:
-                faults.append(f"{module}: has no layer: give it one in MLA_LAYERS")
+            layered = package in LAYERS and module != package
+            if layered and layer_of(package, module.split(".")[1]) is None:
+                faults.append(f"{module}: has no layer: give it one in LAYERS")
                 continue
             for name in sorted(imported_modules(file.read_text(), module, is_package)):
                 top = name.split(".")[0]
                 if top not in allowed and top not in sys.stdlib_module_names:
                     faults.append(f"{module} imports {name}: only {', '.join(sorted(allowed))} allowed")
-                elif top == package == "mla" and not is_package and (why := mla_fault(module, name)):
+                elif top == package and layered and (why := layer_fault(module, name)):
                     faults.append(f"{module} imports {name}: {why}")
     for package in ("scripts", "bench"):
         for file in sorted((root / package).rglob("*.py")):
-            module = ".".join(file.relative_to(root).with_suffix("").parts)
+            module = module_name(root, file)
             for name in sorted(imported_modules(file.read_text(), module, file.stem == "__init__")):
                 if name.split(".")[0] in {"tests", "scripts", "bench"} - {package}:
                     faults.append(f"{module} imports {name}: nobody imports tests, scripts or bench")
@@ -112,6 +115,42 @@ def test_no_forbidden_imports():
     assert import_faults(ROOT) == []
 
 
+def import_circle(root: Path, package: str) -> list[str]:
+    """Modules of `package` each of which imports the next and the last the first, on use or not; empty without any."""
+    files = {
+        ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in sorted((root / package).rglob("*.py"))
+    }
+    graph = {
+        module: sorted({name if name in files else name.rpartition(".")[0] for name in names} & set(files) - {module})
+        for module, file in files.items()
+        for names in [imported_modules(file.read_text(), module, file.stem == "__init__")]
+    }
+    done: set[str] = set()
+
+    def walk(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return path[path.index(module) :]
+        if module in done:
+            return []
+        found = next(filter(None, (walk(below, [*path, module]) for below in graph[module])), [])
+        done.add(module)
+        return found
+
+    return next(filter(None, (walk(module, []) for module in graph)), [])
+
+
+def test_no_module_of_wrappers_imports_one_that_imports_it():
+    assert import_circle(ROOT, "wrappers") == []
+
+
+def test_a_circle_is_found(tmp_path):
+    (tmp_path / "wrappers").mkdir()
+    for name, below in (("a", "b"), ("b", "c"), ("c", "b"), ("d", "a")):
+        (tmp_path / "wrappers" / f"{name}.py").write_text(f"def late():\n    from wrappers import {below}")
+    assert import_circle(tmp_path, "wrappers") == ["wrappers.b", "wrappers.c"]
+
+
 @pytest.mark.parametrize(
     "file, source",
     [
@@ -120,11 +159,20 @@ def test_no_forbidden_imports():
         ("wrappers/reference.py", "from wrappers.validate import HEAD_DIM"),
         ("wrappers/validate.py", "import numpy as np"),
         ("ptx_emulator/grid.py", "from mla.config import MlaDecodeConfig"),
-        ("ptx_emulator/ops/tma.py", "import torch"),
+        ("ptx_emulator/units/tma/rules.py", "import torch"),
         ("mla/config.py", "from .causal_mask import k_bound"),
         ("mla/roles/load.py", "from ..decode import kernel"),
         ("mla/arch.py", "import torch"),
         ("mla/unplaced.py", ""),
+        ("ptx_emulator/unplaced.py", ""),
+        ("ptx_emulator/unplaced/__init__.py", ""),
+        ("ptx_emulator/front/decode.py", "from .. import grid"),
+        ("ptx_emulator/front/ops/tma.py", "from ...units.tma import rules"),
+        ("ptx_emulator/machine/cluster.py", "def late():\n    from ..units.tcgen05 import mma_native"),
+        ("ptx_emulator/engine/native.py", "import ptx_emulator.machine.warp"),
+        ("ptx_emulator/check/hazards/__init__.py", "from ...timing import Constants"),
+        ("ptx_emulator/units/__init__.py", "from ptx_emulator import launch"),
+        ("ptx_emulator/errors.py", "from .ir import Imm"),
         ("mla/decode.py", "from mla import unplaced"),
         ("wrappers/testing.py", "import tests.conftest"),
         ("bench/decode.py", "from scripts import validate"),
@@ -141,7 +189,10 @@ def test_a_forbidden_import_is_found(tmp_path, file, source):
     "file, source",
     [
         ("wrappers/emulated.py", "from ptx_emulator import launch\nfrom mla.compile import compile_decode"),
-        ("ptx_emulator/ops/tma.py", "from ..memory import Memory\nimport numpy"),
+        ("ptx_emulator/units/tma/rules.py", "from ...machine.memory import view\nimport numpy"),
+        ("ptx_emulator/check/hazards/trace.py", "from .core import merge\nfrom ...engine import state as st"),
+        ("ptx_emulator/timing/cluster.py", "def late():\n    from ..machine.cluster import Cluster"),
+        ("ptx_emulator/__init__.py", "from .grid import launch"),
         (
             "mla/roles/load.py",
             "from ..paths.narrow import NarrowPath\nfrom mla import config\nimport cutlass.cute",

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from wrappers import validate
-from wrappers.fallback import KeyShard, decode_torch
-from wrappers.tensor_kinds import is_traced, plain
-from wrappers.validate import LATENT_DIM, DecodeCall
+from wrappers import backends, op
+from wrappers.backends import num_ctas, workspace_bytes
+from wrappers.call import DecodeCall
+from wrappers.tensor_kinds import is_traced
 
-# Compute capability -> the architecture the kernel is compiled for.
-KERNEL_ARCHS = {(10, 0): "sm_100a", (10, 3): "sm_103a"}
-EMULATED_ARCH = "sm_100a"
+__all__ = ["mla_decode", "num_ctas", "workspace_bytes"]
 
 
 def mla_decode(
@@ -111,114 +109,9 @@ def mla_decode(
 
     Raises TypeError or ValueError, naming the argument, before anything is launched or written. Not differentiable.
     """
-    tensors = (query, kv_cache, block_tables, seq_lens, softmax_scale, output_scale, out, lse, workspace)
-    tensors += (cu_seqlens_q, tree_mask, local_visible_lens)
-    options = {
-        "is_causal": is_causal, "return_lse": return_lse, "lse_base": lse_base, "check_values": check_values,
-        "max_seq_len_q": max_seq_len_q, "dcp_world": dcp_world, "dcp_rank": dcp_rank, "dcp_interleave": dcp_interleave,
-        "window_left": window_left,
-        "isolate_drafts": isolate_drafts,
-    }  # fmt: skip
-    if is_traced(*tensors):
-        from wrappers import op  # on use: it imports this module
-
-        return op.traced_decode(*tensors, backend=backend, **options)
-    validate.check_backend(backend)
-    query, kv_cache, block_tables, seq_lens, softmax_scale, output_scale, *written, cu_seqlens_q, tree_mask, lens = map(
-        plain, tensors
-    )
-    call = validate.check_decode_call(
-        query, kv_cache, block_tables, seq_lens, softmax_scale=softmax_scale, output_scale=output_scale,
-        **dict(zip(("out", "lse", "workspace"), written, strict=True)), cu_seqlens_q=cu_seqlens_q, tree_mask=tree_mask,
-        local_visible_lens=lens, **options,
+    call = DecodeCall(
+        query, kv_cache, block_tables, seq_lens, softmax_scale, output_scale, is_causal, out, return_lse, lse, lse_base,
+        workspace, check_values, backend, cu_seqlens_q, max_seq_len_q, tree_mask, dcp_world, dcp_rank, dcp_interleave,
+        window_left, local_visible_lens, isolate_drafts,
     )  # fmt: skip
-    chosen = choose_backend(backend, call)
-    if chosen != "cute":
-        for name, value in (("out", out), ("lse", lse)):
-            validate.check_writable(name, value)
-    if chosen != "torch" and call.workspace is not None:
-        validate.check_kernel_workspace(call.workspace, workspace_bytes(query.device))
-    if out is None:
-        out = torch.empty(*query.shape[:-1], LATENT_DIM, dtype=call.output_dtype, device=query.device)
-    if return_lse and lse is None:
-        lse = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
-    if call.batch and query.numel():
-        run_backend(chosen, call, plain(out), plain(lse))
-    return (out, lse) if return_lse else out
-
-
-def workspace_bytes(device: torch.device | str | int | None = None) -> int:
-    """Bytes of `mla_decode`'s workspace for kernels on `device`, a CUDA device; None or "cpu" is the emulator.
-
-    One size serves every shape, length and dtype: it depends only on the number of SMs.
-    """
-    # Imported on use: the torch backend must not need the compiler or the emulator.
-    from wrappers import kernel
-
-    return kernel.workspace_bytes(kernel.num_ctas(device))
-
-
-def num_ctas(device: torch.device | str | int | None = None) -> int:
-    """SMs of `device`, a CUDA device; for None or "cpu" the CTAs of an emulated launch."""
-    from wrappers import kernel
-
-    return kernel.num_ctas(device)
-
-
-def choose_backend(backend: str, call: DecodeCall) -> str:
-    """ "cute", "emulator" or "torch" for this call; ValueError where the backend asked for cannot run it."""
-    if backend == "torch":
-        if call.query.device.type == "meta":
-            raise ValueError("query is on meta: there are no values to compute with (FakeTensor takes shapes alone)")
-        return backend
-    if backend == "auto":
-        try:
-            return choose_backend("cute", call)
-        except ValueError:
-            return choose_backend("torch", call)
-    device = call.query.device
-    if backend == "emulator" and device.type != "cpu":
-        raise ValueError(f"query is on {device}: backend='emulator' takes CPU tensors")
-    if backend == "cute":
-        device_arch(device)
-    validate.check_kernel_operands(call)
-    return backend
-
-
-def device_arch(device: torch.device) -> str:
-    """Architecture to compile for on this device; ValueError where the kernel does not run on it."""
-    if device.type != "cuda":
-        raise ValueError(f"query is on {device}: backend='cute' needs an SM100 or SM103 GPU")
-    capability = torch.cuda.get_device_capability(device)
-    if capability not in KERNEL_ARCHS:
-        raise ValueError(
-            f"query is on {device} of compute capability {capability[0]}.{capability[1]}: backend='cute' needs 10.0 "
-            "or 10.3"
-        )
-    return KERNEL_ARCHS[capability]
-
-
-def run_backend(backend: str, call: DecodeCall, out: torch.Tensor, lse: torch.Tensor | None) -> None:
-    if backend == "torch":
-        decode_torch(
-            call.query, call.kv_cache, call.block_tables, call.seq_lens, out, lse,
-            softmax_scale=call.softmax_scale, output_scale=call.output_scale, is_causal=call.is_causal,
-            lse_base=call.lse_base, cu_seqlens_q=call.cu_seqlens_q, tree_mask=call.tree_mask,
-            shard=KeyShard(call.dcp_world, call.dcp_rank, call.dcp_interleave) if call.dcp_world > 1 else None,
-            window_left=call.window_left, local_visible_lens=call.local_visible_lens,
-        )  # fmt: skip
-        return
-    from wrappers import kernel  # on use, as in `workspace_bytes`
-
-    if backend == "emulator":
-        from wrappers import emulated
-
-        emulated.launch(kernel.compiled(call, EMULATED_ARCH), call, out, lse)
-    else:
-        arch = device_arch(call.query.device)
-        if torch.cuda.is_current_stream_capturing() and not kernel.is_compiled(call, arch):
-            raise ValueError(
-                f"backend='cute' during CUDA graph capture: {kernel.decode_config(call, arch)} is not compiled; call "
-                "wrappers.warm_up.warm_up with this shape first"
-            )
-        kernel.launch(kernel.compiled(call, arch), call, out, lse)
+    return op.traced_decode(call) if is_traced(call) else backends.run(call)

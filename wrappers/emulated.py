@@ -12,8 +12,8 @@ import torch
 
 from mla.compile import CompiledDecode
 from ptx_emulator import Report, cute_abi
+from wrappers.call import DecodeCall
 from wrappers.kernel import EMULATED_CTAS, kernel_arguments, packed, workspace_of
-from wrappers.validate import DecodeCall
 
 # What reports call the tensors that `kernel_arguments` gives, in its order.
 ARGUMENTS = (
@@ -32,15 +32,13 @@ class DecodeReports(NamedTuple):
 def launch(
     kernel: CompiledDecode,
     call: DecodeCall,
-    out: torch.Tensor,
-    lse: torch.Tensor | None,
     *,
     num_ctas: int = EMULATED_CTAS,
     **options: Any,
 ) -> DecodeReports:
     """Executes `kernel` on CPU tensors, on a GPU of `num_ctas` SMs.
 
-    The rows of `out` and `lse`, and a workspace that the call does not bring, are filled with NaN first, so that an
+    The rows of the call's out and lse, and a workspace that the call does not bring, are filled with NaN first, so that an
     element the kernel does not write is seen. `options` go to `ptx_emulator.launch` (`order`, `seed`, `checks`,
     `step_limit`, `time_limit`, ...).
     """
@@ -51,9 +49,9 @@ def launch(
         workspace.fill_(math.nan)
     # Behind the tokens of a ragged query is memory that a call does not write.
     written = slice(None) if call.cu_seqlens_q is None else slice(max(0, int(call.cu_seqlens_q[-1])))
-    out[written].fill_(math.nan)
-    if lse is not None:
-        lse[written].fill_(math.nan)
-    arguments = kernel_arguments(packed(kernel.config, call), out, lse, workspace, num_ctas)
+    call.out[written].fill_(math.nan)
+    if call.lse is not None:
+        call.lse[written].fill_(math.nan)
+    arguments = kernel_arguments(packed(kernel.config, call), workspace, num_ctas)
     names = {name: value for name, value in zip(ARGUMENTS, arguments, strict=True) if isinstance(value, torch.Tensor)}
     return DecodeReports(*cute_abi.launch(kernel.ir, kernel.ptx, arguments, names=names, **options))

@@ -12,68 +12,52 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-LATENT_DIM = 512
+from mla.config import LATENT_DIM
+from wrappers.call import DecodeCall
+
 CHUNK_KEYS = 1024
 
 
-def decode_torch(
-    query: torch.Tensor,
-    kv_cache: torch.Tensor,
-    block_tables: torch.Tensor,
-    seq_lens: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor | None,
-    *,
-    softmax_scale: float | torch.Tensor,
-    output_scale: float | torch.Tensor,
-    is_causal: bool,
-    lse_base: str,
-    cu_seqlens_q: torch.Tensor | None = None,
-    tree_mask: torch.Tensor | None = None,
-    shard: KeyShard | None = None,
-    window_left: int | None = None,
-    local_visible_lens: torch.Tensor | None = None,
-) -> None:
-    """Writes `out` and, where given, `lse`. Scores, softmax and accumulation are fp32, under autocast too.
+def decode_torch(call: DecodeCall) -> None:
+    """Writes the out and, where given, the lse of a checked call. Scores, softmax and accumulation are fp32, under
+    autocast too.
 
-    query [B, Q, H, 576]; kv_cache [pages, page_size, 576]; block_tables [B, W] int32; seq_lens [B] int32;
-    out [B, Q, H, 512] of any float dtype; lse [B, Q, H] float32; with cu_seqlens_q, [total_q, H, ...] each. tree_mask
-    packed, [B, Q, words] or [total_q, words] int32; local_visible_lens [B, Q] or [total_q] int32. Arguments are as
-    `wrappers.validate.check_decode_call` leaves them. Lengths are read on the host, so the call synchronises a GPU and
-    cannot be captured in a CUDA graph.
+    `out` may be of any float dtype. Lengths are read on the host, so the call synchronises a GPU and cannot be captured
+    in a CUDA graph.
     """
-    starts = None if cu_seqlens_q is None else cu_seqlens_q.tolist()
+    query, out, lse = call.query, call.out, call.lse
+    starts = None if call.cu_seqlens_q is None else call.cu_seqlens_q.tolist()
     with full_precision(query.device):
-        for request, num_keys in enumerate(seq_lens.tolist()):
+        for request, num_keys in enumerate(call.seq_lens.tolist()):
             tokens = request if starts is None else slice(starts[request], starts[request + 1])
             num_tokens, num_heads = query[tokens].shape[:2]
             if num_tokens == 0:
                 continue
             rows = query[tokens].reshape(num_tokens * num_heads, -1)
-            bounds = row_bounds(num_tokens, num_heads, num_keys, is_causal and tree_mask is None, query.device)
+            is_causal = call.is_causal and call.tree_mask is None
+            bounds = row_bounds(num_tokens, num_heads, num_keys, is_causal, query.device)
             starts_of_rows = None
-            if window_left is not None:
-                starts_of_rows = window_starts(num_tokens, num_heads, num_keys, window_left, query.device)
-            if local_visible_lens is not None:
-                bounds = local_visible_lens[tokens].long().clamp(0, num_keys).repeat_interleave(num_heads)
+            if call.window_left is not None:
+                starts_of_rows = window_starts(num_tokens, num_heads, num_keys, call.window_left, query.device)
+            if call.local_visible_lens is not None:
+                bounds = call.local_visible_lens[tokens].long().clamp(0, num_keys).repeat_interleave(num_heads)
                 num_keys = int(bounds.max())
             drafts = None
-            if tree_mask is not None:
-                seen = unpack(tree_mask[tokens], num_tokens).repeat_interleave(num_heads, 0)
+            if call.tree_mask is not None:
+                seen = unpack(call.tree_mask[tokens], num_tokens).repeat_interleave(num_heads, 0)
                 drafts = DraftKeys(num_keys - num_tokens, seen)
-            if shard is not None:
-                num_keys, bounds = shard.local_keys(num_keys), shard.local_keys(bounds)
-                starts_of_rows = None if starts_of_rows is None else shard.local_keys(starts_of_rows)
-            keys = kv_cache, block_tables[request], num_keys
-            latent, log_sum = attend(rows, *keys, bounds, softmax_scale, drafts, starts_of_rows)
-            latent = torch.where(log_sum[:, None] == -math.inf, 0.0, latent * output_scale)
+            if call.dcp_world > 1:
+                num_keys, bounds = call.shard.local_keys(num_keys), call.shard.local_keys(bounds)
+                starts_of_rows = None if starts_of_rows is None else call.shard.local_keys(starts_of_rows)
+            keys = call.kv_cache, call.block_tables[request], num_keys
+            latent, log_sum = attend(rows, *keys, bounds, call.softmax_scale, drafts, starts_of_rows)
+            latent = torch.where(log_sum[:, None] == -math.inf, 0.0, latent * call.output_scale)
             out[tokens] = rounded(latent.view(num_tokens, num_heads, LATENT_DIM), out.dtype)
             if lse is not None:
-                base = 1.0 if lse_base == "e" else math.log(2.0)
+                base = 1.0 if call.lse_base == "e" else math.log(2.0)
                 lse[tokens] = log_sum.view(num_tokens, num_heads) / base
 
 
@@ -93,22 +77,6 @@ def rounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         largest = torch.finfo(dtype).max
         values = values.clamp(-largest, largest)
     return values.to(dtype)
-
-
-@dataclass(frozen=True)
-class KeyShard:
-    """The keys of decode context parallelism that this rank holds: `interleave` neighbours to each rank in turn."""
-
-    world: int
-    rank: int
-    interleave: int
-
-    def local_keys(self, count: Any) -> Any:
-        """How many of the first `count` keys of a request lie on this rank; a number or a tensor of them."""
-        cycle = self.world * self.interleave
-        rest = count % cycle - self.rank * self.interleave
-        clamp = torch.clamp if isinstance(rest, torch.Tensor) else lambda value, low, high: max(low, min(value, high))
-        return count // cycle * self.interleave + clamp(rest, 0, self.interleave)
 
 
 @dataclass(frozen=True)

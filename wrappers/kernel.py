@@ -8,9 +8,10 @@ import torch
 
 from mla import compile, split_kv
 from mla.compile import CompiledDecode, compile_decode
-from mla.config import NARROW_ROWS, MlaDecodeConfig
+from mla.config import FLOAT_BYTES, LATENT_DIM, NARROW_ROWS, MlaDecodeConfig
+from wrappers.call import DecodeCall
 from wrappers.machines import machine_of
-from wrappers.validate import FLOAT_BYTES, LATENT_DIM, DecodeCall, check_kernel_workspace
+from wrappers.validate import check_kernel_workspace
 
 ATOM_ROWS = 8  # of a swizzle: boxes of a multiple of so many rows start where one does
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
@@ -29,6 +30,9 @@ def decode_config(call: DecodeCall, arch: str, path: str = "auto") -> MlaDecodeC
     dtype, seq_len_q = DTYPE_NAMES[call.query.dtype], call.seq_len_q
     if call.is_ragged:
         seq_len_q = 1 << (seq_len_q - 1).bit_length()
+    tuned = {"path": path}
+    if path == "auto" and not call.isolate_drafts:  # which has a path of its own
+        tuned |= machine.tuned(dtype, seq_len_q * call.num_heads)
     return MlaDecodeConfig(
         dtype=dtype,
         num_heads=call.num_heads,
@@ -49,7 +53,7 @@ def decode_config(call: DecodeCall, arch: str, path: str = "auto") -> MlaDecodeC
         fp8_output=call.output_dtype == torch.float8_e4m3fn,
         arch=arch,
         avoid=machine.avoid,
-        **{"path": path, **(machine.tuned(dtype, seq_len_q * call.num_heads) if path == "auto" else {})},
+        **tuned,
     )
 
 
@@ -97,39 +101,38 @@ def workspace_of(call: DecodeCall, ctas: int) -> torch.Tensor:
     return call.workspace[:needed].view(torch.float32)
 
 
-def kernel_arguments(
-    call: DecodeCall, out: torch.Tensor, lse: torch.Tensor | None, workspace: torch.Tensor, ctas: int
-) -> tuple[object, ...]:
-    """What the compiled host function takes, in its order; the stream comes from the environment."""
+def kernel_arguments(call: DecodeCall, workspace: torch.Tensor, ctas: int) -> tuple[object, ...]:
+    """What the compiled host function takes for a call with its outputs, in its order; the stream comes from the
+    environment."""
     return (
         launch_view(batched(call, call.query)),
         launch_view(call.kv_cache),
         call.block_tables,
         call.seq_lens,
-        launch_view(batched(call, out)),
-        None if lse is None else batched(call, lse),
+        launch_view(batched(call, call.out)),
+        batched(call, call.lse),
         workspace,
         ctas,
         call.softmax_scale,
         call.output_scale,
         call.cu_seqlens_q,
-        None if call.tree_mask is None else batched(call, call.tree_mask),
+        batched(call, call.tree_mask),
         call.dcp_rank if call.dcp_world > 1 else None,
         call.window_left,
-        None if call.local_visible_lens is None else batched(call, call.local_visible_lens),
+        batched(call, call.local_visible_lens),
     )
 
 
-def launch(kernel: CompiledDecode, call: DecodeCall, out: torch.Tensor, lse: torch.Tensor | None) -> None:
+def launch(kernel: CompiledDecode, call: DecodeCall) -> None:
     """Launches on the current stream of the query's device, through the DSL's own host function (tvm-ffi)."""
     ctas, call = num_ctas(call.query.device), packed(kernel.config, call)
     with torch.cuda.device(call.query.device):
-        kernel.host(*kernel_arguments(call, out, lse, workspace_of(call, ctas), ctas))
+        kernel.host(*kernel_arguments(call, workspace_of(call, ctas), ctas))
 
 
-def batched(call: DecodeCall, rows: torch.Tensor) -> torch.Tensor:
-    """Query, output or log-sum-exp as [batch, token, head, ...]: the tokens of a ragged query are one batch."""
-    return rows.unsqueeze(0) if call.is_ragged else rows
+def batched(call: DecodeCall, rows: torch.Tensor | None) -> torch.Tensor | None:
+    """What is given per query token, if it is, as [batch, token, ...]: the tokens of a ragged query are one batch."""
+    return rows.unsqueeze(0) if call.is_ragged and rows is not None else rows
 
 
 def launch_view(tensor: torch.Tensor) -> torch.Tensor:
@@ -141,10 +144,11 @@ def launch_view(tensor: torch.Tensor) -> torch.Tensor:
     token's stride.
     """
     sizes, strides = list(tensor.shape), list(tensor.stride())
+    given = list(strides)
     strides[-1] = 1
     for dim in reversed(range(tensor.dim() - 1)):
         if sizes[dim] == 1:
             strides[dim] = sizes[dim + 1] * strides[dim + 1]
     if tensor.dim() == 4 and sizes[2] == 1 and sizes[1] > 1:
         strides[2] = strides[1]
-    return tensor.as_strided(sizes, strides)
+    return tensor if strides == given else tensor.as_strided(sizes, strides)

@@ -2,7 +2,7 @@
 
 A JSON object, architecture -> {"avoid": [names of mla.config.AVOIDABLE], "tuning": [{"dtype": "fp8", "most_rows": 64, and
 the fields of MlaDecodeConfig that a call does not decide: path, uncut_tiles, stages, rescale_threshold}, ...]}. A call
-takes the first row of its dtype with at least its rows (query tokens x heads). What is not named stays as it is
+takes the first row of its dtype that is for its rows (query tokens x heads): most_rows, or fewer but more than half. What is not named stays as it is
 everywhere: an architecture that is not in the table runs the defaults.
 
 The table is the file that the environment variable MLA_MACHINE_TABLE names (first-light/machine.json, say), or
@@ -37,7 +37,7 @@ class Machine:
     def tuned(self, dtype: str, rows: int) -> dict[str, Any]:
         """Fields of MlaDecodeConfig for a call of so many rows a request; empty where the defaults are best."""
         for row in self.tuning:
-            if row["dtype"] == dtype and rows <= row["most_rows"]:
+            if row["dtype"] == dtype and row["most_rows"] < 2 * rows <= 2 * row["most_rows"]:
                 values = {name: value for name, value in row.items() if name not in _SELECTING}
                 return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return {}

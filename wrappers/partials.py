@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import torch
 
+from mla.config import LSE_BASES
 from wrappers.fallback import full_precision
-from wrappers.validate import LSE_BASES, check_choice, check_device, check_tensor, shape_text
+from wrappers.validate import check_choice, check_device, check_tensor, shape_text
 
 PARTIAL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 

@@ -7,26 +7,37 @@ from typing import Any
 
 import torch
 
+from wrappers.call import TENSORS, DecodeCall
+
+# Types of almost every argument, known without a look at their classes.
+PLAIN_TYPES = frozenset((torch.Tensor, torch.nn.Parameter, type(None), float))
 NO_DISPATCH = torch.Tensor.__torch_dispatch__
 PROXY_MODULE = "torch.fx.experimental.proxy_tensor"
 
 
-def is_traced(*values: Any) -> bool:
-    """Whether a call with these arguments is recorded (torch.compile, make_fx), or one of them is a tensor whose class
-    brings its own meaning to operators (FakeTensor, ...): the operator must be seen, not its parts."""
-    if torch.compiler.is_compiling() or any(map(dispatches, values)):
+def is_traced(call: DecodeCall) -> bool:
+    """Whether a call is recorded (torch.compile, make_fx), or one of its tensors has a class that brings its own meaning
+    to operators (FakeTensor, ...): the operator must be seen, not its parts."""
+    if torch.compiler.is_compiling() or any(map(dispatches, call.given(TENSORS).values())):
         return True
     proxies = sys.modules.get(PROXY_MODULE)  # not imported: nothing is being traced with it
     return proxies is not None and proxies.get_proxy_mode() is not None
 
 
 def dispatches(value: Any) -> bool:
+    if type(value) in PLAIN_TYPES:
+        return False
     return isinstance(value, torch.Tensor) and type(value).__torch_dispatch__ is not NO_DISPATCH
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is no tensor of a subclass that is not traced."""
+    return type(value) in PLAIN_TYPES or not isinstance(value, torch.Tensor) or dispatches(value)
 
 
 def plain(value: Any) -> Any:
     """A tensor of a subclass that is not traced as `torch.Tensor`, the same memory; anything else as it is."""
-    if not isinstance(value, torch.Tensor) or type(value) in (torch.Tensor, torch.nn.Parameter):
+    if is_plain(value):
         return value
     with torch._C.DisableTorchFunctionSubclass():
         return value.as_subclass(torch.Tensor)

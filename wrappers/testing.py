@@ -8,6 +8,9 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
+from mla.config import HEAD_DIM, LATENT_DIM
+from wrappers import validate
+from wrappers.call import OUTPUT_DTYPES, DecodeCall
 from wrappers.reference import (
     gather_tokens,
     keys_of_rank,
@@ -15,10 +18,7 @@ from wrappers.reference import (
     tokens_of_requests,
     visible_keys,
 )
-from wrappers.validate import OUTPUT_DTYPES, DecodeCall, check_decode_call
 
-LATENT_DIM = 512
-HEAD_DIM = 576
 # Unit-normal queries and keys then have unit-variance scores.
 DEFAULT_SCALE = HEAD_DIM**-0.5
 # What unused block-table entries hold: a sentinel in common use, page ids far outside any cache, both int32 ends.
@@ -81,10 +81,11 @@ class MlaProblem:
         return (*self.query.shape[:-1], LATENT_DIM)
 
     def decode_call(self, *, return_lse: bool = True, workspace: torch.Tensor | None = None) -> DecodeCall:
-        """The checked call, with a new output and, base e, a new log-sum-exp."""
-        return check_decode_call(
-            *self.tensors, **self.options, out=None, return_lse=return_lse, lse_base="e", workspace=workspace
-        )
+        """The checked call with new outputs on the problem's device, NaN, and base e, for a backend to run."""
+        out = torch.full(self.out_shape, math.nan, device=self.query.device).to(self.out_dtype)
+        lse = torch.full(self.out_shape[:-1], math.nan, device=self.query.device) if return_lse else None
+        written = {"out": out, "return_lse": return_lse, "lse": lse, "workspace": workspace}
+        return validate.checked(DecodeCall(*self.tensors, **self.options, **written))
 
     def reference(self, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
         """`(out, lse)` of the brute-force reference, lse base e."""

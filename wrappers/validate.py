@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
+from mla.arch import TMA_ALIGN_BYTES
+from mla.config import FLOAT_BYTES, HEAD_DIM, LATENT_DIM, LSE_BASES, MAX_HEADS, PAGE_SIZES, ROPE_DIM, TREE_WORD_BITS
 from wrappers.aliasing import Layout, first_shared, overlaps_itself
-from wrappers.tensor_kinds import is_in_memory
+from wrappers.call import OUTPUT_DTYPES, READ, TENSORS, WRITTEN, DecodeCall
+from wrappers.tensor_kinds import is_in_memory, is_plain, plain
 from wrappers.values import MAX_KV_LEN, check_call_values
 
-LATENT_DIM = 512
-ROPE_DIM = 64
-HEAD_DIM = LATENT_DIM + ROPE_DIM
-MAX_HEADS = 128
-PAGE_SIZES = (16, 32, 64, 128)
-# Dtype of query and cache -> dtype of a new output; a caller's may also be e4m3 where query and cache are.
-OUTPUT_DTYPES = {
-    torch.bfloat16: torch.bfloat16,
-    torch.float16: torch.float16,
-    torch.float8_e4m3fn: torch.bfloat16,
-}
 DTYPES = tuple(OUTPUT_DTYPES)
 BACKENDS = ("auto", "cute", "emulator", "torch")
-LSE_BASES = ("e", "2")
 # The kernels count key tiles of the whole batch, at least one per row tile, in int32.
 COUNTED_TILE_TOKENS, COUNTED_TILE_ROWS = 64, 64
 MAX_COUNT = 2**31 - 2**16
@@ -31,158 +20,63 @@ MAX_COUNT = 2**31 - 2**16
 MAX_PAGES = 2**31 - 1
 # Query tokens of a request under a tree mask. The kernel's mask has no limit of its own; tests go this far.
 MAX_TREE_TOKENS = 256
-TREE_WORD_BITS = 32
 # What the bits of a packed tree mask may come in.
 TREE_WORD_DTYPES = (torch.int32, torch.uint32, torch.int64, torch.uint64)
 # Keys after which the ranks of decode context parallelism take turns anew: world * interleave.
 MAX_DCP_CYCLE = 2**24
 # Strides and base addresses that a TMA tensor map can hold (PTX ISA, tensor-map: 16-byte aligned global address,
 # global strides that are multiples of 16 bytes and below 2^40).
-TMA_ALIGN_BYTES = 16
 TMA_MAX_STRIDE_BYTES = 2**40
 # The kernel sees the workspace as fp32 and moves it in 16-byte accesses.
 WORKSPACE_ALIGN_BYTES = 16
-FLOAT_BYTES = 4
 
 
-@dataclass(frozen=True)
-class DecodeCall:
-    """The arguments of one call after validation, the cache as a 3D view.
-
-    query [B, Q, H, 576], kv_cache [pages, page_size, 576], block_tables [B, W] int32, seq_lens [B] int32; `out`
-    [B, Q, H, 512] in `output_dtype` or None where the caller gave none; workspace 1D bytes or None;
-    a scale is a float, or float32 [1] on the query's device.
-
-    Ragged: query [total_q, H, 576], out [total_q, H, 512], lse [total_q, H], cu_seqlens_q [B + 1] int32. tree_mask is
-    packed, int32 [B, Q, words] or [total_q, words]. Under decode context parallelism seq_lens are of all ranks' keys.
-    window_left: None without a window. local_visible_lens int32 [B, Q] or [total_q], any strides.
-    """
-
-    query: torch.Tensor
-    kv_cache: torch.Tensor
-    block_tables: torch.Tensor
-    seq_lens: torch.Tensor
-    out: torch.Tensor | None
-    workspace: torch.Tensor | None
-    softmax_scale: float | torch.Tensor
-    output_scale: float | torch.Tensor
-    is_causal: bool
-    return_lse: bool
-    lse_base: str
-    cu_seqlens_q: torch.Tensor | None = None
-    max_seq_len_q: int | None = None
-    tree_mask: torch.Tensor | None = None
-    dcp_world: int = 1
-    dcp_rank: int = 0
-    dcp_interleave: int = 1
-    window_left: int | None = None
-    local_visible_lens: torch.Tensor | None = None
-    isolate_drafts: bool = False
-
-    @property
-    def batch(self) -> int:
-        return self.seq_lens.shape[0]
-
-    @property
-    def is_ragged(self) -> bool:
-        return self.cu_seqlens_q is not None
-
-    @property
-    def output_dtype(self) -> torch.dtype:
-        return OUTPUT_DTYPES[self.query.dtype] if self.out is None else self.out.dtype
-
-    @property
-    def seq_len_q(self) -> int:
-        """Query tokens per request, the most that one may have where the query is ragged."""
-        return self.max_seq_len_q if self.is_ragged else self.query.shape[1]
-
-    @property
-    def has_hidden_keys(self) -> bool:
-        """Whether a query token may not see one of its request's keys."""
-        one_hides = self.tree_mask is not None or self.local_visible_lens is not None
-        return one_hides or (self.seq_len_q > 1 and (self.is_causal or self.window_left is not None))
-
-    @property
-    def num_heads(self) -> int:
-        return self.query.shape[-2]
-
-    @property
-    def page_size(self) -> int:
-        return self.kv_cache.shape[1]
-
-
-def check_decode_call(
-    query: torch.Tensor,
-    kv_cache: torch.Tensor,
-    block_tables: torch.Tensor,
-    seq_lens: torch.Tensor,
-    *,
-    softmax_scale: float | torch.Tensor,
-    output_scale: float | torch.Tensor,
-    is_causal: bool,
-    out: torch.Tensor | None,
-    return_lse: bool,
-    lse_base: str,
-    workspace: torch.Tensor | None,
-    lse: torch.Tensor | None = None,
-    check_values: bool | None = None,
-    cu_seqlens_q: torch.Tensor | None = None,
-    max_seq_len_q: int | None = None,
-    tree_mask: torch.Tensor | None = None,
-    dcp_world: int = 1,
-    dcp_rank: int = 0,
-    dcp_interleave: int = 1,
-    window_left: int | None = None,
-    local_visible_lens: torch.Tensor | None = None,
-    isolate_drafts: bool = False,
-) -> DecodeCall:
-    """The call's arguments, checked.
+def checked(call: DecodeCall) -> DecodeCall:
+    """The call as backends take it (`DecodeCall`), nothing of it copied but a tree mask that is not packed.
 
     Raises TypeError for an argument of the wrong type or dtype and ValueError for any other fault; the message names
     the argument, what came and what is allowed. `check_values` decides whether the values of `seq_lens` and of the
     table entries in use are among what is checked: None is where they are in the host's memory; True reads them from
     any device, which waits for it.
     """
-    check_query(query, is_ragged=cu_seqlens_q is not None)
-    cache = check_kv_cache(kv_cache, query)
-    batch = check_batch(query, cu_seqlens_q, max_seq_len_q)
-    check_index_tensor("block_tables", block_tables, 2, query, batch)
-    check_index_tensor("seq_lens", seq_lens, 1, query, batch)
-    softmax_scale = checked_scale("softmax_scale", softmax_scale, query)
-    output_scale = checked_scale("output_scale", output_scale, query)
-    check_bool("is_causal", is_causal)
-    check_bool("return_lse", return_lse)
-    check_choice("lse_base", lse_base, LSE_BASES)
-    check_bool("isolate_drafts", isolate_drafts)
-    if out is not None:
-        check_out(out, query)
-    if lse is not None:
-        check_lse(lse, query, return_lse)
-    if workspace is not None:
-        check_workspace(workspace, query)
-    check_dcp(dcp_world, dcp_rank, dcp_interleave)
-    given_mask = tree_mask
+    call = of_plain_tensors(call)
+    query, max_seq_len_q, tree_mask = call.query, call.max_seq_len_q, call.tree_mask
+    check_query(query, is_ragged=call.is_ragged)
+    taken = {"kv_cache": check_kv_cache(call.kv_cache, query)}
+    batch = check_batch(query, call.cu_seqlens_q, max_seq_len_q)
+    check_index_tensor("block_tables", call.block_tables, 2, query, batch)
+    check_index_tensor("seq_lens", call.seq_lens, 1, query, batch)
+    taken["softmax_scale"] = checked_scale("softmax_scale", call.softmax_scale, query)
+    taken["output_scale"] = checked_scale("output_scale", call.output_scale, query)
+    check_bool("is_causal", call.is_causal)
+    check_bool("return_lse", call.return_lse)
+    check_choice("lse_base", call.lse_base, LSE_BASES)
+    check_bool("isolate_drafts", call.isolate_drafts)
+    if call.out is not None:
+        check_out(call.out, query)
+    if call.lse is not None:
+        check_lse(call.lse, query, call.return_lse)
+    if call.workspace is not None:
+        check_workspace(call.workspace, query)
+    check_dcp(call.dcp_world, call.dcp_rank, call.dcp_interleave)
     if tree_mask is not None:
-        tree_mask = checked_tree_mask(tree_mask, query, max_seq_len_q, is_causal, dcp_world)
-    window_left = checked_window(window_left, query, max_seq_len_q, given_mask)
-    if local_visible_lens is not None:
-        check_visible_lens(local_visible_lens, query, given_mask, window_left, dcp_world)
-    check_written_apart(
-        {"out": out, "lse": lse, "workspace": workspace},
-        {
-            "query": query, "kv_cache": kv_cache, "block_tables": block_tables, "seq_lens": seq_lens,
-            "softmax_scale": softmax_scale, "output_scale": output_scale, "cu_seqlens_q": cu_seqlens_q,
-            "tree_mask": given_mask, "local_visible_lens": local_visible_lens,
-        },
-    )  # fmt: skip
-    call = DecodeCall(
-        query, cache, block_tables, seq_lens, out, workspace, softmax_scale, output_scale, is_causal, return_lse,
-        lse_base, cu_seqlens_q, max_seq_len_q, tree_mask, dcp_world, dcp_rank, dcp_interleave, window_left,
-        local_visible_lens, isolate_drafts,
-    )  # fmt: skip
-    if wants_value_checks(check_values, query):
+        taken["tree_mask"] = checked_tree_mask(tree_mask, query, max_seq_len_q, call.is_causal, call.dcp_world)
+    taken["window_left"] = window_left = checked_window(call.window_left, query, max_seq_len_q, tree_mask)
+    if call.local_visible_lens is not None:
+        check_visible_lens(call.local_visible_lens, query, tree_mask, window_left, call.dcp_world)
+    check_written_apart(call.given(WRITTEN), call.given(READ))
+    changed = {name: value for name, value in taken.items() if value is not getattr(call, name)}
+    call = call.changed(**changed) if changed else call
+    if wants_value_checks(call.check_values, query):
         check_call_values(call)
     return call
+
+
+def of_plain_tensors(call: DecodeCall) -> DecodeCall:
+    """The call without subclasses of Tensor that mean nothing of their own (`plain`)."""
+    given = call.given(TENSORS)
+    changed = {name: plain(value) for name, value in given.items() if not is_plain(value)}
+    return call.changed(**changed) if changed else call
 
 
 def check_query(query: torch.Tensor, is_ragged: bool = False) -> None:

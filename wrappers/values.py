@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from wrappers.fallback import KeyShard
-
-if TYPE_CHECKING:
-    from wrappers.validate import DecodeCall
+from wrappers.call import DecodeCall
 
 # Key positions are int32 in the kernel and are rounded up to whole tiles of keys.
 MAX_KV_LEN = 2**31 - 1024
@@ -68,7 +63,7 @@ def request_of_tokens(call: DecodeCall) -> torch.Tensor:
 def keys_in_use(call: DecodeCall) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each request's keys in this rank's cache, int64 [B]: (the first one that a query token may see, how many there
     are from the first on that one may see)."""
-    shard, first, end = KeyShard(call.dcp_world, call.dcp_rank, call.dcp_interleave), 0, call.seq_lens.long()
+    shard, first, end = call.shard, 0, call.seq_lens.long()
     if call.window_left is not None:
         tokens = call.cu_seqlens_q.diff().long() if call.is_ragged else call.seq_len_q
         first = (end - call.window_left - tokens).clamp(min=0)
@@ -83,7 +78,7 @@ def keys_in_use(call: DecodeCall) -> tuple[torch.Tensor, torch.Tensor]:
 def check_pages(call: DecodeCall) -> None:
     """The table is wide enough for the longest request, and every table entry in use names a page."""
     block_tables, page_size, width = call.block_tables, call.page_size, call.block_tables.shape[1]
-    lengths, shard = call.seq_lens.tolist(), KeyShard(call.dcp_world, call.dcp_rank, call.dcp_interleave)
+    lengths, shard = call.seq_lens.tolist(), call.shard
     held = shard.local_keys(call.seq_lens.long())
     longest = int(held.argmax())
     needed = -(-int(held[longest]) // page_size)

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from mla.config import HEAD_DIM
 from wrappers import validate
-from wrappers.decode import EMULATED_ARCH, device_arch, mla_decode
-from wrappers.validate import HEAD_DIM
+from wrappers.backends import EMULATED_ARCH, device_arch
+from wrappers.call import DecodeCall
+from wrappers.decode import mla_decode
 
 # What the functions here tell their caller: kernels done, kernels in all, the one that is next ("" after the last).
 Report = Callable[[int, int, str], None]
@@ -148,7 +150,7 @@ def for_each_kernel(
     calls = list(shapes.empty_calls(device))
     for done, (name, call) in enumerate(calls):
         report(done, len(calls), name)
-        checked = validate.check_decode_call(**call, out=None, workspace=None)
+        checked = validate.checked(DecodeCall(**call))
         use(kernel.decode_config(checked, arch), call)
     report(len(calls), len(calls), "")
     return len(calls)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bench.micro.base import MARK, aligned, fill_shared, pointer, program, wait
-from ptx_emulator.tensormap import TensorMap
+from ptx_emulator.units.tma.tensormap import TensorMap
 
 ROW = 128  # bytes of a box's row: one 128-byte swizzle span
 

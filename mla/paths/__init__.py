@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from mla.memory_plan import MemoryPlan
 from mla.paths import narrow, wide
+from mla.plan.memory import MemoryPlan
 
 
 def path_of(plan: MemoryPlan) -> ModuleType:
     """The module of a plan's path. Both offer MMA_M, multiply, commit, copy_to_tmem and value_slot."""
-    return wide if plan.is_paired else narrow
+    return wide if plan.tile.is_paired else narrow

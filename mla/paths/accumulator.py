@@ -15,7 +15,7 @@ from cutlass.experimental import primitives as prims
 
 from mla import operands
 from mla.context import Context
-from mla.memory_plan import OUTPUT_N
+from mla.plan.tile import OUTPUT_N
 
 ROWS = 64
 
@@ -37,13 +37,13 @@ def output_dim(lane: Any, half: Any, column: Any) -> Any:
 
 def output_address(ctx: Context, half: Any) -> Any:
     """TMEM address of latent dimensions [256 * half, 256 * half + 256) of O."""
-    return ctx.tmem + (ctx.plan.output_column + half * (OUTPUT_N // 2))
+    return ctx.tmem + (ctx.plan.tmem.output_column + half * (OUTPUT_N // 2))
 
 
 def score_address(ctx: Context, count: Any) -> Any:
     """TMEM address of the S buffer of key tile `count`."""
     plan = ctx.plan
-    return ctx.tmem + (plan.score_column + (count % plan.score_stages) * plan.score_columns)
+    return ctx.tmem + (plan.tmem.score_column + (count % plan.tmem.score_stages) * plan.tmem.score_columns)
 
 
 def load_columns(address: Any, count: int) -> list[Any]:

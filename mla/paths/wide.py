@@ -12,7 +12,7 @@ from typing import Any
 
 from mla import operands
 from mla.context import Column, Context, Slot
-from mla.memory_plan import CHUNK_BYTES, OUTPUT_N
+from mla.plan.tile import CHUNK_BYTES, OUTPUT_N
 
 MMA_M = 128
 
@@ -31,13 +31,13 @@ def copy_to_tmem(target: Any, source: Any) -> None:
 
 def value_slot(ctx: Context, number: Any) -> Slot:
     """What this CTA loads for a tile's value slot `number`: 128 latent dimensions, in chunks of 128 bytes."""
-    plan = ctx.plan
-    half_slots = plan.tile_tokens // plan.value_tokens
-    half, first_token = number // half_slots, number % half_slots * plan.value_tokens
-    chunks = plan.value_dims * ctx.config.element_bytes // CHUNK_BYTES
-    first = half * (OUTPUT_N // plan.chunk_elements) + ctx.cta_rank * chunks
+    tile = ctx.plan.tile
+    half_slots = tile.tokens // tile.value_tokens
+    half, first_token = number // half_slots, number % half_slots * tile.value_tokens
+    chunks = tile.value_dims * ctx.config.element_bytes // CHUNK_BYTES
+    first = half * (OUTPUT_N // tile.chunk_elements) + ctx.cta_rank * chunks
     columns = [
-        Column(ctx.args.kv, first + chunk, plan.chunk_elements, chunk * plan.value_chunk_bytes)
+        Column(ctx.args.kv, first + chunk, tile.chunk_elements, chunk * tile.value_chunk_bytes)
         for chunk in range(chunks)
     ]
-    return Slot("values", columns, first_token, plan.value_tokens)
+    return Slot("values", columns, first_token, tile.value_tokens)

@@ -14,7 +14,7 @@ from cutlass import Int32, Uint32
 from mla import operands
 from mla.causal_mask import maximum, minimum
 from mla.context import Context, Slot
-from mla.memory_plan import CHUNK_BYTES
+from mla.plan.tile import CHUNK_BYTES
 
 UNIT_BYTES = 16  # what one lane clears at a time
 NO_PAGE = -1  # a page before the first: TMA writes zeros in its place
@@ -29,20 +29,20 @@ def tokens_of_a_group(ctx: Context) -> int:
     """Tokens of which none may be read as they are if one is not: a K step of P*V, or all that an instruction of Q*K
     takes at once.
     """
-    keys_too = ctx.plan.keys_are_values and ctx.config.avoids("nan_in_keys")
-    return ctx.plan.tile_tokens if keys_too else ctx.plan.mma_k
+    keys_too = ctx.plan.tile.keys_are_values and ctx.config.avoids("nan_in_keys")
+    return ctx.plan.tile.tokens if keys_too else ctx.plan.tile.mma_k
 
 
 def rows_behind(ctx: Context, slot: Slot, visible: Any) -> tuple[Any, Any]:
     """(first, how many) of tokens [visible, next multiple of mma_k) of the tile, in the slot."""
     first = visible - slot.first_token
-    rows = (ctx.plan.mma_k - visible % ctx.plan.mma_k) * cutlass.Int32((first >= 0) & (first < slot.tokens))
+    rows = (ctx.plan.tile.mma_k - visible % ctx.plan.tile.mma_k) * cutlass.Int32((first >= 0) & (first < slot.tokens))
     return first, rows
 
 
 def rows_before(ctx: Context, slot: Slot, hidden: Any) -> tuple[Any, Any]:
     """(first, how many) of tokens [last multiple of mma_k, hidden) of the tile, in the slot."""
-    before = hidden % ctx.plan.mma_k
+    before = hidden % ctx.plan.tile.mma_k
     first = hidden - before - slot.first_token
     return first, before * cutlass.Int32((first >= 0) & (first < slot.tokens))
 

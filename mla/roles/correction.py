@@ -39,20 +39,21 @@ def correct_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     release_work(ctx, item)
     num_tiles = work.phases.num_tiles
     lane = cute.arch.thread_idx()[0] - plan.warps.correction[0] * 32
-    scales = ctx.smem_floats(plan.scale_offset, plan.scale_stages * plan.cta_rows)
+    scales = ctx.smem_floats(plan.smem.scale_offset, plan.smem.scale_stages * plan.tile.cta_rows)
     row = accumulator.row_of_lane(lane)
+    address = epilogue.row_address(ctx, work, row)  # while nobody waits for it
     for index in cutlass.range(num_tiles, unroll=1):
-        announced = tiles + item + index
-        scale.wait_full(announced)
-        factor = scales[scale.stage(announced) * plan.cta_rows + row]
-        scale.warp_arrive_empty(announced)
+        scale_count = tiles + item + index
+        scale.wait_full(scale_count)
+        factor = scales[scale.stage(scale_count) * plan.tile.cta_rows + row]
+        scale.warp_arrive_empty(scale_count)
         if index > 0:
             rescale(ctx, tiles + (index - 1), lane, factor)
-    announced = tiles + item + num_tiles
-    scale.wait_full(announced)
-    row_sum = scales[scale.stage(announced) * plan.cta_rows + row]
-    scale.warp_arrive_empty(announced)
-    epilogue.run(ctx, work, lane, tiles + num_tiles, row_sum)
+    scale_count = tiles + item + num_tiles
+    scale.wait_full(scale_count)
+    row_sum = scales[scale.stage(scale_count) * plan.tile.cta_rows + row]
+    scale.warp_arrive_empty(scale_count)
+    epilogue.run(ctx, work, lane, address, tiles + num_tiles, row_sum)
     return tiles + num_tiles
 
 
@@ -61,12 +62,14 @@ def rescale(ctx: cutlass.Constexpr, count: Int32, lane: Int32, factor: Float32):
     """O *= factor between P*V(count) and the next, half by half; skipped where no row of the warp has a new maximum."""
     plan, output = ctx.plan, ctx.pipe("output")
     is_current = cute.arch.vote_all_sync(factor == Float32(1.0))
-    for half in cutlass.range(plan.output_halves, unroll=1):
-        held = count * plan.output_halves + half
+    for half in cutlass.range(plan.tile.output_halves, unroll=1):
+        held = count * plan.tile.output_halves + half
         output.wait_full(held)
         operands.fence_after_sync()
         if not is_current:
-            multiply_columns(accumulator.output_address(ctx, half) + (lane // 32 * 32 << 16), plan.half_columns, factor)
+            multiply_columns(
+                accumulator.output_address(ctx, half) + (lane // 32 * 32 << 16), plan.tmem.half_columns, factor
+            )
         operands.fence_before_sync()
         output.warp_arrive_empty(held)
 

@@ -16,36 +16,31 @@ from cutlass import Float32, Int32, Int64
 from mla import operands, softmax
 from mla.paths import accumulator
 
-PAIR_BYTES = 2 * operands.SECTOR_BYTES  # of a row, that two lanes write together
+CHUNK_COLUMNS = 32
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where the calling thread and its neighbour write the rows of their lanes.
-
-    is_partial: to the partial results. even_row, odd_row: byte addresses, see operands.store_pair.
-    """
+    """Where the calling thread writes its half of its lane's row: byte address of the row, or 0; to the partial results?"""
 
     is_partial: Any
-    even_row: Any
-    odd_row: Any
+    row: Any
 
 
 @cute.jit
-def run(ctx: cutlass.Constexpr, work: cutlass.Constexpr, lane: Int32, tiles: Int32, row_sum: Float32):
-    """Write one work item's result; `tiles` key tiles lie behind its end."""
+def run(ctx: cutlass.Constexpr, work: cutlass.Constexpr, lane: Int32, row: Int64, tiles: Int32, row_sum: Float32):
+    """Write one work item's result; `tiles` key tiles lie behind its end. row: `row_address` of the lane's row."""
     plan, config = ctx.plan, ctx.config
-    # The largest probability of a row that sees a key is 1 or more, so its sum is 0 iff it sees none; NaN sums propagate.
-    is_empty = row_sum == Float32(0.0)
     factor = cutlass.select_(work.slot < 0, ctx.args.output_scale, Float32(2.0**config.partial_scale_log2)) / row_sum
-    own_row = row_address(ctx, work, accumulator.row_of_lane(lane))
-    other_row, is_odd = operands.other_lane_long(own_row), lane % 2 == 1
-    target = Target(
-        work.slot >= 0, cutlass.select_(is_odd, other_row, own_row), cutlass.select_(is_odd, own_row, other_row)
-    )
-    for half in cutlass.range(plan.output_halves, unroll=1):
-        held = (tiles - 1) * plan.output_halves + half
-        write_half(ctx, target, lane, half, held, work.phases.num_tiles > 0, factor, is_empty)
+    # The largest probability of a row that sees a key is 1 or more, so its sum is 0 iff it sees none; NaN sums propagate.
+    if row_sum == Float32(0.0):
+        write_zeros(ctx, Target(work.slot >= 0, row), lane)
+        row = Int64(0)
+    if work.phases.num_tiles > 0:
+        for half in cutlass.range(plan.tile.output_halves, unroll=1):
+            write_half(
+                ctx, Target(work.slot >= 0, row), lane, half, (tiles - 1) * plan.tile.output_halves + half, factor
+            )
 
 
 @cute.jit
@@ -56,8 +51,17 @@ def row_address(ctx: cutlass.Constexpr, work: cutlass.Constexpr, row: Int32):
     if work.slot >= 0:
         address = ctx.args.partial_out[work.slot, ctx.first_cta_row + row, None].iterator.toint()
     elif position < work.mask.num_rows:
-        address = ctx.args.out[(*work.place(position), None)].iterator.toint()
+        address = ctx.args.out[(*work.row_coord(position), None)].iterator.toint()
     return address
+
+
+@cute.jit
+def write_zeros(ctx: cutlass.Constexpr, target: cutlass.Constexpr, lane: Int32):
+    """The row of a lane that saw no key."""
+    zeros = [Float32(0.0)] * CHUNK_COLUMNS
+    for half in cutlass.range(ctx.plan.tile.output_halves, unroll=1):
+        for column in cutlass.range(0, ctx.plan.tmem.half_columns, CHUNK_COLUMNS, unroll=1):
+            store(ctx, target, accumulator.output_dim(lane, half, column), zeros)
 
 
 @cute.jit
@@ -67,51 +71,38 @@ def write_half(
     lane: Int32,
     half: Int32,
     held: Int32,
-    has_tiles: cutlass.Boolean,
     factor: Float32,
-    is_empty: cutlass.Boolean,
 ):
-    """One half of O, number `held` of edge `output`, given back as soon as all of it is in registers; zeros where the work
-    item has no key tiles.
+    """One half of O, number `held` of edge `output`, given back as soon as all of it is in registers.
 
-    A loop of the smallest chunk, not unrolled: what runs once per work item is mostly not in the instruction cache.
+    A loop of small chunks, not unrolled: what runs once per work item is mostly not in the instruction cache. Each thread
+    writes whole sectors of its own row: neighbours that exchanged theirs, to write lines together, took longer to do so.
     """
-    output, columns = ctx.pipe("output"), ctx.plan.half_columns
+    output, columns = ctx.pipe("output"), ctx.plan.tmem.half_columns
     address = accumulator.output_address(ctx, half) + (lane // 32 * 32 << 16)
-    if has_tiles:
-        output.wait_full(held)
-        operands.fence_after_sync()
-    chunk = PAIR_BYTES // min(ctx.config.output_bytes, ctx.config.partial_bytes)
-    for column in cutlass.range(0, columns, chunk, unroll=1):
-        values = cute.make_rmem_tensor(chunk, Float32)
-        values.fill(0.0)
-        if has_tiles:
-            loaded = softmax.scaled(accumulator.load_columns(address + column, chunk), factor)
-            for i in cutlass.range_constexpr(chunk):
-                values[i] = cutlass.select_(is_empty, Float32(0.0), loaded[i])
-            if column + chunk == columns:
-                operands.fence_before_sync()
-                output.warp_arrive_empty(held)
-        store(ctx, target, lane, half, column, [values[i] for i in range(chunk)])
+    output.wait_full(held)
+    operands.fence_after_sync()
+    for column in cutlass.range(0, columns, CHUNK_COLUMNS, unroll=1):
+        values = softmax.scaled(accumulator.load_columns(address + column, CHUNK_COLUMNS), factor)
+        if column + CHUNK_COLUMNS == columns:
+            operands.fence_before_sync()
+            output.warp_arrive_empty(held)
+        store(ctx, target, accumulator.output_dim(lane, half, column), values)
 
 
 @cute.jit
-def store(
-    ctx: cutlass.Constexpr,
-    target: cutlass.Constexpr,
-    lane: Int32,
-    half: Int32,
-    column: Int32,
-    values: cutlass.Constexpr,
-):
-    """Values of a half of O, from its `column` on, to the output or to the partial result."""
-    config, dim = ctx.config, accumulator.output_dim(lane, half, column)
-    if target.is_partial:
-        words = words_of(values, config.partial_dtype)
-        operands.store_pair(target.even_row, target.odd_row, dim * config.partial_bytes, words)
-    else:
-        words = words_of(values, config.output_dtype)
-        operands.store_pair(target.even_row, target.odd_row, dim * config.output_bytes, words)
+def store(ctx: cutlass.Constexpr, target: cutlass.Constexpr, dim: Int32, values: cutlass.Constexpr):
+    """Values of O, from latent dimension `dim` on, to the output or to the partial result."""
+    config = ctx.config
+    if target.row != 0:
+        if target.is_partial:
+            words = words_of(values, config.partial_dtype)
+            operands.store_aligned(target.row + dim * config.partial_bytes, words, operands.SECTOR_BYTES)
+        else:
+            words = words_of(values, config.output_dtype)
+            operands.store_sectors(
+                target.row + dim * config.output_bytes, words, target.row % operands.SECTOR_BYTES == 0
+            )
 
 
 def words_of(values: list[Any], dtype: str) -> Any:

@@ -16,15 +16,16 @@ from cutlass import Int32
 from mla import operands
 from mla.causal_mask import TilePhases, maximum, minimum, quotient
 from mla.context import Boxes, Column, Context, Slot, WorkItem, has_work, latent_slot, read_work, release_work
-from mla.memory_plan import CHUNK_BYTES, Ring
 from mla.page_ring import PageSpan
 from mla.paths import path_of
 from mla.pipelines import unsigned
+from mla.plan.smem import Ring
+from mla.plan.tile import CHUNK_BYTES
 from mla.roles import clear
 
 
 @dataclass(frozen=True)
-class Part:
+class ItemLoads:
     """A work item's key tiles, and the counters before it: work items with keys, key tiles, page-ring stages."""
 
     phases: TilePhases
@@ -58,16 +59,16 @@ class TilePages:
     shared: Any = None
 
     @classmethod
-    def of(cls, ctx: Context, part: Part, tile: Any) -> TilePages:
+    def of(cls, ctx: Context, loads: ItemLoads, tile: Any) -> TilePages:
         plan, page_size = ctx.plan, ctx.config.page_size
-        hidden, visible = part.phases.keys_read(tile, plan.tile_tokens)
-        stage = ctx.pipe("pages").stage(part.stage(tile))
-        first_id = stage * plan.page_ids_per_stage + part.span.position(tile)
-        tiles = plan.tiles_per_page
-        first_box = 0 if tiles == 1 else Int32(unsigned(tile) % tiles) * (page_size // plan.box_tokens // tiles)
+        hidden, visible = loads.phases.keys_read(tile, plan.tile.tokens)
+        stage = ctx.pipe("pages").stage(loads.stage(tile))
+        first_id = stage * plan.smem.page_ids_per_stage + loads.span.position(tile)
+        tiles = plan.tile.tiles_per_page
+        first_box = 0 if tiles == 1 else Int32(unsigned(tile) % tiles) * (page_size // plan.tile.box_tokens // tiles)
         shared = None
         if ctx.config.isolate_drafts:
-            shared = tuple(maximum(key - tile * plan.tile_tokens, 0) for key in keys_of_all_rows(part.phases))
+            shared = tuple(maximum(key - tile * plan.tile.tokens, 0) for key in keys_of_all_rows(loads.phases))
         return cls(visible, hidden, first_id, first_box, shared)
 
     def needs_clearing(self, mma_k: int) -> Any:
@@ -89,7 +90,7 @@ def run(ctx: cutlass.Constexpr):
         item = item + 1
         is_open = has_work(ctx, item)
     drain(ctx, "query", queries)
-    for name, ring in ctx.plan.rings.items():
+    for name, ring in ctx.plan.smem.rings.items():
         drain(ctx, name, ring.count(queries, tiles))
 
 
@@ -109,35 +110,35 @@ def load_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32,
     work = read_work(ctx, item)
     release_work(ctx, item)
     phases = work.phases
-    part = Part(phases, PageSpan.of(ctx.plan, phases), queries, tiles, stages)
-    ahead = 0 if ctx.plan.keys_are_values else 2
+    loads = ItemLoads(phases, PageSpan.of(ctx.plan, phases), queries, tiles, stages)
+    ahead = 0 if ctx.plan.tile.keys_are_values else 2
     if phases.num_tiles > 0:
-        pass_query(ctx, work, part)
+        pass_query(ctx, work, loads)
     for tile in cutlass.range(phases.begin - ahead, phases.end, unroll=1):
         if tile + ahead < phases.end:
-            ctx.pipe("pages").wait_full(part.stage(tile + ahead))
+            ctx.pipe("pages").wait_full(loads.stage(tile + ahead))
         if tile >= phases.begin:
-            pages = TilePages.of(ctx, part, tile)
-            ragged = load_values(ctx, pages, part.count(ctx.plan.rings[ctx.plan.value_edge], tile), ragged)
+            pages = TilePages.of(ctx, loads, tile)
+            ragged = load_values(ctx, pages, loads.count(ctx.plan.smem.rings[ctx.plan.tile.value_edge], tile), ragged)
         if tile + ahead < phases.end:
-            ragged = load_keys(ctx, work, part, tile + ahead, ragged)
+            ragged = load_keys(ctx, work, loads, tile + ahead, ragged)
         if tile >= phases.begin:
-            if (tile + 1 == phases.end) | (part.stage(tile + 1) != part.stage(tile)):
-                ctx.pipe("pages").warp_arrive_empty(part.stage(tile))
+            if (tile + 1 == phases.end) | (loads.stage(tile + 1) != loads.stage(tile)):
+                ctx.pipe("pages").warp_arrive_empty(loads.stage(tile))
     if phases.num_tiles > 0:
         queries = queries + 1
-    return queries, tiles + phases.num_tiles, stages + part.span.num_stages, ragged
+    return queries, tiles + phases.num_tiles, stages + loads.span.num_stages, ragged
 
 
 @cute.jit
-def pass_query(ctx: cutlass.Constexpr, work: cutlass.Constexpr, part: cutlass.Constexpr):
+def pass_query(ctx: cutlass.Constexpr, work: cutlass.Constexpr, loads: cutlass.Constexpr):
     """The chunks of the query that the scores role copies to Tensor Memory, to slots of the ring of keys."""
     plan = ctx.plan
-    keys, ring = ctx.pipe("keys"), plan.rings["keys"]
+    keys, ring = ctx.pipe("keys"), plan.smem.rings["keys"]
     for number in cutlass.range(ring.item_slots, unroll=1):
-        count = ring.count(part.items, part.tiles, number)
+        count = ring.count(loads.items, loads.tiles, number)
         keys.wait_empty(count)
-        chunks = plan.query_slot_chunks
+        chunks = plan.tile.query_slot_chunks
         load_chunks(ctx, work, number * chunks, chunks, ctx.slot_offset("keys", count), keys, count)
 
 
@@ -146,8 +147,8 @@ def keep_query(ctx: cutlass.Constexpr, work: cutlass.Constexpr, count: Int32):
     """The chunks of the query that are multiplied from shared memory."""
     plan, query = ctx.plan, ctx.pipe("query")
     query.wait_empty(count)
-    kept = plan.query_chunks_kept
-    load_chunks(ctx, work, kept.start, len(kept), plan.query_offset, query, count)
+    kept = plan.smem.query_chunks_kept
+    load_chunks(ctx, work, kept.start, len(kept), plan.smem.query_offset, query, count)
 
 
 @cute.jit
@@ -167,21 +168,21 @@ def load_chunks(
     and theirs are not written.
     """
     plan, config = ctx.plan, ctx.config
-    box_rows = config.query_box_rows(plan.cta_rows)
-    batch = work.place(work.first_row)[0]
+    box_rows = config.query_box_rows(plan.tile.cta_rows)
+    batch = work.row_coord(work.first_row)[0]
     with cute.arch.elect_one():
-        edge.expect_bytes(count, chunks * plan.query_chunk_bytes)
-    for box in cutlass.range(plan.cta_rows // box_rows, unroll=1):
+        edge.expect_bytes(count, chunks * plan.tile.query_chunk_bytes)
+    for box in cutlass.range(plan.tile.cta_rows // box_rows, unroll=1):
         row = work.first_row + box * box_rows
         token, head_box = Int32(0), row // box_rows
         if cutlass.const_expr(not config.query_packed):
-            _, token, head = work.place(row)
+            _, token, head = work.row_coord(row)
             head_box = head // box_rows
         for chunk in cutlass.range_constexpr(chunks):
-            place = offset + chunk * plan.query_chunk_bytes + box * (box_rows * CHUNK_BYTES)
+            box_offset = offset + chunk * plan.tile.query_chunk_bytes + box * (box_rows * CHUNK_BYTES)
             operands.load_box(
-                ctx, query_boxes(ctx, work), box_rows, plan.chunk_elements,
-                (head_box, first_chunk + chunk, token, batch), place, edge.full_barrier(count),
+                ctx, query_boxes(ctx, work), box_rows, plan.tile.chunk_elements,
+                (head_box, first_chunk + chunk, token, batch), box_offset, edge.full_barrier(count),
             )  # fmt: skip
 
 
@@ -195,31 +196,31 @@ def query_boxes(ctx: Context, work: WorkItem) -> Boxes:
 
 
 @cute.jit
-def load_keys(ctx: cutlass.Constexpr, work: cutlass.Constexpr, part: cutlass.Constexpr, tile: Int32, ragged: Int32):
+def load_keys(ctx: cutlass.Constexpr, work: cutlass.Constexpr, loads: cutlass.Constexpr, tile: Int32, ragged: Int32):
     """This CTA's keys of tile `tile`; where they are values too, only those that are not. Returns the number of ragged
     tiles so far.
 
     What stays of an item's query in shared memory follows its first keys: its place is free once the item before has
     all its scores, theirs is sooner. But it goes ahead of those whose slots the rest of the query still passes through.
     """
-    plan, pages, ring = ctx.plan, TilePages.of(ctx, part, tile), ctx.plan.rings["keys"]
-    is_first = tile == part.phases.begin
+    plan, pages, ring = ctx.plan, TilePages.of(ctx, loads, tile), ctx.plan.smem.rings["keys"]
+    is_first = tile == loads.phases.begin
     free = ring.stages - ring.item_slots
-    is_split = not plan.keys_are_values and free < ring.tile_slots
-    if cutlass.const_expr(not plan.keys_are_values):
-        first = part.count(ring, tile)
+    is_split = not plan.tile.keys_are_values and free < ring.tile_slots
+    if cutlass.const_expr(not plan.tile.keys_are_values):
+        first = loads.count(ring, tile)
         for number in cutlass.range(ring.tile_slots, unroll=1):
             if cutlass.const_expr(is_split):
                 if is_first & (number == free):
-                    keep_query(ctx, work, part.items)
+                    keep_query(ctx, work, loads.items)
             ragged = fill_keys(ctx, pages, latent_slot(ctx, number), first + number, ragged)
     elements = ctx.config.qk_rope_head_dim
     column = Column(ctx.args.kv_rope, ctx.config.kv_lora_rank // elements, elements, 0)
-    rope = Slot("rope", [column], ctx.cta_rank * plan.key_rows, plan.key_rows)
-    ragged = fill_keys(ctx, pages, rope, part.count(plan.rings["rope"], tile), ragged)
+    rope = Slot("rope", [column], ctx.cta_rank * plan.tile.key_rows, plan.tile.key_rows)
+    ragged = fill_keys(ctx, pages, rope, loads.count(plan.smem.rings["rope"], tile), ragged)
     if cutlass.const_expr(not is_split):
         if is_first:
-            keep_query(ctx, work, part.items)
+            keep_query(ctx, work, loads.items)
     return ragged
 
 
@@ -240,7 +241,7 @@ def load_values(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: Int32, 
     with isolate_drafts, what is not finite of keys that only some rows see, whose probability is 0 for the others.
     """
     plan = ctx.plan
-    slots = plan.rings[plan.value_edge].tile_slots
+    slots = plan.smem.rings[plan.tile.value_edge].tile_slots
     if pages.needs_clearing(clear.tokens_of_a_group(ctx)):
         if cutlass.const_expr(clear.is_slot_by_slot(ctx)):
             for number in cutlass.range(slots, unroll=1):
@@ -260,7 +261,7 @@ def fill_keys(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, slot: cutlass.Co
     """Slot `count` of a ring of keys that are not values. Returns the number of ragged tiles so far."""
     if cutlass.const_expr(not ctx.config.avoids("nan_in_keys")):
         fill(ctx, pages, slot, count)
-    elif pages.needs_clearing(ctx.plan.tile_tokens):
+    elif pages.needs_clearing(ctx.plan.tile.tokens):
         ragged = fill_cleared(ctx, pages, slot, count, ragged)
     else:
         fill(ctx, pages, slot, count)
@@ -288,8 +289,8 @@ def load_ragged_values(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: 
     not all rows see is not finite), and tells the tensor core.
     """
     plan, tail = ctx.plan, ctx.pipe("tail")
-    ring = ctx.pipe(plan.value_edge)
-    slots = plan.rings[plan.value_edge].tile_slots
+    ring = ctx.pipe(plan.tile.value_edge)
+    slots = plan.smem.rings[plan.tile.value_edge].tile_slots
     for number in cutlass.range(slots, unroll=1):
         slot = tail_slot(ctx, path_of(plan).value_slot(ctx, number))
         ring.wait_empty(first + number)
@@ -342,26 +343,29 @@ def load_boxes(
     barrier `told_count` of edge `told` counts their bytes.
     """
     plan, page_size = ctx.plan, ctx.config.page_size
-    num_boxes = (maximum(pages.visible - slot.first_token, 0) + (plan.box_tokens - 1)) // plan.box_tokens
-    num_boxes = minimum(num_boxes, slot.tokens // plan.box_tokens)
+    num_boxes = (maximum(pages.visible - slot.first_token, 0) + (plan.tile.box_tokens - 1)) // plan.tile.box_tokens
+    num_boxes = minimum(num_boxes, slot.tokens // plan.tile.box_tokens)
     first_box = 0
     if cutlass.const_expr(ctx.config.sliding_window):
-        first_box = quotient(maximum(pages.hidden - slot.first_token, 0), plan.box_tokens)
+        first_box = quotient(maximum(pages.hidden - slot.first_token, 0), plan.tile.box_tokens)
         first_box = minimum(first_box, num_boxes)
     row_bytes = sum(column.elements for column in slot.columns) * ctx.config.element_bytes
     with cute.arch.elect_one():
-        told.expect_bytes(told_count, (num_boxes - first_box) * (plan.box_tokens * row_bytes))
-    page_ids = ctx.smem_ints(plan.page_ids_offset, plan.page_stages * plan.page_ids_per_stage)
+        told.expect_bytes(told_count, (num_boxes - first_box) * (plan.tile.box_tokens * row_bytes))
+    page_ids = ctx.smem_ints(plan.smem.page_ids_offset, plan.smem.page_stages * plan.smem.page_ids_per_stage)
     offset, barrier = ctx.slot_offset(slot.edge, count), told.full_barrier(told_count)
-    for box in cutlass.range_constexpr(slot.tokens // plan.box_tokens):
+    for box in cutlass.range_constexpr(slot.tokens // plan.tile.box_tokens):
         is_read = box < num_boxes
         if cutlass.const_expr(ctx.config.sliding_window):
             is_read = is_read & (first_box <= box)
         if is_read:
-            token = unsigned(slot.first_token + box * plan.box_tokens)
+            token = unsigned(slot.first_token + box * plan.tile.box_tokens)
             page_id = page_ids[pages.first_id + Int32(token // page_size)]
-            page_box = pages.first_box + Int32(token % page_size // plan.box_tokens)
+            page_box = pages.first_box + Int32(token % page_size // plan.tile.box_tokens)
             for column in slot.columns:
-                place = offset + column.offset + box * (plan.box_tokens * column.elements * ctx.config.element_bytes)
+                box_bytes = plan.tile.box_tokens * column.elements * ctx.config.element_bytes
+                box_offset = offset + column.offset + box * box_bytes
                 coordinate = (page_box, column.coordinate, page_id)
-                operands.load_box(ctx, column.boxes, plan.box_tokens, column.elements, coordinate, place, barrier)
+                operands.load_box(
+                    ctx, column.boxes, plan.tile.box_tokens, column.elements, coordinate, box_offset, barrier
+                )

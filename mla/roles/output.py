@@ -18,9 +18,9 @@ from cutlass import Int32
 from mla import operands
 from mla.causal_mask import TilePhases, quotient
 from mla.context import Context
-from mla.memory_plan import CHUNK_BYTES, OUTPUT_N
 from mla.paths import accumulator, path_of
 from mla.pipelines import unsigned
+from mla.plan.tile import CHUNK_BYTES, OUTPUT_N
 from mla.roles import issue
 
 
@@ -34,9 +34,9 @@ class Steps:
     @classmethod
     def of(cls, ctx: Context, phases: TilePhases, tile: Any) -> Steps:
         plan = ctx.plan
-        hidden, visible = phases.keys_read(tile, plan.tile_tokens)
-        end = Int32(unsigned(visible + (plan.mma_k - 1)) // plan.mma_k)
-        return cls(quotient(hidden, plan.mma_k), end)
+        hidden, visible = phases.keys_read(tile, plan.tile.tokens)
+        end = Int32(unsigned(visible + (plan.tile.mma_k - 1)) // plan.tile.mma_k)
+        return cls(quotient(hidden, plan.tile.mma_k), end)
 
 
 def run(ctx: Context) -> None:
@@ -57,15 +57,15 @@ def output_tile(
 ):
     """O (+)= P(count) V over the tile's `steps`. queries: work items with keys before this one."""
     plan, probs, output = ctx.plan, ctx.pipe("probs"), ctx.pipe("output")
-    values = ctx.pipe(plan.value_edge)
-    first = plan.rings[plan.value_edge].count(queries + 1, count)
+    values = ctx.pipe(plan.tile.value_edge)
+    first = plan.smem.rings[plan.tile.value_edge].count(queries + 1, count)
     probs.wait_full(count)
-    for half in cutlass.range_constexpr(plan.output_halves):
-        held = count * plan.output_halves + half
+    for half in cutlass.range_constexpr(plan.tile.output_halves):
+        held = count * plan.tile.output_halves + half
         output.wait_empty(held)
         operands.fence_after_sync()
-        for part in [part for part in plan.value_parts if part.half == half]:
-            if cutlass.const_expr(not plan.keys_are_values):
+        for part in [part for part in plan.tile.value_parts if part.half == half]:
+            if cutlass.const_expr(not plan.tile.keys_are_values):
                 for number in part.slots:
                     values.wait_full(first + number)
             issue_output(ctx, part, count, first + part.slots[0], steps, accumulate)
@@ -81,14 +81,14 @@ def free_values(ctx: cutlass.Constexpr, part: cutlass.Constexpr, steps: cutlass.
     """A slot may be filled again once what was issued has read it. One that holds no key which the row tile reads is not
     read: there a commit would follow no multiplication.
     """
-    plan = ctx.plan
-    begin, end = (token // plan.mma_k for token in (part.first_token, part.first_token + part.tokens))
-    if cutlass.const_expr(not ctx.config.avoids("empty_commits") or part.tokens == plan.tile_tokens):
+    plan, tile = ctx.plan, ctx.plan.tile
+    begin, end = (token // tile.mma_k for token in (part.first_token, part.first_token + part.tokens))
+    if cutlass.const_expr(not ctx.config.avoids("empty_commits") or part.tokens == tile.tokens):
         path_of(plan).commit(barrier)
     elif (steps.end > begin) & (steps.first < end):
         path_of(plan).commit(barrier)
     else:
-        for rank in cutlass.range_constexpr(plan.cluster_size):
+        for rank in cutlass.range_constexpr(tile.cluster_size):
             cute.arch.mbarrier_arrive(barrier, rank)
 
 
@@ -105,11 +105,13 @@ def issue_output(
     thread.
     """
     plan, config = ctx.plan, ctx.config
-    values = operands.smem_descriptor(ctx.smem + ctx.slot_offset(plan.value_edge, slot), plan.value_chunk_bytes)
+    values = operands.smem_descriptor(
+        ctx.smem + ctx.slot_offset(plan.tile.value_edge, slot), plan.tile.value_chunk_bytes
+    )
     probs = operands.smem_descriptor(ctx.smem + ctx.probs_offset(tile))
     idesc = operands.instruction_descriptor(config.dtype, path_of(plan).MMA_M, OUTPUT_N, b_is_mn_major=True)
-    for token in cutlass.range_constexpr(part.first_token, part.first_token + part.tokens, plan.mma_k):
-        step = token // plan.mma_k
+    for token in cutlass.range_constexpr(part.first_token, part.first_token + part.tokens, plan.tile.mma_k):
+        step = token // plan.tile.mma_k
         is_read = steps.end > step
         if cutlass.const_expr(ctx.config.sliding_window):
             is_read = is_read & (steps.first <= step)
@@ -127,4 +129,4 @@ def issue_output(
 def probs_offset(ctx: Context, token: int) -> int:
     """Byte offset, in a buffer of P, of the A operand from token `token` of the tile on: rows of 128 bytes."""
     position = token * ctx.config.element_bytes
-    return position // CHUNK_BYTES * ctx.plan.probs_chunk_bytes + position % CHUNK_BYTES
+    return position // CHUNK_BYTES * ctx.plan.tile.probs_chunk_bytes + position % CHUNK_BYTES

@@ -1,9 +1,9 @@
-"""Scheduler role: finds the share of the batch of this CTA, or pair of CTAs, announces it, one work item at a time, and
+"""Scheduler role: finds the range of the batch of this CTA, or pair of CTAs, announces it, one work item at a time, and
 fetches each item's page ids ahead of the loads.
 
 Consumes: seq_lens, block_tables (global). Produces: edges `work`, `pages`. Warps: one. Registers: few.
 
-Keys can be loaded no sooner than seq_lens, then page ids, then two hops through barriers allow. So the share is found
+Keys can be loaded no sooner than seq_lens, then page ids, then two hops through barriers allow. So the range is found
 while the rest of the CTA sets up, and one warp does both, without a hop between them.
 """
 
@@ -20,57 +20,74 @@ from mla import split_kv
 from mla.arch import WARP_SIZE
 from mla.causal_mask import maximum, minimum, quotient, quotient_up
 from mla.context import work_cells
-from mla.line import RequestList, Window, measure, next_window, row_tile_at, window_at
-from mla.memory_plan import MemoryPlan
 from mla.page_ring import PageSpan
 from mla.pipelines import LEADER_RANK
+from mla.plan.memory import MemoryPlan
+from mla.varlen import (
+    RequestList,
+    Window,
+    first_of_lane,
+    measure,
+    next_window,
+    row_tile_at,
+    traced_or_none,
+    window_at,
+)
 
 
 @dataclass(frozen=True)
-class UnitShare:
-    """Positions [begin, end) of the line, and the window in which they begin. shares: of all units."""
+class UnitRange:
+    """Positions [begin, end) of the line, and the window in which they begin. partition: of all units."""
 
-    shares: split_kv.Shares
+    partition: split_kv.Partition
     window: Window
     begin: Any
     end: Any
 
 
-def no_share(requests: RequestList) -> UnitShare:
-    """What other warps hold where the scheduler's has its share."""
+def no_range(requests: RequestList) -> UnitRange:
+    """What other warps hold where the scheduler's has its range."""
     zero = Int32(0)
     window = Window(zero, zero, requests.no_request.traced, zero, zero, zero)
-    return UnitShare(split_kv.Shares(zero, zero, zero), window, zero, zero)
+    return UnitRange(split_kv.Partition(zero, zero, zero), window, zero, zero)
 
 
 @cute.jit
-def find_share(requests: cutlass.Constexpr, unit: Int32, num_units: Int32):
-    """The share of one unit; where it is idle, an empty one behind the last request."""
-    whole = measure(requests)
+def first_lengths(requests: cutlass.Constexpr):
+    """The first access to memory on the way to the first keys."""
+    return traced_or_none(requests, first_of_lane(requests)[1])
+
+
+@cute.jit
+def find_range(requests: cutlass.Constexpr, lengths: cutlass.Constexpr, unit: Int32, num_units: Int32):
+    """The range of one unit; where it is idle, an empty one behind the last request. lengths: of `first_lengths`."""
+    whole = measure(requests, lengths)
     of_all = requests.scheduler
-    shares = split_kv.Shares.of(whole.end_of_all, num_units, requests.num_row_tiles, of_all.gap, of_all.uncut_tiles)
-    begin, end = shares.begin(unit), shares.begin(unit + 1)
-    return UnitShare(shares, window_at(requests, whole, begin), begin, end)
+    partition = split_kv.Partition.of(
+        whole.end_of_all, num_units, requests.num_row_tiles, of_all.gap, of_all.uncut_tiles
+    )
+    begin, end = partition.begin(unit), partition.begin(unit + 1)
+    return UnitRange(partition, window_at(requests, whole, begin), begin, end)
 
 
 @cute.jit
-def run(ctx: cutlass.Constexpr, share: cutlass.Constexpr):
-    window = share.window
-    item, stages = announce_window(ctx, share, window, Int32(0), Int32(0))
-    while (window.end_of_all < share.end) & (window.first + WARP_SIZE < ctx.requests.count):
+def run(ctx: cutlass.Constexpr, unit_range: cutlass.Constexpr):
+    window = unit_range.window
+    item, stages = write_items(ctx, unit_range, window, Int32(0), Int32(0))
+    while (window.end_of_all < unit_range.end) & (window.first + WARP_SIZE < ctx.requests.count):
         window = next_window(ctx.requests, window)
-        item, stages = announce_window(ctx, share, window, item, stages)
-    announce(ctx, item, (Int32(-1),) + (Int32(0),) * 5)
+        item, stages = write_items(ctx, unit_range, window, item, stages)
+    write_work(ctx, item, (Int32(-1),) + (Int32(0),) * 5)
     if item == 0:
         write_cut(ctx, split_kv.Cut(*(Int32(0),) * 6))
 
 
 @cute.jit
-def announce_window(
-    ctx: cutlass.Constexpr, share: cutlass.Constexpr, window: cutlass.Constexpr, item: Int32, stages: Int32
+def write_items(
+    ctx: cutlass.Constexpr, unit_range: cutlass.Constexpr, window: cutlass.Constexpr, item: Int32, stages: Int32
 ):
-    """Announce what the share takes of a window. Returns the next work item and page-ring stage."""
-    begin, end = share.begin, share.end
+    """Write what the range takes of a window as work items. Returns the next work item and page-ring stage."""
+    begin, end = unit_range.begin, unit_range.end
     requests = ctx.requests
     for lane in cutlass.range(window.lane_at(begin), window.lanes_before(end), unroll=1):
         request = requests.request_of(window.traced).of_lane(lane)
@@ -89,9 +106,9 @@ def announce_window(
             if cutlass.const_expr(ctx.config.visible_lens):
                 record = (*record, seen.end, seen.whole_to)
             phases = scheduler.phases(seen, taken.begin, taken.end)
-            stages = announce_item(ctx, item, record, phases, stages)
+            stages = write_item(ctx, item, record, phases, stages)
             if item == 0:
-                first_unit, parts = share.shares.units_of(*key_tiles)
+                first_unit, parts = unit_range.partition.units_of(*key_tiles)
                 rows = minimum(scheduler.mask.num_rows - row_tile * scheduler.tile_rows, scheduler.tile_rows)
                 cut = (record[0], row_tile, Int32(request.query_begin), rows, first_unit, parts)
                 write_cut(ctx, split_kv.Cut(*(cutlass.select_(taken.begin > 0, v, Int32(0)) for v in cut)))
@@ -102,7 +119,7 @@ def announce_window(
 
 @cute.jit
 def write_cut(ctx: cutlass.Constexpr, cut: cutlass.Constexpr):
-    """Tell the merge of the beginning of this unit's share. Both CTAs of a pair know it, the leading one writes it."""
+    """Tell the merge of the beginning of this unit's range. Both CTAs of a pair know it, the leading one writes it."""
     target = ctx.args.cuts[unit_index(ctx.plan)[0], None]
     if (cute.arch.lane_idx() == 0) & (ctx.cta_rank == LEADER_RANK):
         for i, field in enumerate(fields(cut)):
@@ -110,7 +127,7 @@ def write_cut(ctx: cutlass.Constexpr, cut: cutlass.Constexpr):
 
 
 @cute.jit
-def announce_item(
+def write_item(
     ctx: cutlass.Constexpr, item: Int32, record: cutlass.Constexpr, phases: cutlass.Constexpr, first_stage: Int32
 ):
     """A work item to the other roles, its page ids to the ring from stage `first_stage` on, each loaded a stage ahead.
@@ -118,16 +135,17 @@ def announce_item(
     Returns the next stage.
     """
     plan, pages = ctx.plan, ctx.pipe("pages")
-    ring = ctx.smem_ints(plan.page_ids_offset, plan.page_stages * plan.page_ids_per_stage)
+    ids = plan.smem.page_ids_per_stage
+    ring = ctx.smem_ints(plan.smem.page_ids_offset, plan.smem.page_stages * ids)
     span = PageSpan.of(plan, phases)
     lane = cute.arch.lane_idx()
     page_id = table_entry(ctx, record[0], phases, span.first_page + lane)
-    announce(ctx, item, record)
+    write_work(ctx, item, record)
     for index in cutlass.range(span.num_stages, unroll=1):
         count = first_stage + index
-        upcoming = table_entry(ctx, record[0], phases, span.first_page + (index + 1) * plan.page_ids_per_stage + lane)
+        upcoming = table_entry(ctx, record[0], phases, span.first_page + (index + 1) * ids + lane)
         pages.wait_empty(count)
-        ring[pages.stage(count) * plan.page_ids_per_stage + lane] = page_id
+        ring[pages.stage(count) * ids + lane] = page_id
         pages.arrive_full(count)
         page_id = upcoming
     return first_stage + span.num_stages
@@ -137,7 +155,7 @@ def announce_item(
 def table_entry(ctx: cutlass.Constexpr, batch: Int32, phases: cutlass.Constexpr, entry: Int32):
     """Page id number `entry` of a request; 0 behind the last page that the work item's part of the keys ends in."""
     page_id = Int32(0)
-    keys = cutlass.min(phases.keys, phases.end * ctx.plan.tile_tokens)
+    keys = cutlass.min(phases.keys, phases.end * ctx.plan.tile.tokens)
     if entry < quotient_up(keys, ctx.config.page_size):
         page_id = ctx.args.block_tables[batch, entry]
     return page_id
@@ -145,14 +163,15 @@ def table_entry(ctx: cutlass.Constexpr, batch: Int32, phases: cutlass.Constexpr,
 
 def unit_index(plan: MemoryPlan) -> tuple[Any, Any]:
     """(number of this CTA, or pair of CTAs, in the grid; how many there are). A pair's CTAs find the same work."""
-    return quotient(cute.arch.block_idx()[0], plan.cluster_size), quotient(cute.arch.grid_dim()[0], plan.cluster_size)
+    size = plan.tile.cluster_size
+    return quotient(cute.arch.block_idx()[0], size), quotient(cute.arch.grid_dim()[0], size)
 
 
 @cute.jit
-def announce(ctx: cutlass.Constexpr, item: Int32, record: cutlass.Constexpr):
+def write_work(ctx: cutlass.Constexpr, item: Int32, record: cutlass.Constexpr):
     """Write `record` to ring entry `item` once every warp has released the one before it.
 
-    record: integers, see MemoryPlan.work_record_ints; those missing at the end are not read.
+    record: integers, see SmemPlan.work_record_ints; those missing at the end are not read.
     """
     work = ctx.pipe("work")
     cells = work_cells(ctx, item)

@@ -18,8 +18,9 @@ from cutlass import Int32
 
 from mla import operands
 from mla.context import Context
-from mla.memory_plan import CHUNK_BYTES, ORDER_LAG, KeySlot, mma_steps
 from mla.paths import accumulator, path_of
+from mla.plan.barriers import ORDER_LAG
+from mla.plan.tile import CHUNK_BYTES, KeySlot, mma_steps
 from mla.roles import issue
 
 COPY_BYTES = 16  # of a row, per tcgen05.cp
@@ -43,20 +44,20 @@ def score_item(ctx: cutlass.Constexpr, phases: cutlass.Constexpr, queries: Int32
 def score_tile(ctx: cutlass.Constexpr, queries: Int32, count: Int32, is_first: cutlass.Boolean):
     """S(count). queries: work items with keys before this one. is_first: of the work item's tiles."""
     plan, score = ctx.plan, ctx.pipe("score")
-    for key_slot in plan.key_slots:
+    for key_slot in plan.tile.key_slots:
         ring = ctx.pipe(key_slot.edge)
-        slot = plan.rings[key_slot.edge].count(queries + 1, count, key_slot.number)
+        slot = plan.smem.rings[key_slot.edge].count(queries + 1, count, key_slot.number)
         ring.wait_full(slot)
         if cutlass.const_expr(key_slot.number == 0 and key_slot.edge == "keys"):
             score.wait_empty(count)
             operands.fence_after_sync()
         if cutlass.const_expr(key_slot.edge == "keys"):
             take_turn(ctx, count, key_slot.number)
-        if cutlass.const_expr(key_slot.spans[-1][0] >= plan.query_tmem_spans):
+        if cutlass.const_expr(key_slot.spans[-1][0] >= plan.tmem.query_spans):
             if is_first:
                 ctx.pipe("query").wait_full(queries)
         issue_scores(ctx, count, slot, key_slot)
-        if cutlass.const_expr(key_slot.edge != plan.value_edge):
+        if cutlass.const_expr(key_slot.edge != plan.tile.value_edge):
             path_of(plan).commit(ring.empty_barrier(slot))
     path_of(plan).commit(score.full_barrier(count))
 
@@ -68,9 +69,9 @@ def take_turn(ctx: cutlass.Constexpr, count: Int32, number: cutlass.Constexpr):
     of O that has just been given back, for which everybody waits, while nobody waits for them yet.
     """
     plan = ctx.plan
-    slots = plan.rings["keys"].tile_slots // plan.output_halves
+    slots = plan.smem.rings["keys"].tile_slots // plan.tile.output_halves
     if cutlass.const_expr(number % slots == 0):
-        half = (count - plan.score_stages) * plan.output_halves + number // slots - ORDER_LAG
+        half = (count - plan.tmem.score_stages) * plan.tile.output_halves + number // slots - ORDER_LAG
         if half >= 0:
             ctx.pipe("order").wait_full(half)
 
@@ -80,17 +81,17 @@ def copy_query(ctx: cutlass.Constexpr, queries: Int32, tiles: Int32):
     """The next query's part that is kept in Tensor Memory, from slots of the ring of keys, once the scores before are
     complete. The copies run before the multiplications issued behind them (PTX ISA 9.7.16.6.2).
     """
-    plan, keys, ring = ctx.plan, ctx.pipe("keys"), ctx.plan.rings["keys"]
+    plan, keys, ring = ctx.plan, ctx.pipe("keys"), ctx.plan.smem.rings["keys"]
     if tiles > 0:
         ctx.pipe("score").wait_full(tiles - 1)
     for number in range(ring.item_slots):
         slot = ring.count(queries, tiles, number)
         keys.wait_full(slot)
-        for chunk in range(plan.query_slot_chunks):
-            span = number * plan.query_slot_chunks + chunk
-            place = ctx.slot_offset("keys", slot) + chunk * plan.query_chunk_bytes
-            source = operands.smem_descriptor(ctx.smem + place)
-            target = ctx.tmem + (plan.query_column + span * plan.span_columns)
+        for chunk in range(plan.tile.query_slot_chunks):
+            span = number * plan.tile.query_slot_chunks + chunk
+            source_offset = ctx.slot_offset("keys", slot) + chunk * plan.tile.query_chunk_bytes
+            source = operands.smem_descriptor(ctx.smem + source_offset)
+            target = ctx.tmem + (plan.tmem.query_column + span * plan.tmem.span_columns)
             for unit in range(CHUNK_BYTES // COPY_BYTES):
                 path_of(plan).copy_to_tmem(target + unit * COPY_COLUMNS, operands.advance(source, unit * COPY_BYTES))
         path_of(plan).commit(keys.empty_barrier(slot))
@@ -99,10 +100,10 @@ def copy_query(ctx: cutlass.Constexpr, queries: Int32, tiles: Int32):
 def issue_scores(ctx: Context, count: Any, slot: Any, key_slot: KeySlot) -> None:
     """The part of S(count) whose keys lie in slot `slot` of their ring. One thread."""
     plan, path = ctx.plan, path_of(ctx.plan)
-    idesc = operands.instruction_descriptor(ctx.config.dtype, path.MMA_M, plan.tile_tokens, b_is_mn_major=False)
+    idesc = operands.instruction_descriptor(ctx.config.dtype, path.MMA_M, plan.tile.tokens, b_is_mn_major=False)
     address = ctx.smem + ctx.slot_offset(key_slot.edge, slot)
     for number, offset in key_slot.spans:
-        row_bytes = plan.spans[number].bytes
+        row_bytes = plan.tile.spans[number].bytes
         keys = operands.smem_descriptor(address + offset, row_bytes=row_bytes)
         for step in mma_steps(row_bytes):
             path.multiply(
@@ -118,7 +119,7 @@ def issue_scores(ctx: Context, count: Any, slot: Any, key_slot: KeySlot) -> None
 def query_operand(ctx: Context, number: int, step: int) -> Any:
     """A operand: Q's span `number`, from byte `step` on, in Tensor Memory or in shared memory."""
     plan = ctx.plan
-    if number < plan.query_tmem_spans:
-        return operands.tmem_pointer(ctx.tmem + (plan.query_column + number * plan.span_columns + step // 4))
-    offset = plan.query_offset + plan.query_chunks_kept.index(number) * plan.query_chunk_bytes
+    if number < plan.tmem.query_spans:
+        return operands.tmem_pointer(ctx.tmem + (plan.tmem.query_column + number * plan.tmem.span_columns + step // 4))
+    offset = plan.smem.query_offset + plan.smem.query_chunks_kept.index(number) * plan.tile.query_chunk_bytes
     return operands.advance(operands.smem_descriptor(ctx.smem + offset), step)

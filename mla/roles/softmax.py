@@ -15,10 +15,11 @@ from cutlass import Float32, Int32, Int64
 
 from mla import operands, softmax
 from mla.arch import WARP_SIZE
-from mla.causal_mask import DRAFT_BITS, WORD_BITS, draft_window, minimum
+from mla.causal_mask import WORD_BITS, draft_window, minimum
+from mla.config import TREE_WORD_BITS
 from mla.context import Context, WorkItem, has_work, read_work, release_work
-from mla.memory_plan import CHUNK_BYTES
 from mla.paths import accumulator
+from mla.plan.tile import CHUNK_BYTES
 from mla.roles.load import drain
 
 EXCHANGE_BARRIER = 1  # the first of the named barriers of softmax warps
@@ -37,14 +38,14 @@ def run(ctx: cutlass.Constexpr):
     item, tiles = Int32(0), Int32(0)
     is_open = has_work(ctx, item)
     while is_open:
-        tiles = soften_item(ctx, item, tiles)
+        tiles = softmax_loop(ctx, item, tiles)
         item = item + 1
         is_open = has_work(ctx, item)
     drain(ctx, "probs", tiles)
 
 
 @cute.jit
-def soften_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
+def softmax_loop(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     """One work item. Returns the number of key tiles behind it."""
     work = read_work(ctx, item)
     release_work(ctx, item)
@@ -63,17 +64,17 @@ def soften_item(ctx: cutlass.Constexpr, item: Int32, tiles: Int32):
     if cutlass.const_expr(ctx.config.sliding_window):
         edges = Edges(bound, work.mask.window_start(row, work.request.seq_len_k))
         for tile in cutlass.range(phases.begin, phases.window_end, unroll=1):
-            row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, edges, row_max, row_sum)
+            row_max, row_sum = softmax_step(ctx, tile, tile + shift, item, work, lane, edges, row_max, row_sum)
     for tile in cutlass.range(phases.window_end, unmasked_end, unroll=1):
-        row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, None, row_max, row_sum)
+        row_max, row_sum = softmax_step(ctx, tile, tile + shift, item, work, lane, None, row_max, row_sum)
     for tile in cutlass.range(unmasked_end, phases.end, unroll=1):
-        row_max, row_sum = soften_tile(ctx, tile, tile + shift, item, work, lane, Edges(bound), row_max, row_sum)
+        row_max, row_sum = softmax_step(ctx, tile, tile + shift, item, work, lane, Edges(bound), row_max, row_sum)
     finish(ctx, work, tiles + phases.num_tiles + item, lane, row_max, row_sum)
     return tiles + phases.num_tiles
 
 
 @cute.jit
-def soften_tile(
+def softmax_step(
     ctx: cutlass.Constexpr,
     tile: Int32,
     count: Int32,
@@ -89,8 +90,8 @@ def soften_tile(
     """
     plan = ctx.plan
     score, scale = ctx.pipe("score"), ctx.args.scale_log2
-    announced = count + item
-    half_tokens = plan.score_columns
+    scale_count = count + item
+    half_tokens = plan.tmem.score_columns
 
     score.wait_full(count)
     operands.fence_after_sync()
@@ -101,7 +102,7 @@ def soften_tile(
 
     if cutlass.const_expr(edges is not None):
         scores = softmax.scaled(products, scale)
-        first_token = tile * plan.tile_tokens + accumulator.half_of_lane(lane) * half_tokens
+        first_token = tile * plan.tile.tokens + accumulator.half_of_lane(lane) * half_tokens
         if cutlass.const_expr(ctx.config.tree_mask):
             scores = softmax.masked_by_bits(scores, draft_bits(ctx, work, lane, first_token, half_tokens))
         else:
@@ -111,11 +112,11 @@ def soften_tile(
         local_max = cute.arch.fmax(row_max, softmax.maximum(scores))
     else:
         local_max = cute.arch.fmax(row_max, softmax.maximum(products) * scale)
-    largest = cute.arch.fmax(local_max, exchange(ctx, announced, lane, local_max))
+    largest = cute.arch.fmax(local_max, exchange(ctx, scale_count, lane, local_max))
     new_max = softmax.kept_maximum(row_max, largest, ctx.config.rescale_threshold)
     reference = softmax.reference_maximum(new_max)
     rescale = cute.math.exp2(row_max - reference, fastmath=True)
-    announce(ctx, announced, lane, rescale)
+    write_scale(ctx, scale_count, lane, rescale)
 
     reference = reference - ctx.config.probs_scale_log2
     if cutlass.const_expr(edges is not None):
@@ -127,45 +128,45 @@ def soften_tile(
 
 
 @cute.jit
-def announce(ctx: cutlass.Constexpr, announced: Int32, lane: Int32, value: Float32):
+def write_scale(ctx: cutlass.Constexpr, scale_count: Int32, lane: Int32, value: Float32):
     """A value of every row to the correction warps, from the warps whose lanes hold the first half of each row."""
     plan, scale = ctx.plan, ctx.pipe("scale")
     if accumulator.half_of_lane(lane) == 0:
-        scales = ctx.smem_floats(plan.scale_offset, plan.scale_stages * plan.cta_rows)
-        scale.wait_empty(announced)
-        scales[scale.stage(announced) * plan.cta_rows + accumulator.row_of_lane(lane)] = value
-        scale.warp_arrive_full(announced)
+        scales = ctx.smem_floats(plan.smem.scale_offset, plan.smem.scale_stages * plan.tile.cta_rows)
+        scale.wait_empty(scale_count)
+        scales[scale.stage(scale_count) * plan.tile.cta_rows + accumulator.row_of_lane(lane)] = value
+        scale.warp_arrive_full(scale_count)
 
 
 def draft_bits(ctx: Context, work: WorkItem, lane: Any, first_token: Any, count: int) -> list[Any]:
     """Which of keys [first_token, first_token + count) the row of `lane` sees under its tree mask, 32 to a word."""
     mask = work.mask
     row = minimum(work.first_row + accumulator.row_of_lane(lane), mask.num_rows - 1)
-    batch, token, _ = work.place(row)
+    batch, token, _ = work.row_coord(row)
     tokens_words = ctx.args.tree_mask[batch, token, None]
 
     def word_of(index: Any) -> Any:
         return Int64(tokens_words[minimum(index, cute.size(tokens_words) - 1)]) & WORD_BITS
 
     first_draft = first_token - mask.first_draft(work.request.seq_len_k)
-    firsts = range(0, count, DRAFT_BITS)
+    firsts = range(0, count, TREE_WORD_BITS)
     return [Int32(draft_window(word_of, first_draft + first, mask.seq_len_q)) for first in firsts]
 
 
 @cute.jit
-def exchange(ctx: cutlass.Constexpr, announced: Int32, lane: Int32, value: Float32):
+def exchange(ctx: cutlass.Constexpr, scale_count: Int32, lane: Int32, value: Float32):
     """Give `value` to the thread that holds the row's other half, and return its value.
 
     Two warps hold the same rows, and meet at a barrier of their own. Two buffers alternate: a thread that has passed
     barrier i + 1 knows that both have read buffer i.
     """
     plan = ctx.plan
-    cells = ctx.smem_floats(plan.row_exchange_offset, 2 * 2 * plan.cta_rows)
-    buffer = announced % 2 * (2 * plan.cta_rows)
+    cells = ctx.smem_floats(plan.smem.row_exchange_offset, 2 * 2 * plan.tile.cta_rows)
+    buffer = scale_count % 2 * (2 * plan.tile.cta_rows)
     cells[buffer + lane] = value
     rows = accumulator.row_of_lane(lane) // WARP_SIZE
     cute.arch.barrier(barrier_id=EXCHANGE_BARRIER + rows, number_of_threads=2 * WARP_SIZE)
-    return cells[buffer + (lane ^ plan.cta_rows)]
+    return cells[buffer + (lane ^ plan.tile.cta_rows)]
 
 
 @cute.jit
@@ -177,7 +178,7 @@ def store_probabilities(ctx: cutlass.Constexpr, count: Int32, lane: Int32, probs
     words = operands.converted_words(probs, ctx.config.dtype)
     unit_words = 4
     half_bytes = len(probs) * ctx.config.element_bytes
-    start = ctx.probs_offset(count) + half * half_bytes // CHUNK_BYTES * plan.probs_chunk_bytes + row * CHUNK_BYTES
+    start = ctx.probs_offset(count) + half * half_bytes // CHUNK_BYTES * plan.tile.probs_chunk_bytes + row * CHUNK_BYTES
     first_unit = half * half_bytes % CHUNK_BYTES // 16
     edge.wait_empty(count)
     for unit in cutlass.range_constexpr(half_bytes // 16):
@@ -189,12 +190,12 @@ def store_probabilities(ctx: cutlass.Constexpr, count: Int32, lane: Int32, probs
 
 @cute.jit
 def finish(
-    ctx: cutlass.Constexpr, work: cutlass.Constexpr, announced: Int32, lane: Int32, row_max: Float32, row_sum: Float32
+    ctx: cutlass.Constexpr, work: cutlass.Constexpr, scale_count: Int32, lane: Int32, row_max: Float32, row_sum: Float32
 ):
     """Denominators to the epilogue; log-sum-exp to global memory."""
     config, row = ctx.config, accumulator.row_of_lane(lane)
-    row_sum = row_sum + exchange(ctx, announced, lane, row_sum)
-    announce(ctx, announced, lane, row_sum)
+    row_sum = row_sum + exchange(ctx, scale_count, lane, row_sum)
+    write_scale(ctx, scale_count, lane, row_sum)
 
     lse = row_max + cute.math.log2(row_sum, fastmath=True) - config.probs_scale_log2
     lse = cutlass.select_(row_sum == Float32(0.0), Float32(softmax.NEG_INF), lse)
@@ -206,4 +207,4 @@ def finish(
         position = work.first_row + row
         lse_out = ctx.args.lse
         if (accumulator.half_of_lane(lane) == 0) & (position < work.mask.num_rows):
-            lse_out[work.place(position)] = softmax.in_base(lse, config.lse_base)
+            lse_out[work.row_coord(position)] = softmax.in_base(lse, config.lse_base)

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ..turns import takes_turns
-from . import host_cute as _host_cute  # noqa: F401 (registers operations)
-from . import host_launch as _host_launch  # noqa: F401 (registers operations)
-from . import host_memory as _host_memory  # noqa: F401 (registers operations)
-from . import host_scalars as _host_scalars  # noqa: F401 (registers operations)
 from . import layouts
-from .host import Host, UnsupportedHostOperation
+from .host import cute as _host_cute  # noqa: F401 (registers operations)
+from .host import launch as _host_launch  # noqa: F401 (registers operations)
+from .host import memory as _host_memory  # noqa: F401 (registers operations)
+from .host import scalars as _host_scalars  # noqa: F401 (registers operations)
+from .host.interpreter import Host, UnsupportedHostOperation
 from .params import Blob, check_params, pack_value, ptx_params
 from .spread import spread_rows
 from .text import KernelText, ModuleText, parse_module
@@ -220,7 +220,7 @@ def launch(
             apart.write_back()
     regions = _named_regions(buffers_of([*flat, *buffers]), names)
     if options.get("checks") is True:
-        from ..hazards import Checker  # compiled code that launches without checks do not load
+        from ..check.hazards import Checker  # compiled code that launches without checks do not load
 
         options["checks"] = Checker(options.pop("suppress", None))
     grids = []

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from ..tensormap import TensorMap
+from ..units.tma.tensormap import TensorMap
 from . import layouts
 from .layouts import Dyn, Layout, Tree
 from .types import (

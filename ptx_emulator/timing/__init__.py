@@ -5,10 +5,6 @@ register that somebody waits for. Nothing here was measured on a GPU: all number
 constants.py. Knows PTX; knows nothing of any kernel.
 """
 
-from ..engine_cache import drop_stale_timing
-
-drop_stale_timing()  # before anything is compiled
-
 from .constants import CONSTANTS, Constants
 from .launch import CtaTiming, LaunchTiming, chain_seconds, time_host_function, time_launch
 from .residency import Footprint

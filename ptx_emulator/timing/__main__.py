@@ -20,9 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..cubin import code_sizes, register_counts
-from ..watchdog import Limits
+from ..machine.watchdog import Limits
 from . import Constants, LaunchTiming, time_host_function
+from .cubin import code_sizes, register_counts
 from .trace import TRACE_ROWS, chrome_trace, spans_of
 from .variants import RELAXED, disputed
 

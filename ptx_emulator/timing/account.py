@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .. import engine_memory as em
-from .. import microcode as mc
-from .. import native as nat
-from .. import state as st
-from ..engine_common import code_table, guarded, int64s, popcount, rows_u32, rows_u64
+from ..engine import memory as em
+from ..engine import microcode as mc
+from ..engine import native as nat
+from ..engine import state as st
+from ..engine.common import code_table, guarded, int64s, popcount, rows_u32, rows_u64
 from . import constants as c
 from . import costs
 from . import tables as tb

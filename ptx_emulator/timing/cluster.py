@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .. import registry
-from .. import state as st
-from ..cluster import Cluster
-from ..diagnostics import deadlock, engine_error
-from ..ops.tma import _tensor_map
+from ..engine import state as st
+from ..machine.cluster import Cluster
+from ..machine.diagnostics import deadlock, engine_error
+from ..units.tma.rules import _tensor_map
 from . import engine, operations
 from . import tables as tb
 from .constants import Constants

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import microcode as mc
-from .. import native as nat
-from ..decode import Kernel
+from ..engine import microcode as mc
+from ..engine import native as nat
 from ..errors import UnsupportedInstruction
+from ..front.decode import Kernel
 from ..ir import Address, Instruction, Vector, registers
 
 # Kinds: what account.py does for a micro-operation.

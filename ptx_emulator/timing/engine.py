@@ -7,14 +7,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .. import engine as base
-from .. import microcode as mc
-from .. import state as st
-from ..engine_barrier import run_barriers
-from ..engine_common import code_table, guarded, int64s
-from ..engine_memory import run_memory
-from ..engine_registers import run_registers
-from ..engine_warp import run_warp_ops
+from ..engine import loop as base
+from ..engine import microcode as mc
+from ..engine import state as st
+from ..engine.barrier import run_barriers
+from ..engine.common import code_table, guarded, int64s
+from ..engine.memory import run_memory
+from ..engine.registers import run_registers
+from ..engine.warp import run_warp_ops
 from . import account as ac
 from . import costs
 from . import tables as tb

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .. import state as st
+from ..engine import state as st
 from ..ir import Imm
-from ..ops.per_thread import lane_address, lane_word
-from ..ops.tma import _tensor_map
-from ..tensormap import MAX_RANK, TensorMap
-from ..warp import lane_list
+from ..machine.warp import lane_list
+from ..units.per_thread import lane_address, lane_word
+from ..units.tma.rules import _tensor_map
+from ..units.tma.tensormap import MAX_RANK, TensorMap
 from . import account, costs, units
 from . import constants as c
 from . import tables as tb

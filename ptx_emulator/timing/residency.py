@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import state as st
+from ..engine import state as st
 from ..grid import Grid
 
 # Limits of an SM of compute capability 10.x (CUDA C++ Programming Guide, technical specifications).

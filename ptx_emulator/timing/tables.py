@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import state as st
-from ..decode import Kernel
+from ..engine import state as st
+from ..front.decode import Kernel
 from .constants import Constants
 from .costs import CODE_LINE_BYTES, CostTable, code_lines, cost_table
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from wrappers.engines import engine_backend
+from wrappers.engines.settings import engine_backend
 from wrappers.reference import mla_decode_reference
 from wrappers.testing import snr_db
 

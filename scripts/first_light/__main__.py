@@ -22,8 +22,8 @@ from scripts.first_light import assumptions, constants, correctness, machine, mo
 from scripts.first_light.isolate import Crashed, isolated
 from scripts.first_light.replay import on_emulator
 from scripts.first_light.report import NAME, Report
-from scripts.progress import Progress
 from wrappers import command_line
+from wrappers.progress import Progress
 
 _FIRST_EMULATION_SECONDS = 900  # of which the compiler of its loops takes about one minute
 

@@ -62,7 +62,7 @@ def checks(is_rehearsal: bool, is_short: bool, why_no_kernel: str = "") -> list[
         for name, arguments in shapes
     ]
     replay = "emulator" if is_rehearsal else "gpu"
-    tests = ("--tests", "tests/ptx_emulator/ops/test_matrix.py") if is_short else ()
+    tests = ("--tests", "tests/ptx_emulator/units/test_matrix.py") if is_short else ()
     command = ("-m", "scripts.crosscheck_device", "--backend", replay, *tests)
     found.append(Check("conformance kernels", command, crosschecked))
     return [*found, *(sanitizer(tool, is_rehearsal, why_no_kernel) for tool in SANITIZERS)]

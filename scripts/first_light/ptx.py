@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptx_emulator.tensormap import TensorMap
+from ptx_emulator.units.tma.tensormap import TensorMap
 from scripts.crosscheck_cases import Case
 
 HEADER = ".version 9.0\n.target sm_100a\n.address_size 64\n.extern .shared .align 1024 .b8 smem[];\n"

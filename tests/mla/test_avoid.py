@@ -11,7 +11,7 @@ import torch
 
 from mla.config import MlaDecodeConfig
 from mla.decode import MlaDecode
-from ptx_emulator import native_mma
+from ptx_emulator.units.tcgen05 import mma_native
 from tests.wrappers.emulation import launch, launch_with_reports
 from wrappers import kernel, machines
 from wrappers.decode import EMULATED_ARCH, mla_decode
@@ -58,7 +58,7 @@ def executed(problem, path: str, role: str, start: str) -> int:
 
 def operands_with_nan(problem, path: str, monkeypatch) -> int:
     """How many operands B of the launch hold a NaN. Not in order: then none goes past the function that is watched."""
-    found, execute = [], native_mma.execute
+    found, execute = [], mma_native.execute
 
     def watched(plan, segments, place, a_address, keep, scale, zero, members):
         for member in members:
@@ -71,7 +71,7 @@ def operands_with_nan(problem, path: str, monkeypatch) -> int:
         execute(plan, segments, place, a_address, keep, scale, zero, members)
 
     with monkeypatch.context() as patch:
-        patch.setattr(native_mma, "execute", watched)
+        patch.setattr(mma_native, "execute", watched)
         launch(problem, path=path, order="random", seed=1)
     assert found
     return sum(found)

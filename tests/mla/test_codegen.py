@@ -13,9 +13,9 @@ from cutlass.cute.runtime import make_fake_compact_tensor
 
 from mla.compile import compile_decode
 from mla.config import MlaDecodeConfig
-from mla.mutants import compile_mutant
-from mla.plans import plan_of
+from mla.plan.paths import plan_of
 from scripts.cubin_report import report_cubin
+from scripts.mutants import compile_mutant
 
 CONFIG = MlaDecodeConfig("bf16", 16, 8, True, 64, lse_base="e")
 
@@ -100,7 +100,7 @@ REGISTER = re.compile(r"%rd?\d+")
 
 def touched_too_early(ptx: str) -> list[str]:
     """Instructions that touch what a tcgen05.ld loads before the next wait::ld of its basic block. A move only gives it
-    another name (ptx_emulator/deferred_loads.py).
+    another name (ptx_emulator/machine/deferred_loads.py).
     """
     loaded: set[str] = set()
     found = []

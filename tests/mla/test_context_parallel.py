@@ -11,7 +11,7 @@ import torch
 from mla.config import MlaDecodeConfig
 from tests.wrappers.emulation import PATHS, is_caught, launch, run, same
 from wrappers import kernel
-from wrappers.decode import EMULATED_ARCH
+from wrappers.backends import EMULATED_ARCH
 from wrappers.kernel import TORCH_DTYPES
 from wrappers.partials import merge_partials
 from wrappers.testing import MlaProblem, assert_matches, make_problem, shard

@@ -12,18 +12,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mla.mutants import MUTANTS, WIDE_MUTANTS
+from mla.config import PAGE_SIZES
+from scripts.mutants import MUTANTS, WIDE_MUTANTS
 from tests.wrappers.emulation import PATHS, is_caught, launch, run
 from tests.wrappers.probe import visible_mask
 from wrappers import kernel
-from wrappers.decode import EMULATED_ARCH, mla_decode
+from wrappers.backends import EMULATED_ARCH
+from wrappers.decode import mla_decode
 from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, assert_matches, make_problem
 
 KV_LENS = (1, 63, 64, 65, 127, 128, 129, 200, 513, 0)
 HEADS = (1, 3, 16, 40, 64, 128)
 QUERY_LENS = (1, 2, 4, 5, 8)
-PAGES = (16, 32, 64, 128)
 
 
 @pytest.fixture(params=["emulator", pytest.param("cute", marks=pytest.mark.device)])
@@ -41,7 +42,7 @@ def thinned_grid():
     """Half the (num_heads, seq_len_q) pairs; page size, dtype and mask rotate so that all values meet."""
     pairs = list(itertools.product(HEADS, QUERY_LENS))[::2]
     for index, (num_heads, seq_len_q) in enumerate(pairs):
-        yield num_heads, seq_len_q, PAGES[index % 4], list(TORCH_DTYPES)[index % 3], index % 5 != 2
+        yield num_heads, seq_len_q, PAGE_SIZES[index % 4], list(TORCH_DTYPES)[index % 3], index % 5 != 2
 
 
 def check(backend, path, num_heads, seq_len_q, page_size, dtype, is_causal):
@@ -60,7 +61,7 @@ def test_grid(backend, path, num_heads, seq_len_q, page_size, dtype, is_causal):
 @pytest.mark.slow
 @pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("dtype", list(TORCH_DTYPES))
-@pytest.mark.parametrize("page_size", PAGES)
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
 @pytest.mark.parametrize("seq_len_q", QUERY_LENS)
 @pytest.mark.parametrize("num_heads", HEADS)
 @pytest.mark.parametrize("path", PATHS)

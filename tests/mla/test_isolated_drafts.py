@@ -12,9 +12,9 @@ from mla import operands
 from mla.config import MlaDecodeConfig
 from tests.wrappers.emulation import launch, run, same
 from wrappers import kernel
+from wrappers.call import DecodeCall
 from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, assert_matches, make_problem, shard
-from wrappers.validate import DecodeCall
 
 # The drafts of 4 tokens straddle two key tiles, fill the end of a whole one, lie in a ragged one, outnumber the keys.
 KV_LENS = (130, 256, 70, 3)

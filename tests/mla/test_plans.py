@@ -9,28 +9,31 @@ import pytest
 from mla.arch import SMEM_BYTES_PER_CTA
 from mla.causal_mask import TilePhases
 from mla.config import MlaDecodeConfig
-from mla.memory_plan import KeySlot, Ring, Span, ValuePart
 from mla.page_ring import PageSpan
 from mla.pipelines import BarrierPlan, Edge
-from mla.plans import NarrowPlan, WidePlan, plan_of
+from mla.plan.memory import MemoryPlan
+from mla.plan.paths import NarrowTile, plan_of
+from mla.plan.smem import Ring, SmemPlan
+from mla.plan.tile import KeySlot, Span, ValuePart
+from mla.plan.tmem import TmemPlan
 from mla.tile_scheduler import TileScheduler
 from mla.warp_schedule import WarpSchedule
 
 
-def make_plan(**changes) -> NarrowPlan | WidePlan:
+def make_plan(**changes) -> MemoryPlan:
     fields = dict(dtype="bf16", num_heads=16, seq_len_q=4, is_causal=True, page_size=64)
     return plan_of(MlaDecodeConfig(**{**fields, **changes}))
 
 
 def test_narrow_plan_bytes():
     plan = make_plan()
-    assert plan.query_bytes == 64 * 576 * 2
-    assert list(plan.query_chunks_kept) == [4, 5, 6, 7, 8]
-    assert plan.rings["keys"] == Ring(5 * 8192, slot_bytes=64 * 128 * 2, stages=10, tile_slots=4, item_slots=2)
-    assert plan.rings["rope"] == Ring(5 * 8192 + 10 * 16384, slot_bytes=64 * 64 * 2, stages=2, tile_slots=1)
-    assert plan.probs_offset == 5 * 8192 + 10 * 16384 + 2 * 8192
+    assert plan.tile.query_bytes == 64 * 576 * 2
+    assert list(plan.smem.query_chunks_kept) == [4, 5, 6, 7, 8]
+    assert plan.smem.rings["keys"] == Ring(5 * 8192, slot_bytes=64 * 128 * 2, stages=10, tile_slots=4, item_slots=2)
+    assert plan.smem.rings["rope"] == Ring(5 * 8192 + 10 * 16384, slot_bytes=64 * 64 * 2, stages=2, tile_slots=1)
+    assert plan.smem.probs_offset == 5 * 8192 + 10 * 16384 + 2 * 8192
     assert plan.smem_bytes <= SMEM_BYTES_PER_CTA
-    assert plan.tmem_columns_used == 256 + 2 * 32 + 4 * 32
+    assert plan.tmem.columns_used == 256 + 2 * 32 + 4 * 32
 
 
 def test_ring_counts():
@@ -44,16 +47,21 @@ def test_ring_counts():
 )
 def test_page_geometry(page_size, box, per_tile, per_page):
     plan = make_plan(page_size=page_size)
-    assert (plan.box_tokens, plan.pages_per_tile, plan.tiles_per_page) == (box, per_tile, per_page)
+    assert (plan.tile.box_tokens, plan.tile.pages_per_tile, plan.tile.tiles_per_page) == (box, per_tile, per_page)
+
+
+def narrow_plan(key_stages: int, score_stages: int = 2) -> MemoryPlan:
+    tile = NarrowTile(MlaDecodeConfig("bf16", 16, 4, True, 64))
+    return MemoryPlan(SmemPlan(tile, TmemPlan(tile, score_stages), key_stages, rope_stages=2), WarpSchedule())
 
 
 def test_a_plan_that_does_not_fit_is_refused_with_the_numbers():
     with pytest.raises(AssertionError, match=r"shared memory: \d+ > 232448"):
-        NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), key_stages=12, rope_stages=2)
+        narrow_plan(key_stages=12)
     with pytest.raises(AssertionError, match=r"TMEM: \d+ > 512"):
-        NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), 4, rope_stages=2, score_stages=8)
+        narrow_plan(key_stages=4, score_stages=8)
     with pytest.raises(AssertionError, match="2 slots side by side, 5 slots"):
-        NarrowPlan(MlaDecodeConfig("bf16", 16, 4, True, 64), WarpSchedule(), key_stages=5, rope_stages=2)
+        narrow_plan(key_stages=5)
 
 
 @pytest.mark.parametrize("dtype, slots", [("fp8", [[0], [1], [2], [3]]), ("bf16", [[0, 1], [2, 3], [4, 5], [6, 7]])])
@@ -62,12 +70,12 @@ def test_narrow_slots(dtype, slots):
     span, which only Q*K reads, has a ring of its own.
     """
     plan = make_plan(dtype=dtype)
-    latent = [slot for slot in plan.key_slots if slot.edge == "keys"]
+    latent = [slot for slot in plan.tile.key_slots if slot.edge == "keys"]
     assert [[span for span, _ in slot.spans] for slot in latent] == slots
-    assert plan.slot_spans * plan.key_rows * 128 == plan.rings["keys"].slot_bytes
-    assert plan.key_slots[-1] == KeySlot("rope", 0, ((len(plan.spans) - 1, 0),))
-    assert [part.slots for part in plan.value_parts] == [range(0, 2), range(2, 4)]
-    assert [part.half for part in plan.value_parts] == [0, 1]
+    assert plan.tile.slot_spans * plan.tile.key_rows * 128 == plan.smem.rings["keys"].slot_bytes
+    assert plan.tile.key_slots[-1] == KeySlot("rope", 0, ((len(plan.tile.spans) - 1, 0),))
+    assert [part.slots for part in plan.tile.value_parts] == [range(0, 2), range(2, 4)]
+    assert [part.half for part in plan.tile.value_parts] == [0, 1]
 
 
 @pytest.mark.parametrize("path", ["narrow", "wide"])
@@ -77,19 +85,19 @@ def test_rings_have_as_many_slots_as_fit(dtype, path):
     for ring in ("key_stages",) if path == "narrow" else ("key_stages", "value_stages"):
         more = 2 if path == "narrow" else 1
         with pytest.raises(AssertionError, match="shared memory"):
-            replace(plan, **{ring: getattr(plan, ring) + more})
+            replace(plan, smem=replace(plan.smem, **{ring: getattr(plan.smem, ring) + more}))
 
 
 def test_buffers_do_not_overlap():
     plan = make_plan()
     starts = [
-        plan.query_offset,
-        *(ring.offset for ring in plan.rings.values()),
-        plan.probs_offset,
-        plan.row_exchange_offset,
-        plan.scale_offset,
-        plan.page_ids_offset,
-        plan.work_offset,
+        plan.smem.query_offset,
+        *(ring.offset for ring in plan.smem.rings.values()),
+        plan.smem.probs_offset,
+        plan.smem.row_exchange_offset,
+        plan.smem.scale_offset,
+        plan.smem.page_ids_offset,
+        plan.smem.work_offset,
         plan.barrier_offset,
         plan.tmem_pointer_offset,
         plan.smem_bytes,
@@ -140,10 +148,10 @@ def test_every_row_has_one_row_tile(num_heads, seq_len_q, tiles):
 def test_fp8_plan():
     """Half the bytes a token, twice the tokens a tile; the rope span is 64 bytes wide."""
     plan = make_plan(dtype="fp8")
-    assert (plan.tile_tokens, plan.mma_k, plan.spans[-1]) == (128, 32, Span(512, 64))
-    assert plan.score_columns == 64
-    assert (plan.rings["keys"].slot_bytes, plan.rings["rope"].slot_bytes) == (128 * 128, 128 * 64)
-    assert list(plan.query_chunks_kept) == [4]
+    assert (plan.tile.tokens, plan.tile.mma_k, plan.tile.spans[-1]) == (128, 32, Span(512, 64))
+    assert plan.tmem.score_columns == 64
+    assert (plan.smem.rings["keys"].slot_bytes, plan.smem.rings["rope"].slot_bytes) == (128 * 128, 128 * 64)
+    assert list(plan.smem.query_chunks_kept) == [4]
     assert plan.smem_bytes <= SMEM_BYTES_PER_CTA
 
 
@@ -155,9 +163,9 @@ def test_page_spans_name_the_pages_of_their_tiles(page_size, begin, end):
     used = set()
     for tile in range(begin, end):
         stage, position = span.stage(tile), span.position(tile)
-        entry = span.first_page + stage * plan.page_ids_per_stage + position
-        assert entry * page_size <= tile * 64 < (entry + plan.pages_per_tile) * page_size
-        assert position + plan.pages_per_tile <= plan.page_ids_per_stage
+        entry = span.first_page + stage * plan.smem.page_ids_per_stage + position
+        assert entry * page_size <= tile * 64 < (entry + plan.tile.pages_per_tile) * page_size
+        assert position + plan.tile.pages_per_tile <= plan.smem.page_ids_per_stage
         used.add(stage)
     assert used == set(range(span.num_stages))
 
@@ -166,14 +174,14 @@ def test_wide_plans():
     """Tiles of 128 keys, of which a CTA holds 64 as keys, and 256 of the 512 latent dimensions of all as values."""
     bf16, fp8 = make_plan(path="wide"), make_plan(path="wide", dtype="fp8")
     for plan in (bf16, fp8):
-        assert (plan.tile_rows, plan.cta_rows, plan.tile_tokens, plan.key_rows) == (128, 64, 128, 64)
-        assert plan.smem_bytes <= SMEM_BYTES_PER_CTA and plan.tmem_columns_used == 512
-        assert plan.query_tmem_spans == 4
-        tile_bytes = sum(ring.tile_slots * ring.slot_bytes for ring in plan.rings.values())
+        assert (plan.tile.rows, plan.tile.cta_rows, plan.tile.tokens, plan.tile.key_rows) == (128, 64, 128, 64)
+        assert plan.smem_bytes <= SMEM_BYTES_PER_CTA and plan.tmem.columns_used == 512
+        assert plan.tmem.query_spans == 4
+        tile_bytes = sum(ring.tile_slots * ring.slot_bytes for ring in plan.smem.rings.values())
         assert tile_bytes == plan.tile_load_bytes == (64 * 576 + 128 * 256) * plan.config.element_bytes
     places = [(half, first_token) for half in (0, 1) for first_token in (0, 64)]
-    assert bf16.value_parts == tuple(ValuePart(*place, 64, range(n, n + 1)) for n, place in enumerate(places))
-    assert fp8.value_parts == tuple(ValuePart(half, 0, 128, range(half, half + 1)) for half in (0, 1))
+    assert bf16.tile.value_parts == tuple(ValuePart(*place, 64, range(n, n + 1)) for n, place in enumerate(places))
+    assert fp8.tile.value_parts == tuple(ValuePart(half, 0, 128, range(half, half + 1)) for half in (0, 1))
 
 
 def test_both_ctas_of_a_pair_arrive_where_the_tensor_core_waits():
@@ -191,8 +199,8 @@ def test_both_ctas_of_a_pair_arrive_where_the_tensor_core_waits():
     "num_heads, seq_len_q, is_wide", [(64, 1, False), (65, 1, True), (16, 4, False), (16, 5, True)]
 )
 def test_more_than_64_rows_take_the_wide_path(num_heads, seq_len_q, is_wide):
-    assert make_plan(num_heads=num_heads, seq_len_q=seq_len_q).is_paired == is_wide
-    assert not make_plan(num_heads=num_heads, seq_len_q=seq_len_q, path="narrow").is_paired
-    assert make_plan(num_heads=num_heads, seq_len_q=seq_len_q, path="wide").is_paired
+    assert make_plan(num_heads=num_heads, seq_len_q=seq_len_q).tile.is_paired == is_wide
+    assert not make_plan(num_heads=num_heads, seq_len_q=seq_len_q, path="narrow").tile.is_paired
+    assert make_plan(num_heads=num_heads, seq_len_q=seq_len_q, path="wide").tile.is_paired
     with pytest.raises(ValueError, match="path='two': must be one of"):
         make_plan(path="two")

@@ -100,11 +100,11 @@ def test_no_key_is_read_that_no_query_token_sees(dtype):
     plan = MlaDecode(MlaDecodeConfig(dtype, 40, 8, True, 64, path="narrow")).plan
     expected = 0
     for tokens, keys in zip(QUERY_LENS, KV_LENS):
-        for first_row in range(0, tokens * 40, plan.tile_rows):
-            last_token = min((first_row + plan.tile_rows - 1) // 40, tokens - 1)
+        for first_row in range(0, tokens * 40, plan.tile.rows):
+            last_token = min((first_row + plan.tile.rows - 1) // 40, tokens - 1)
             seen = max(keys - (tokens - 1) + last_token, 0)
-            boxes = -(-seen // plan.box_tokens)
-            expected += (plan.query_bytes if seen else 0) + boxes * plan.box_tokens * plan.token_bytes
+            boxes = -(-seen // plan.tile.box_tokens)
+            expected += (plan.tile.query_bytes if seen else 0) + boxes * plan.tile.box_tokens * plan.tile.token_bytes
     assert reports.decode.counters["tma_load_bytes"] == expected
 
 

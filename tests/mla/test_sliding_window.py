@@ -16,7 +16,7 @@ from mla.tile_scheduler import TileScheduler
 from tests.mla.test_split_kv import shares_of
 from tests.wrappers.emulation import assert_clean, is_caught, launch, launch_with_reports, run, same
 from wrappers import kernel
-from wrappers.decode import EMULATED_ARCH
+from wrappers.backends import EMULATED_ARCH
 from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, assert_matches, make_problem, shard
 
@@ -115,7 +115,7 @@ def test_shares_of_a_launch_are_equal():
 
 
 def test_stream_k_counts_the_tiles_of_the_window_alone():
-    """Requests of very different lengths, the same window: shares as if they were as long as it."""
+    """Requests of very different lengths, the same window: ranges as if they were as long as it."""
     scheduler = TileScheduler.of(MlaDecodeConfig("bf16", 16, 4, True, 64, sliding_window=True), 64, 64)
     windowed = scheduler.of_window(64 * 8 - 4)
     long, short = [64 * 1000, 64 * 8, 64 * 20, 64 * 500], [64 * 8] * 4

@@ -1,4 +1,4 @@
-"""The cut of a batch into shares, on plain integers: everything once, balanced, and at most two partials a CTA."""
+"""The cut of a batch into ranges, on plain integers: everything once, balanced, and at most two partials a CTA."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def line_of(scheduler: TileScheduler, seq_lens: list[int]) -> list[tuple[int, in
     return line
 
 
-def shares_of(
+def ranges_of(
     scheduler: TileScheduler, seq_lens: list[int], num_ctas: int
 ) -> list[list[tuple[int, int, int, int, int]]]:
     """Per CTA: (request, row tile, begin, end, slot or -1), as the scheduler warp announces them."""
     line = line_of(scheduler, seq_lens)
     total = line[-1][2] + line[-1][3]
-    cut = split_kv.Shares.of(total, num_ctas, len(line), scheduler.gap)
-    shares = []
+    cut = split_kv.Partition.of(total, num_ctas, len(line), scheduler.gap)
+    ranges = []
     for cta in range(num_ctas):
         begin, end = cut.begin(cta), cut.begin(cta + 1)
         items = []
@@ -49,8 +49,8 @@ def shares_of(
                 is_whole = taken.begin == 0 and taken.end == cost
                 slot = -1 if is_whole else split_kv.partial_slot(cta, taken.begin)
                 items.append((request, row_tile, taken.begin, taken.end, slot))
-        shares.append(items)
-    return shares
+        ranges.append(items)
+    return ranges
 
 
 def batches():
@@ -70,7 +70,7 @@ def test_every_tile_is_taken_once(num_heads, seq_len_q):
     scheduler = scheduler_of(num_heads, seq_len_q)
     for seq_lens in batches():
         taken: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        for items in shares_of(scheduler, seq_lens, NUM_CTAS):
+        for items in ranges_of(scheduler, seq_lens, NUM_CTAS):
             for request, row_tile, begin, end, _ in items:
                 taken.setdefault((request, row_tile), []).append((begin, end))
         for request, row_tile, _, cost in line_of(scheduler, seq_lens):
@@ -82,7 +82,7 @@ def test_every_tile_is_taken_once(num_heads, seq_len_q):
 def test_slots_are_unique_and_fit_the_workspace():
     scheduler = scheduler_of()
     for seq_lens in batches():
-        slots = [slot for items in shares_of(scheduler, seq_lens, NUM_CTAS) for *_, slot in items if slot >= 0]
+        slots = [slot for items in ranges_of(scheduler, seq_lens, NUM_CTAS) for *_, slot in items if slot >= 0]
         assert len(slots) == len(set(slots))
         assert all(slot < split_kv.num_slots(NUM_CTAS) for slot in slots)
 
@@ -92,9 +92,9 @@ def test_the_merge_finds_the_slots_that_were_written():
     scheduler = scheduler_of()
     for seq_lens in batches():
         line = line_of(scheduler, seq_lens)
-        cut = split_kv.Shares.of(line[-1][2] + line[-1][3], NUM_CTAS, len(line), scheduler.gap)
+        cut = split_kv.Partition.of(line[-1][2] + line[-1][3], NUM_CTAS, len(line), scheduler.gap)
         written: dict[tuple[int, int], list[int]] = {}
-        for items in shares_of(scheduler, seq_lens, NUM_CTAS):
+        for items in ranges_of(scheduler, seq_lens, NUM_CTAS):
             for request, row_tile, _, _, slot in items:
                 written.setdefault((request, row_tile), []).append(slot)
         for request, row_tile, first, cost in line:
@@ -128,12 +128,12 @@ BATCHES = {
 @pytest.mark.parametrize("seq_lens", BATCHES.values(), ids=BATCHES)
 def test_makespan_is_within_a_tile_of_perfect(seq_lens):
     scheduler = scheduler_of()
-    shares = shares_of(scheduler, seq_lens, NUM_CTAS)
-    loads = [sum(end - begin for *_, begin, end, _ in items) for items in shares]
+    ranges = ranges_of(scheduler, seq_lens, NUM_CTAS)
+    loads = [sum(end - begin for *_, begin, end, _ in items) for items in ranges]
     perfect = -(-sum(loads) // NUM_CTAS)
     assert max(loads) <= perfect + 1
     assert max(loads) <= tokenspeed_makespan(seq_lens, scheduler.row_tiles, NUM_CTAS)
-    most_items = max(len(items) for items in shares)
+    most_items = max(len(items) for items in ranges)
     assert min(loads) >= max(loads) - 1 - most_items * scheduler.gap > 0, "every SM has work, at batch 1 too"
 
 
@@ -172,17 +172,17 @@ def emulated_loads(seq_lens: list[int], path: str) -> list[int]:
     "seq_lens, loads", [([64 * 10], [1] * 10), ([128] * 10, [2] * 10), ([64] * 10, [1] * 10), ([64, 320], [1] * 6)]
 )
 def test_short_row_tiles_are_not_cut_further(seq_lens, loads):
-    """Few long requests are cut down to single tiles; of short ones there are as many shares as row tiles."""
-    shares = shares_of(scheduler_of(), seq_lens, NUM_CTAS)
-    assert [sum(end - begin for *_, begin, end, _ in items) for items in shares if items] == loads
+    """Few long requests are cut down to single tiles; of short ones there are as many ranges as row tiles."""
+    ranges = ranges_of(scheduler_of(), seq_lens, NUM_CTAS)
+    assert [sum(end - begin for *_, begin, end, _ in items) for items in ranges if items] == loads
 
 
 @pytest.mark.parametrize("row_tiles, gap", [(1, 0), (1, 2), (2, 1), (5, 0), (300, 2)])
 @pytest.mark.parametrize("num_units", [1, 2, 3, 74, 148])
 @pytest.mark.parametrize("longer", [0, 1, 3, 4, 7, 8, 9, 591, 592, 593, 5000])
-def test_shares_by_counting(longer, num_units, row_tiles, gap):
+def test_ranges_by_counting(longer, num_units, row_tiles, gap):
     total = row_tiles * (1 + gap) + longer
-    cut = split_kv.Shares.of(total, num_units, row_tiles, gap)
+    cut = split_kv.Partition.of(total, num_units, row_tiles, gap)
     sizes = [cut.begin(unit + 1) - cut.begin(unit) for unit in range(num_units)]
     used = [size for size in sizes if size]
     assert cut.begin(0) == 0 and sum(sizes) == total and sizes[: len(used)] == used
@@ -192,19 +192,19 @@ def test_shares_by_counting(longer, num_units, row_tiles, gap):
     assert [cut.unit_of(position) for position in range(total)] == owners[:total]
 
 
-def test_a_gap_keeps_shares_from_reaching_into_the_next_row_tile():
+def test_a_gap_keeps_ranges_from_reaching_into_the_next_row_tile():
     """As long as an item switch takes, a unit with two items has fewer key tiles than the others."""
     scheduler = TileScheduler.of(MlaDecodeConfig("bf16", 16, 8, True, 64, path="wide"), 128, 128)
     assert scheduler.gap == 2
-    shares = shares_of(scheduler, [128 * 16] * 10, 74)
-    weights = [sum(end - begin for *_, begin, end, _ in items) + 2 * (len(items) - 1) for items in shares if items]
-    most = max(sum(end - begin for *_, begin, end, _ in items) for items in shares)
+    ranges = ranges_of(scheduler, [128 * 16] * 10, 74)
+    weights = [sum(end - begin for *_, begin, end, _ in items) + 2 * (len(items) - 1) for items in ranges if items]
+    most = max(sum(end - begin for *_, begin, end, _ in items) for items in ranges)
     assert max(weights) == most == -(-sum(weights) // 74)
 
 
 def test_a_line_without_row_tiles():
-    cut = split_kv.Shares.of(0, 148, 0, 2)
-    assert (cut.begin(0), cut.begin(1), cut.begin(148)) == (0, 1, 1), "one share, of a position that nothing takes"
+    cut = split_kv.Partition.of(0, 148, 0, 2)
+    assert (cut.begin(0), cut.begin(1), cut.begin(148)) == (0, 1, 1), "one range, of a position that nothing takes"
 
 
 def test_workspace_bytes():

@@ -16,7 +16,7 @@ from mla.tile_scheduler import TileScheduler
 from tests.mla.test_split_kv import shares_of
 from tests.wrappers.emulation import NUM_CTAS, assert_clean, is_caught, launch, launch_with_reports, run, same
 from wrappers import emulated, kernel
-from wrappers.decode import EMULATED_ARCH
+from wrappers.backends import EMULATED_ARCH
 from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, assert_matches, hide_unseen, make_problem
 
@@ -93,9 +93,8 @@ def test_a_length_beyond_the_keys_is_all_of_them():
     lens, beyond = torch.tensor([[3, 70, 1, 69], [40, 40, 0, 2]]).int(), [[3, 2**31 - 1, 1, 69], [41, 40, -7, 2]]
     problem = replace(make_problem(2, 16, 4, (70, 40), page_size=16), local_visible_lens=lens)
     call = replace(problem.decode_call(), local_visible_lens=torch.tensor(beyond).int())
-    out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.out_shape[:3])
-    emulated.launch(kernel.compiled(call, EMULATED_ARCH), call, out, lse, num_ctas=NUM_CTAS)
-    assert same((out, lse), launch(problem))
+    emulated.launch(kernel.compiled(call, EMULATED_ARCH), call, num_ctas=NUM_CTAS)
+    assert same((call.out, call.lse), launch(problem))
 
 
 def test_bytes_are_those_of_the_longest_token():
@@ -109,7 +108,7 @@ def test_bytes_are_those_of_the_longest_token():
 
 
 def test_stream_k_counts_the_longest_token_of_a_row_tile():
-    """The scheduler's shares, on plain integers, of the lengths of the two row tiles of eight tokens."""
+    """The scheduler's ranges, on plain integers, of the lengths of the two row tiles of eight tokens."""
     scheduler = TileScheduler.of(MlaDecodeConfig("bf16", 16, 8, False, 64, path="narrow", visible_lens=True), 64, 64)
     lens = [64 * 9, 5, 64 * 30, 0, 1, 0, 0, 64 * 3]
     given = scheduler.of_request(8, lens)

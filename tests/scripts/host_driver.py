@@ -8,7 +8,7 @@ import functools
 import numpy as np
 
 import ptx_emulator
-from ptx_emulator.tensormap import TensorMap
+from ptx_emulator.units.tma.tensormap import TensorMap
 from scripts import crosscheck_gpu
 
 

@@ -11,12 +11,12 @@ import struct
 import numpy as np
 import pytest
 
-from ptx_emulator.tensormap import TensorMap
+from ptx_emulator.units.tma.tensormap import TensorMap
 from scripts import crosscheck_device, crosscheck_gpu, crosscheck_ptxas
 from scripts.crosscheck_cases import Case, Recorder, compare, load_cases, relocate
 from tests.scripts.host_driver import HostDriver
 
-TESTS = ["tests/ptx_emulator/ops/test_matrix.py", "tests/ptx_emulator/ops/test_tma.py"]
+TESTS = ["tests/ptx_emulator/units/test_matrix.py", "tests/ptx_emulator/units/tma/test_rules.py"]
 PTX = """.version 9.0
 .target sm_100a
 .address_size 64

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from mla.compile import compile_decode
-from mla.mutants import compile_mutant
 from ptx_emulator.errors import EmulationError
+from scripts.mutants import compile_mutant
 from wrappers import emulated, kernel
-from wrappers.decode import EMULATED_ARCH, device_arch
+from wrappers.backends import EMULATED_ARCH, device_arch
 from wrappers.testing import MlaProblem, assert_matches, compare
 
 PATHS = ("narrow", "wide")
@@ -23,10 +23,8 @@ def run(problem: MlaProblem, backend: str, path: str = "auto") -> tuple[torch.Te
     if backend == "emulator":
         return launch(problem, path=path)
     call = problem.to("cuda").decode_call()
-    out = torch.empty(problem.out_shape, dtype=problem.out_dtype, device="cuda")
-    lse = torch.empty(problem.out_shape[:-1], device="cuda")
-    kernel.launch(kernel.compiled(call, device_arch(out.device), path), call, out, lse)
-    return out.cpu(), lse.cpu()
+    kernel.launch(kernel.compiled(call, device_arch(call.out.device), path), call)
+    return call.out.cpu(), call.lse.cpu()
 
 
 def launch_with_reports(
@@ -44,14 +42,14 @@ def launch_with_reports(
     call = problem.decode_call(workspace=workspace)
     config = kernel.decode_config(call, EMULATED_ARCH, path)
     compiled = compile_mutant(config, mutant) if mutant else compile_decode(config)
-    out = torch.full(problem.out_shape, torch.nan).to(problem.out_dtype)
-    lse = torch.full(problem.out_shape[:-1], torch.nan)
-    reports = emulated.launch(compiled, call, out, lse, num_ctas=num_ctas, **options)
+    reports = emulated.launch(compiled, call, num_ctas=num_ctas, **options)
     for order, seed in SCHEDULES if mutant is None and "order" not in options else ():
-        again = torch.full_like(out, torch.nan), torch.full_like(lse, torch.nan)
-        emulated.launch(compiled, call, *again, num_ctas=num_ctas, order=order, seed=seed, **options)
-        assert same(again, (out, lse)), f"the result depends on the schedule: {order}, seed {seed}"
-    return out, lse, reports
+        again = problem.decode_call(workspace=workspace)
+        emulated.launch(compiled, again, num_ctas=num_ctas, order=order, seed=seed, **options)
+        assert same((again.out, again.lse), (call.out, call.lse)), (
+            f"the result depends on the schedule: {order}, seed {seed}"
+        )
+    return call.out, call.lse, reports
 
 
 def launch(problem: MlaProblem, mutant: str | None = None, **options) -> tuple[torch.Tensor, torch.Tensor]:

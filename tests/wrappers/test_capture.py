@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mla import compile as mla_compile
 from mla.store import CompiledDecode
-from wrappers import decode, kernel
+from wrappers import backends, kernel
 from wrappers.compat import flashinfer, flashmla, tokenspeed, use_backend
 from wrappers.decode import mla_decode
 from wrappers.testing import make_problem
@@ -48,7 +48,7 @@ def gpu(monkeypatch):
             return CompiledDecode(config, lambda *arguments: launches.append(arguments), "", "", b"")
 
     monkeypatch.setattr(mla_compile, "_compiled", Compiled())
-    monkeypatch.setattr(decode, "device_arch", lambda device: "sm_100a")
+    monkeypatch.setattr(backends, "device_arch", lambda device: "sm_100a")
     monkeypatch.setattr(kernel, "num_ctas", lambda device: CTAS)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wrappers import decode
+from wrappers import backends
 from wrappers.decode import mla_decode
 from wrappers.testing import assert_matches, make_problem
 
@@ -108,6 +108,6 @@ def test_architectures(capability, arch, monkeypatch):
     device = SimpleNamespace(type="cuda")
     if arch is None:
         with pytest.raises(ValueError, match=f"compute capability {capability[0]}.{capability[1]}: backend='cute'"):
-            decode.device_arch(device)
+            backends.device_arch(device)
     else:
-        assert decode.device_arch(device) == arch
+        assert backends.device_arch(device) == arch

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mla.compile import compile_decode, compile_kernel
+from mla.config import PAGE_SIZES
 from mla.decode import MlaDecode
 from mla.roles import scheduler
 from ptx_emulator.errors import EmulationError, LimitExceeded, OutOfBounds
@@ -26,7 +27,6 @@ from wrappers.testing import DEFAULT_SCALE, MlaProblem, assert_matches, baseline
 
 FP8 = torch.float8_e4m3fn
 HEADS = (1, 3, 16, 40, 64, 128)
-PAGES = (16, 32, 64, 128)
 # Around the 128-key tile of e4m3 and two of them, primes, and lengths shorter than the query; 0 is a padded request.
 LENGTHS = (1, 3, 63, 64, 127, 128, 129, 257, 513, 0)
 FEW_CTAS = 13  # few enough that shares straddle requests, and prime so that they straddle row tiles
@@ -62,7 +62,7 @@ def check_fp8(num_heads, seq_len_q, page_size, is_causal, backend):
 def fp8_grid():
     """Every head count with 1, 4 and 5 tokens; page sizes and masks rotate."""
     for index, (num_heads, seq_len_q) in enumerate(itertools.product(HEADS, (1, 4, 5))):
-        yield num_heads, seq_len_q, PAGES[index % 4], index % 5 != 2
+        yield num_heads, seq_len_q, PAGE_SIZES[index % 4], index % 5 != 2
 
 
 @pytest.mark.parametrize("num_heads, seq_len_q, page_size, is_causal", list(fp8_grid()))
@@ -72,7 +72,8 @@ def test_fp8(num_heads, seq_len_q, page_size, is_causal, backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "num_heads, seq_len_q, page_size, is_causal", list(itertools.product(HEADS, (1, 2, 4, 5, 8), PAGES, (True, False)))
+    "num_heads, seq_len_q, page_size, is_causal",
+    list(itertools.product(HEADS, (1, 2, 4, 5, 8), PAGE_SIZES, (True, False))),
 )
 def test_fp8_in_all_shapes(num_heads, seq_len_q, page_size, is_causal, backend):
     check_fp8(num_heads, seq_len_q, page_size, is_causal, backend)
@@ -280,18 +281,17 @@ def test_rows_of_the_block_tables_are_not_overrun():
     problem = make_problem(3, 16, 4, (330, 65, 200), page_size=16)
     call = problem.decode_call()
     config = kernel.decode_config(call, "sm_100a")
-    out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.out_shape[:3])
 
     def overruns(compiled, spread):
         try:
-            reports = emulated.launch(compiled, call, out, lse, num_ctas=2, checks=True, spread=spread)
+            reports = emulated.launch(compiled, call, num_ctas=2, checks=True, spread=spread)
             hazards = reports.merge.hazards
         except OutOfBounds as error:  # of the last row
             hazards = error.hazards
         return [hazard.place for hazard in hazards if hazard.kind == "row-overrun"]
 
     assert overruns(compile_decode(config), ["block_tables"]) == []
-    assert_matches(problem, out, lse)
+    assert_matches(problem, call.out, call.lse)
 
     def every_entry(ctx, batch, phases, entry):
         return ctx.args.block_tables[batch, entry]
@@ -311,8 +311,7 @@ def test_removed_synchronisation_is_a_hazard(removed, kind):
     compiled = compile_decode(kernel.decode_config(call, "sm_100a"))
     lines = [line for line in compiled.ptx.splitlines() if removed not in line]
     assert len(lines) < len(compiled.ptx.splitlines())
-    out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.out_shape[:3])
-    reports = emulated.launch(replace(compiled, ptx="\n".join(lines)), call, out, lse, num_ctas=2, checks=True)
+    reports = emulated.launch(replace(compiled, ptx="\n".join(lines)), call, num_ctas=2, checks=True)
     assert (kind or "elected-arrive") in {hazard.kind for hazard in reports.merge.hazards}
 
 
@@ -323,9 +322,8 @@ def test_limits_names_and_the_order_of_ctas():
     compiled = compile_decode(kernel.decode_config(call, "sm_100a"))
 
     def launched(ptx: str = compiled.ptx, **options):
-        out, lse = torch.empty(problem.out_shape, dtype=problem.out_dtype), torch.empty(problem.out_shape[:3])
-        reports = emulated.launch(replace(compiled, ptx=ptx), call, out, lse, num_ctas=3, **options)
-        return reports, (out.view(torch.uint8).numpy().tobytes(), lse.numpy().tobytes())
+        reports = emulated.launch(replace(compiled, ptx=ptx), call, num_ctas=3, **options)
+        return reports, (call.out.view(torch.uint8).numpy().tobytes(), call.lse.numpy().tobytes())
 
     _, expected = launched(step_limit=10**9, time_limit=600)
     for options in ({"cluster_order": "descending"}, {"spurious_timeouts": True, "order": "late"}):

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from wrappers import kernel, validate
+from wrappers.call import DecodeCall
 from wrappers.testing import make_problem, shard
 
 
 def checked(problem, **options):
-    defaults = {"out": None, "return_lse": False, "lse_base": "e", "workspace": None}
-    return validate.check_decode_call(*problem.tensors, **problem.options, **{**defaults, **options})
+    return validate.checked(DecodeCall(*problem.tensors, **problem.options, **options))
 
 
 def test_the_compile_key_of_a_call():
@@ -38,7 +38,7 @@ def test_a_query_is_packed_where_tokens_follow_heads_without_a_gap():
     def packed(query):
         problem = make_problem(query.shape[0], query.shape[2], query.shape[1], 20, hostile=False)
         call = checked(problem)
-        return kernel.decode_config(validate.DecodeCall(**{**vars(call), "query": query}), "sm_100a").query_packed
+        return kernel.decode_config(replace(call, query=query), "sm_100a").query_packed
 
     rows = torch.zeros(2, 3, 8, 576, dtype=torch.bfloat16)
     assert packed(rows)
@@ -64,17 +64,16 @@ def test_launch_view_gives_dimensions_of_size_1_a_stride_of_whole_rows(shape):
 
 def test_arguments_are_in_the_host_functions_order():
     problem = make_problem(2, 2, 1, [5, 6], output_scale=0.25)
-    out, lse, workspace = torch.empty(problem.out_shape, dtype=torch.bfloat16), torch.empty(2, 1, 2), torch.empty(8)
-    arguments = kernel.kernel_arguments(checked(problem), out, lse, workspace, 148)
-    for given, expected in zip(arguments, (*problem.tensors, out, lse, workspace), strict=False):
+    call, workspace = problem.decode_call(), torch.empty(8)
+    arguments = kernel.kernel_arguments(call, workspace, 148)
+    for given, expected in zip(arguments, (*problem.tensors, call.out, call.lse, workspace), strict=False):
         assert given.data_ptr() == expected.data_ptr() and given.shape == expected.shape
     assert arguments[7:] == (148, problem.softmax_scale, 0.25, *[None] * 5)
 
 
 def test_arguments_of_the_modes():
     def arguments_of(problem):
-        out, lse, workspace = torch.empty(problem.out_shape), torch.empty(problem.out_shape[:-1]), torch.empty(8)
-        return kernel.kernel_arguments(checked(problem), out, lse, workspace, 148)
+        return kernel.kernel_arguments(problem.decode_call(), torch.empty(8), 148)
 
     ragged = make_problem(3, 2, 4, [5, 6, 7], query_lens=[4, 0, 1], tree=True)
     (query, *_, out, lse), (cu_seqlens_q, tree_mask, *others) = arguments_of(ragged)[:6], arguments_of(ragged)[10:]
@@ -108,18 +107,16 @@ def test_a_ragged_kernel_is_compiled_for_a_power_of_two(most, compiled_for):
 
 HOST_CALL = """
 import sys
-from tests.wrappers.test_kernel import checked
 from wrappers import kernel
 from wrappers.testing import make_problem
 import torch
 
 problem = make_problem(2, 16, 8, [100, 7], page_size=32, dtype=getattr(torch, sys.argv[2]))
-call = checked(problem, return_lse=True)
+call = problem.decode_call()
 compiled = kernel.compiled(call, sys.argv[1])
-out, lse = torch.empty(problem.out_shape, dtype=torch.bfloat16), torch.empty(problem.out_shape[:3])
 assert f".target {sys.argv[1]}" in compiled.ptx and compiled.cubin[:4] == b"\\x7fELF"
 try:
-    compiled.host(*kernel.kernel_arguments(call, out, lse, kernel.workspace_of(call, 2), 2))
+    compiled.host(*kernel.kernel_arguments(call, kernel.workspace_of(call, 2), 2))
 except ValueError as error:
     print(error)
 """

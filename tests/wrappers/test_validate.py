@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from wrappers import fallback, validate
+from wrappers.call import DecodeCall
 from wrappers.decode import mla_decode
 from wrappers.testing import make_problem
 
@@ -604,8 +605,7 @@ def test_a_table_of_width_zero_serves_empty_requests():
 
 def checked(**changes):
     call = {**good_call(), **changes}
-    call.pop("backend")
-    return validate.check_decode_call(**call)
+    return validate.checked(DecodeCall(**call))
 
 
 def shifted(tensor, elements):

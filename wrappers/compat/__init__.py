@@ -18,10 +18,10 @@ from numbers import Integral
 
 import torch
 
+from mla.config import LATENT_DIM, ROPE_DIM
 from wrappers import validate
+from wrappers.call import KeyShard
 from wrappers.decode import workspace_bytes
-from wrappers.fallback import KeyShard
-from wrappers.validate import LATENT_DIM, ROPE_DIM
 
 _backend: ContextVar[str] = ContextVar("backend", default="auto")
 

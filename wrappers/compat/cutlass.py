@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import torch
 
+from mla.config import LATENT_DIM, ROPE_DIM
 from wrappers import validate
 from wrappers.compat import current_backend, integer, naming, usable_workspace
 from wrappers.decode import mla_decode, workspace_bytes
-from wrappers.validate import LATENT_DIM, ROPE_DIM
 
 NAMES = {"kv_cache": "kv_c_and_k_pe_cache", "softmax_scale": "scale", "block_tables": "page_table"}
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from mla.config import LATENT_DIM, ROPE_DIM
 from wrappers import validate
+from wrappers.call import OUTPUT_DTYPES
 from wrappers.compat import (
     check_dims,
     current_backend,
@@ -120,13 +122,13 @@ def base_of_scale(lse_scale: object) -> str:
 
 def typed_output(out: torch.Tensor | None, out_dtype: torch.dtype, query: torch.Tensor) -> torch.Tensor:
     """The caller's output, or a new one of the dtype asked for."""
-    allowed = (validate.OUTPUT_DTYPES[query.dtype], query.dtype)
+    allowed = (OUTPUT_DTYPES[query.dtype], query.dtype)
     if out_dtype not in allowed:
         names = " or ".join(map(str, dict.fromkeys(allowed)))
         raise ValueError(f"out_dtype={out_dtype}: must be None or {names} for a query of {query.dtype}")
     if out is not None:
         return out
-    return torch.empty(*query.shape[:-1], validate.LATENT_DIM, dtype=out_dtype, device=query.device)
+    return torch.empty(*query.shape[:-1], LATENT_DIM, dtype=out_dtype, device=query.device)
 
 
 def ragged_query(
@@ -239,7 +241,7 @@ def in_bfloat16(
     """
     query = given["query"]
     if out is None:
-        out = torch.empty(*query.shape[:-1], validate.LATENT_DIM, dtype=torch.bfloat16, device=query.device)
+        out = torch.empty(*query.shape[:-1], LATENT_DIM, dtype=torch.bfloat16, device=query.device)
     validate.check_out(out, query, (torch.bfloat16,))
     read = {name: given[name] for name in ("query", "kv_cache", "block_tables", "seq_lens")}
     validate.check_written_apart({"out": out, "lse": given["lse"]}, {**read, "output_scale": output_scale})
@@ -259,7 +261,7 @@ def peer_lse_base(backend: str, num_heads: int, kv_cache: torch.Tensor, needs_cu
     """
     if backend != "auto":
         return "2" if backend == "trtllm-gen" else "e"
-    validate.check_tensor("kv_cache", kv_cache, tuple(validate.OUTPUT_DTYPES))
+    validate.check_tensor("kv_cache", kv_cache, tuple(OUTPUT_DTYPES))
     page_size = kv_cache.shape[-2] if kv_cache.dim() >= 2 else None
     takes = page_size in TRTLLM_GEN_PAGE_SIZES and not 64 < num_heads < 128 and not needs_cute_dsl
     return "2" if takes else "e"
@@ -288,7 +290,7 @@ def cake_mla_varq_dcp_decode(
     """Compact queries [total_q, H, 576] of one rank: `(out [total_q, H, 512], lse [total_q, H])`, base e."""
     validate.check_choice("backend", backend, ("cake",))
     return cute_dsl_mla_decode(
-        query, kv_cache, workspace_buffer, validate.LATENT_DIM, validate.ROPE_DIM, block_tables, seq_lens, max_seq_len,
+        query, kv_cache, workspace_buffer, LATENT_DIM, ROPE_DIM, block_tables, seq_lens, max_seq_len,
         softmax_scale, cum_seq_lens_q=cum_seq_lens_q, max_q_len=max_q_len, enable_dcp=enable_dcp, cp_world=cp_world,
         cp_rank=cp_rank, causal_seqlens_kv_global=causal_seqlens_kv_global, out=out, lse=lse, return_lse=return_lse,
     )  # fmt: skip

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from mla.config import LATENT_DIM, ROPE_DIM
 from wrappers import validate
+from wrappers.call import OUTPUT_DTYPES
 from wrappers.compat import (
     current_backend,
     int32_lengths,
@@ -174,8 +176,8 @@ class BatchMLAPagedAttentionWrapper:
         use_sinks: bool = False,
     ) -> None:
         """`metadata`, or its tensors one by one. The tensors are kept, not copied: `run` reads what they hold then."""
-        refuse_unless(validate.LATENT_DIM, head_dim_ckv=head_dim_ckv)
-        refuse_unless(validate.ROPE_DIM, head_dim_kpe=head_dim_kpe)
+        refuse_unless(LATENT_DIM, head_dim_ckv=head_dim_ckv)
+        refuse_unless(ROPE_DIM, head_dim_kpe=head_dim_kpe)
         refuse_unless(False, use_profiler=use_profiler, skip_softmax=skip_softmax, use_sinks=use_sinks)
         refuse_unless("none", output_scale=output_scale)
         validate.check_choice("scale_mode", scale_mode, ("default", "bmm-scalar"))
@@ -183,7 +185,7 @@ class BatchMLAPagedAttentionWrapper:
         for name, layout in (("query_layout", query_layout), ("kv_cache_layout", kv_cache_layout)):
             validate.check_choice(name, layout or "packed", ("packed", "split"))
         validate.check_bool("causal", causal)
-        if q_data_type not in validate.OUTPUT_DTYPES or kv_data_type != q_data_type:
+        if q_data_type not in OUTPUT_DTYPES or kv_data_type != q_data_type:
             raise ValueError(
                 f"q_data_type={q_data_type}, kv_data_type={kv_data_type}: must be the same, one of {validate.DTYPES}"
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mla.config import LATENT_DIM, ROPE_DIM
 from wrappers.compat import (
     check_dims,
     current_backend,
@@ -18,7 +19,7 @@ from wrappers.compat import (
 )
 from wrappers.compat.flashinfer import ragged_query, typed_output
 from wrappers.decode import mla_decode
-from wrappers.validate import LATENT_DIM, ROPE_DIM, check_bool, check_choice, check_query
+from wrappers.validate import check_bool, check_choice, check_query
 
 MASKS = ("dense", "causal")
 NAMES = {"cu_seqlens_q": "qo_indptr", "cum_seq_lens_q": "qo_indptr", "max_q_len": "max_seq_len_q"}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mla.config import LATENT_DIM
 from wrappers import validate
 from wrappers.compat import current_backend, naming, refuse_unless
 from wrappers.decode import mla_decode
@@ -67,7 +68,7 @@ def flash_mla_with_kvcache(
     token are refused, and so is `enable_batch_invariant`: how a request's keys are cut up depends on the whole batch.
     """
     check_schedule("tile_scheduler_metadata", tile_scheduler_metadata)
-    refuse_unless(validate.LATENT_DIM, head_dim_v=head_dim_v)
+    refuse_unless(LATENT_DIM, head_dim_v=head_dim_v)
     refuse_unless(False, is_fp8_kvcache=is_fp8_kvcache, enable_batch_invariant=enable_batch_invariant)
     refuse_unless(
         None, num_splits=num_splits, indices=indices, attn_sink=attn_sink, extra_k_cache=extra_k_cache,
@@ -124,7 +125,7 @@ def flash_mla_with_kvcache_fp8(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """e4m3 `q` and `k_cache`, bfloat16 out; otherwise as `flash_mla_with_kvcache`. `descale_q`, `descale_k`: float32
     [1] on the device, read there; None is 1. The values are those of the cache, times `descale_k`."""
-    refuse_unless(validate.LATENT_DIM, head_dim_v=head_dim_v)
+    refuse_unless(LATENT_DIM, head_dim_v=head_dim_v)
     for name, value in (("q", q), ("k_cache", k_cache)):
         validate.check_tensor(name, value, (torch.float8_e4m3fn,))
     scale, output_scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale, 1.0

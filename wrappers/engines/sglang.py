@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from mla.config import LATENT_DIM, PAGE_SIZES, ROPE_DIM
 from wrappers.decode import mla_decode, workspace_bytes
-from wrappers.engines import SGLANG_NAME, engine_backend
-from wrappers.validate import LATENT_DIM, PAGE_SIZES, ROPE_DIM
+from wrappers.engines.settings import SGLANG_NAME, engine_backend
 from wrappers.warm_up import ServerShapes, warm_up
 
 

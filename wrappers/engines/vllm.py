@@ -24,9 +24,11 @@ from vllm.v1.attention.backend import AttentionCGSupport, AttentionType
 from vllm.v1.kv_cache_interface import is_quantized_kv_cache
 from vllm.v1.worker.workspace import current_workspace_manager
 
-from wrappers.decode import KERNEL_ARCHS, mla_decode, workspace_bytes
-from wrappers.engines import VLLM_NAME, engine_backend
-from wrappers.validate import HEAD_DIM, LATENT_DIM, OUTPUT_DTYPES, PAGE_SIZES, ROPE_DIM
+from mla.config import HEAD_DIM, LATENT_DIM, PAGE_SIZES, ROPE_DIM
+from wrappers.backends import KERNEL_ARCHS
+from wrappers.call import OUTPUT_DTYPES
+from wrappers.decode import mla_decode, workspace_bytes
+from wrappers.engines.settings import VLLM_NAME, engine_backend
 from wrappers.warm_up import ServerShapes, warm_up
 
 # vLLM's names of cache dtypes -> the cache's dtype, None for that of the model.

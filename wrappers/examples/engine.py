@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
+from mla.config import HEAD_DIM, LATENT_DIM
 from wrappers import command_line
-from wrappers.decode import device_arch, mla_decode, workspace_bytes
-from wrappers.validate import HEAD_DIM, LATENT_DIM, OUTPUT_DTYPES
+from wrappers.backends import device_arch
+from wrappers.call import OUTPUT_DTYPES
+from wrappers.decode import mla_decode, workspace_bytes
 from wrappers.warm_up import ServerShapes, warm_up
 
 

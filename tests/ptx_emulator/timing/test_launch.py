@@ -7,8 +7,8 @@ import pytest
 
 from bench.micro import tma
 from ptx_emulator import launch
-from ptx_emulator.decode import Program
 from ptx_emulator.errors import LimitExceeded, UnsupportedInstruction
+from ptx_emulator.front.decode import Program
 from ptx_emulator.grid import prepare_launch
 from ptx_emulator.timing import Constants, time_launch
 from ptx_emulator.timing.costs import cost_of

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from ptx_emulator.decode import Program
+from ptx_emulator.front.decode import Program
 from ptx_emulator.timing import Constants, costs, units
 from ptx_emulator.timing import tables as tb
 

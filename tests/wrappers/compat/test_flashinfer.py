@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.wrappers.compat.peers import LENGTHS, hostile_problem, in_base
+from wrappers.call import KeyShard
 from wrappers.compat import use_backend
 from wrappers.compat.flashinfer import (
     cake_mla_varq_dcp_decode,
@@ -13,7 +14,6 @@ from wrappers.compat.flashinfer import (
     trtllm_batch_decode_with_kv_cache_mla,
 )
 from wrappers.decode import workspace_bytes
-from wrappers.fallback import KeyShard
 from wrappers.testing import assert_matches, make_problem, shard
 
 

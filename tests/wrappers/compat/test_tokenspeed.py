@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from tests.wrappers.compat.peers import LENGTHS, hostile_problem, in_base
+from wrappers.call import KeyShard
 from wrappers.compat import use_backend
 from wrappers.compat.tokenspeed import get_num_sm, tokenspeed_mla_decode, warmup_compile_prefill
 from wrappers.decode import workspace_bytes
-from wrappers.fallback import KeyShard
 from wrappers.partials import merge_partials
 from wrappers.testing import assert_matches, shard
 

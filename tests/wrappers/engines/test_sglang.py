@@ -11,8 +11,9 @@ import torch
 
 from tests.wrappers.engines import fake_sglang
 from wrappers import engines
+from wrappers.call import KeyShard
 from wrappers.engines import sglang as engine
-from wrappers.fallback import KeyShard
+from wrappers.engines.settings import BACKEND_VARIABLE
 from wrappers.testing import assert_matches, make_problem, shard
 
 PAGE_SIZE = 32
@@ -27,7 +28,7 @@ def installed(monkeypatch):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     for name, module in fake_sglang.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setenv(engines.BACKEND_VARIABLE, "torch")
+    monkeypatch.setenv(BACKEND_VARIABLE, "torch")
     engine.gpu_backend.cache_clear()
     engine.cpu_backend.cache_clear()
     yield
@@ -90,7 +91,7 @@ def test_ranks_give_the_base_that_the_engine_expects_of_an_unknown_name():
 
 def test_through_the_kernel(monkeypatch):
     monkeypatch.setattr(engine, "prepare", lambda shapes, device: None)
-    monkeypatch.setenv(engines.BACKEND_VARIABLE, "emulator")
+    monkeypatch.setenv(BACKEND_VARIABLE, "emulator")
     problem = make_problem(3, 3, 2, [5, 1, 70], page_size=PAGE_SIZE, dtype=torch.float8_e4m3fn, softmax_scale=SCALE)
     assert_matches(problem, decode(problem))
 
@@ -98,7 +99,7 @@ def test_through_the_kernel(monkeypatch):
 def test_kernels_that_a_server_compiles_ahead(monkeypatch):
     prepared = []
     monkeypatch.setattr(engine, "prepare", lambda shapes, device: prepared.append(shapes))
-    monkeypatch.setenv(engines.BACKEND_VARIABLE, "emulator")
+    monkeypatch.setenv(BACKEND_VARIABLE, "emulator")
     engine.gpu_backend()(runner())
     assert [(each.seq_lens_q, each.num_heads, each.lse_bases) for each in prepared] == [((1, 4), 3, (None,))]
 

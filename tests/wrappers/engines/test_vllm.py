@@ -13,7 +13,8 @@ import torch
 
 from tests.wrappers.engines import fake_vllm
 from wrappers import engines
-from wrappers.fallback import KeyShard
+from wrappers.call import KeyShard
+from wrappers.engines.settings import BACKEND_VARIABLE, engine_backend
 from wrappers.testing import MlaProblem, assert_matches, make_problem, shard
 
 PAGE_SIZE = 32
@@ -31,7 +32,7 @@ def engine(monkeypatch):
     for name, module in fake_vllm.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.delitem(sys.modules, "wrappers.engines.vllm", raising=False)
-    monkeypatch.setenv(engines.BACKEND_VARIABLE, "torch")
+    monkeypatch.setenv(BACKEND_VARIABLE, "torch")
     monkeypatch.setattr(fake_vllm.CONFIG, "parallel_config", types.SimpleNamespace(cp_kv_cache_interleave_size=1))
     module = importlib.import_module("wrappers.engines.vllm")
     yield module
@@ -165,7 +166,7 @@ def test_kernels_that_a_server_compiles_ahead(engine, monkeypatch):
     assert [each.seq_lens_q for each in engine.decode_shapes(torch.float16, 16, 64, 1, 1, 1)] == [(1,)]
     prepared = []
     monkeypatch.setattr(engine, "prepare", lambda shapes, device: prepared.append((shapes, device)))
-    monkeypatch.setenv(engines.BACKEND_VARIABLE, "emulator")
+    monkeypatch.setenv(BACKEND_VARIABLE, "emulator")
     make_impl(engine, kv_cache_dtype="fp8")
     assert [shapes.seq_lens_q for shapes, _ in prepared] == [(1,), (2, 4)]
     assert {(shapes.dtype, shapes.page_size, str(device)) for shapes, device in prepared} == {
@@ -227,6 +228,6 @@ def test_the_entry_point_may_run_twice(monkeypatch):
 
 
 def test_the_variable_names_a_backend(monkeypatch):
-    monkeypatch.setenv(engines.BACKEND_VARIABLE, "gpu")
+    monkeypatch.setenv(BACKEND_VARIABLE, "gpu")
     with pytest.raises(ValueError, match=r"^\$BLACKWELL_MLA_BACKEND: backend='gpu': must be one of"):
-        engines.engine_backend()
+        engine_backend()

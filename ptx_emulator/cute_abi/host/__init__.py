@@ -1,0 +1,1 @@
+"""The interpreter of a CuTe DSL module's host function."""

@@ -1,0 +1,1 @@
+"""From PTX text to micro-code: parser, decoder and its passes; `ops/` lowers what the engine executes."""

@@ -1,0 +1,1 @@
+"""Clusters while they run: warps, memory, barriers, asynchronous work; which clusters run together."""

@@ -1,0 +1,1 @@
+"""The tensor core's arithmetic, bit for bit."""

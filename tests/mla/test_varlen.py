@@ -1,0 +1,31 @@
+"""How a warp finds its range: batches of more requests than lanes, page tables of more entries than a ring stage."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.wrappers.emulation import PATHS, is_caught, launch
+from wrappers.testing import assert_matches, make_problem
+
+
+@pytest.mark.parametrize("path, batch", [("narrow", 32), ("narrow", 33), ("narrow", 1060), ("wide", 70)])
+def test_batches_around_the_size_of_a_warp(path, batch):
+    """A lane measures up to 34 requests, and a range starts in any of the windows of 32."""
+    rng = random.Random(batch)
+    lengths = [rng.choice((0, 1, 5, 64, 65)) for _ in range(batch - 1)] + [700]
+    problem = make_problem(batch, 1, 1, lengths, page_size=16)
+    assert_matches(problem, *launch(problem, path=path))
+
+
+@pytest.mark.parametrize("num_ctas", [1, 3])
+def test_long_page_tables(num_ctas):
+    """Three stages of page ids to a work item, and a part that starts within one."""
+    problem = make_problem(1, 16, 1, (1500,), page_size=16)
+    assert_matches(problem, *launch(problem, path="narrow", num_ctas=num_ctas))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_wrong_page_ids_fail(path):
+    assert is_caught(make_problem(1, 16, 1, (1500,), page_size=16), "same-pages", path=path, num_ctas=2)
