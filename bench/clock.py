@@ -11,10 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
 
 from bench.workloads import WORKLOADS, Workload
 from wrappers import command_line
+from wrappers.backends import EMULATED_ARCH, KERNEL_ARCHS
+from wrappers.machines import VARIABLE, machine_of
 
 SHORT = Workload.uniform("fp8", 16, 4, 1024, 1)  # for rehearsals: modelled in seconds
 WARMUP, REPEATS = 10, 50
@@ -25,7 +31,23 @@ def modelled(workload: Workload, settings: Sequence[str], constants: str | None)
     from bench import prediction
     from ptx_emulator.timing import Constants
 
-    return [prediction.predict(workload, Constants.given(settings, constants), "auto").total] * 3
+    workload, path = as_machine(workload)
+    return [prediction.predict(workload, Constants.given(settings, constants), path).total] * 3
+
+
+def as_machine(workload: Workload) -> tuple[Workload, str]:
+    """The workload with what the table of machines says of this one's kernels; the operand path."""
+    machine = machine_of(machine_arch())
+    tuned = machine.tuned(workload.dtype, workload.rows)
+    path = tuned.pop("path", "auto")
+    return replace(workload, avoid=machine.avoid, **tuned), path
+
+
+def machine_arch() -> str:
+    """Of this machine's GPU, or the one that is emulated."""
+    if not torch.cuda.is_available():
+        return EMULATED_ARCH
+    return KERNEL_ARCHS.get(torch.cuda.get_device_capability(), EMULATED_ARCH)
 
 
 def on_gpu(workload: Workload) -> list[float]:
@@ -33,6 +55,17 @@ def on_gpu(workload: Workload) -> list[float]:
 
     timing = decode.bench(workload, "cute", WARMUP, REPEATS)["graph"]
     return [seconds * 1e6 for seconds in (timing.median, timing.low, timing.high)]
+
+
+def save(workload: Workload, file: str) -> None:
+    """The call's tensors and numbers, as torch.load reads them."""
+    from bench import decode
+
+    problem = decode.problem_of(workload)
+    names = ("query", "kv_cache", "block_tables", "seq_lens")
+    content = {name: getattr(problem, name) for name in names}
+    numbers = {"softmax_scale": float(problem.softmax_scale), "max_seq_len": max(workload.kv_lens)}
+    torch.save({**content, **numbers}, file)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,9 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clock", choices=("model", "gpu"), default="model")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of the model")
     parser.add_argument("--constants", metavar="FILE", help="JSON file of constants of the model, e.g. measured")
+    parser.add_argument("--save", metavar="FILE", help="write the tensors that the GPU's time is of, and time nothing")
+    parser.add_argument("--table", metavar="FILE", help="table of machines (wrappers/machines.py) in place of its own")
     options = parser.parse_args(arguments)
+    if options.table:
+        os.environ[VARIABLE] = options.table
     if options.list:
         print(json.dumps([w.name for w in ((SHORT,) if options.short else WORKLOADS)]))
+        return 0
+    if options.workload and options.save:
+        save(_BY_NAME[options.workload], options.save)
         return 0
     if options.workload is None:
         parser.error("WORKLOAD or --list is needed")

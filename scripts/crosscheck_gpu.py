@@ -74,7 +74,7 @@ class Gpu:
 
     @property
     def has_tcgen05(self) -> bool:
-        return self.target in ("sm_100a", "sm_103a")
+        return self.target in ("sm_100a", "sm_103a", "sm_107a")
 
     @property
     def num_sms(self) -> int:

@@ -50,6 +50,13 @@ def programs_of(is_short: bool, is_rehearsal: bool) -> dict:
         return pickle.loads(file.read_bytes()) if ended.status == 0 else {"programs": [], "chains": {}}
 
 
+def num_rows(programs: Mapping) -> int:
+    """Report rows that follow, if all goes well: the loops of all sizes together make one."""
+    names = {program["name"].split(" ")[0] if program["name"].startswith("code_cache ") else program["name"]
+             for program in programs["programs"]}  # fmt: skip
+    return len(names) + len(programs["chains"])
+
+
 def run_all(programs: Mapping, device: Device, folder: Path, limit: float) -> Iterator[dict]:
     """Report rows: those programs that have no time, as they come; then, once all are timed, the constants. They are
     written to `folder`/constants.json, which bench.predict --constants takes."""
