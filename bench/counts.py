@@ -132,7 +132,8 @@ def cuts(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) -> lis
             first_unit, parts = partition.units_of(first + gap, cost - gap)
             rows = min(scheduler.mask.num_rows - row_tile * scheduler.tile_rows, scheduler.tile_rows)
             for unit in range(first_unit + 1, first_unit + parts):
-                found[unit] = split_kv.Cut(batch, row_tile, 0, rows, first_unit, parts)
+                query_begin = batch * config.seq_len_q if config.ragged_query else 0
+                found[unit] = split_kv.Cut(batch, row_tile, query_begin, rows, first_unit, parts)
             first += cost
     return found
 

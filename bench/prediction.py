@@ -54,7 +54,7 @@ def config_of(workload: Workload, path: str = "auto") -> MlaDecodeConfig:
     return MlaDecodeConfig(
         workload.dtype, workload.num_heads, workload.seq_len_q, True, workload.page_size, path=path,
         isolate_drafts=workload.isolate_drafts,
-        rescale_threshold=workload.rescale_threshold,
+        rescale_threshold=workload.rescale_threshold, ragged_query=workload.ragged_query,
         avoid=workload.avoid, uncut_tiles=workload.uncut_tiles, stages=workload.stages,
     )  # fmt: skip
 
@@ -79,6 +79,10 @@ def host_arguments(workload: Workload, config: MlaDecodeConfig, seed: int = 0) -
     dtype = TORCH_DTYPES[workload.dtype]
     cache = torch.randn(pages, workload.page_size, HEAD_DIM, generator=generator).to(dtype)
     shape = (workload.batch, workload.seq_len_q, workload.num_heads)
+    starts = None
+    if workload.ragged_query:
+        starts = torch.arange(workload.batch + 1, dtype=torch.int32) * workload.seq_len_q
+        shape = (1, workload.batch * workload.seq_len_q, workload.num_heads)
     query = torch.randn(*shape, HEAD_DIM, generator=generator).to(dtype)
     tables = (torch.arange(workload.batch * width, dtype=torch.int32) % pages).reshape(workload.batch, width)
     out = torch.zeros(*shape, LATENT_DIM, dtype=OUTPUT_DTYPES[dtype])
@@ -86,7 +90,7 @@ def host_arguments(workload: Workload, config: MlaDecodeConfig, seed: int = 0) -
     write_cuts(workspace, config, workload.kv_lens)
     seq_lens = torch.tensor(workload.kv_lens, dtype=torch.int32)
     scale = HEAD_DIM**-0.5
-    return query, cache, tables, seq_lens, out, None, workspace, EMULATED_CTAS, scale, 1.0, None, None, None
+    return query, cache, tables, seq_lens, out, None, workspace, EMULATED_CTAS, scale, 1.0, starts, None, None
 
 
 def units_to_execute(config: MlaDecodeConfig, kv_lens: Sequence[int]) -> tuple[list[int], int]:

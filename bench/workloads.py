@@ -14,7 +14,8 @@ OUTPUT_BYTES = 2
 @dataclass(frozen=True)
 class Workload:
     """One call. kv_lens: keys of each request, the query tokens' own included. isolate_drafts: as `mla_decode` has it.
-    rescale_threshold, avoid, uncut_tiles, stages: of the kernel's config.
+    rescale_threshold, avoid, uncut_tiles, stages: of the kernel's config. ragged_query: the kernel that reads each request's
+    number of query tokens, given as many for all.
     """
 
     dtype: str
@@ -24,6 +25,7 @@ class Workload:
     page_size: int = 64
     isolate_drafts: bool = False
     rescale_threshold: float = 0.0
+    ragged_query: bool = False
     avoid: tuple[str, ...] = ()
     uncut_tiles: int = UNCUT_TILES
     stages: tuple[int, ...] = ()

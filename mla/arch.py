@@ -5,7 +5,8 @@ Source: CUDA C++ Programming Guide, compute capability 10.x; PTX ISA 9.7.16 (Ten
 
 from __future__ import annotations
 
-ARCHS = ("sm_100a", "sm_103a")
+ARCHS = ("sm_100a", "sm_103a", "sm_107a")
+CUDA13_ARCHS = ("sm_107a",)  # of these, what only the compiler's CUDA 13 build knows; nothing here is tuned for it
 
 WARP_SIZE = 32
 SMEM_BYTES_PER_CTA = 232448  # 227 KiB of dynamic shared memory

@@ -1,4 +1,4 @@
-"""Compile a decode kernel for sm_100a / sm_103a. Needs no GPU."""
+"""Compile a decode kernel for one of `mla.arch.ARCHS`. Needs no GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
 from cutlass.cutlass_dsl import CuTeDSL
 
 from mla import store
-from mla.arch import TMA_ALIGN_BYTES
+from mla.arch import ARCHS, CUDA13_ARCHS, TMA_ALIGN_BYTES
 from mla.config import MlaDecodeConfig
 from mla.decode import MlaDecode
 from mla.operands import ELEMENT_TYPE
@@ -68,11 +68,14 @@ def load_exported(folder: Path) -> list[MlaDecodeConfig]:
 def compile_kernel(kernel: MlaDecode) -> CompiledDecode:
     """Compile, uncached (keeping artefacts turns the DSL's own caches off).
 
-    Raises ValueError where there is no room for temporary files, a few MB.
+    Raises ValueError where the compiler's build does not know the architecture, and where there is no room for temporary
+    files, a few MB.
     """
+    arch = kernel.config.arch
+    check_arch(arch)
     try:
         with tempfile.TemporaryDirectory(prefix="mla-compile-") as folder, _keep_ir(folder):
-            options = f"--enable-tvm-ffi --keep-ptx --keep-cubin --gpu-arch {kernel.config.arch} --dump-dir {folder}"
+            options = f"--enable-tvm-ffi --keep-ptx --keep-cubin --gpu-arch {arch} --dump-dir {folder}"
             host = cute.compile(kernel, *fake_arguments(kernel.config), options=options)
             artifacts = host.artifacts
             check_whole(artifacts.PTX.rstrip("\0"), artifacts.CUBIN)
@@ -81,6 +84,17 @@ def compile_kernel(kernel: MlaDecode) -> CompiledDecode:
             f"TMPDIR={os.environ.get('TMPDIR', '')!r}: compiling needs a few MB of temporary files ({error})"
         ) from error
     return CompiledDecode(kernel.config, host, artifacts.PTX.rstrip("\0"), artifacts.MLIR, artifacts.CUBIN)
+
+
+def compilable_archs() -> tuple[str, ...]:
+    """Those that the installed compiler can compile for."""
+    return tuple(arch for arch in ARCHS if arch not in CUDA13_ARCHS or store.cuda13_build() is not None)
+
+
+def check_arch(arch: str) -> None:
+    """ValueError for one of `ARCHS` that the installed compiler cannot compile for."""
+    if arch not in compilable_archs():
+        raise ValueError(f"arch={arch!r}: needs the CUDA 13 build of the compiler: pip install 'blackwell-mla[cu13]'")
 
 
 def check_whole(ptx: str, cubin: bytes) -> None:

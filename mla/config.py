@@ -44,7 +44,7 @@ class MlaDecodeConfig:
                       TMA mode and a row tile is loaded in boxes of 64 rows whatever num_heads is.
     softmax_scale_on_device, output_scale_on_device: the scale is a one-element fp32 tensor that the kernel reads, so
                       that a calibrated scale needs no host synchronisation; else a number.
-    arch:             "sm_100a" or "sm_103a".
+    arch:             "sm_100a", "sm_103a" or, with the compiler's CUDA 13 build, "sm_107a".
     fp8_output:       with dtype "fp8": e4m3 output (rounded to nearest, saturating at 448) instead of bf16.
     path:             "narrow" (one CTA, 64 rows), "wide" (a pair of CTAs, 128 rows), or "auto": wide for requests of
                       more than 64 rows (seq_len_q * num_heads), whose keys the narrow path would load more than once.

@@ -102,6 +102,7 @@ class MlaDecode:
             cluster=[tile.cluster_size, 1, 1],
             smem=plan.smem_bytes,
             stream=stream,
+            use_pdl=True,  # what the CTA sets up is done beside the end of the kernel before
             min_blocks_per_mp=1,  # or ptxas does not know how many registers it starts with, and ignores setmaxnreg
         )
         merge = reduction.MergePartials(config, self.scheduler)
@@ -195,9 +196,9 @@ class MlaDecode:
         cute.arch.griddepcontrol_launch_dependents()
         of_launch = self.scheduler.of_rank(dcp_rank).of_window(window_left)
         requests = RequestList(seq_lens, cu_seqlens_q, visible_lens, of_launch)
-        scales = operands.scalar(softmax_scale), operands.scalar(output_scale)
         lengths = requests.no_request.traced
         if warp == warps.scheduler:
+            cute.arch.griddepcontrol_wait()
             lengths = scheduler.first_lengths(requests)
         if warp == warps.load:
             for atom in (query_tma, kv_tma, kv_rope_tma):
@@ -215,6 +216,9 @@ class MlaDecode:
             unit_range = scheduler.find_range(requests, lengths, *scheduler.unit_index(plan))
         self.wait()
 
+        # Before it reads or writes what the kernel before this one writes or reads, each thread waits for that one's end.
+        cute.arch.griddepcontrol_wait()
+        scales = operands.scalar(softmax_scale), operands.scalar(output_scale)
         tmem_pointer = cute.arch.retrieve_tmem_ptr(Float32, 16, tmem_holder)
         args = Arguments(
             Boxes(query_tma, query), Boxes(kv_tma, kv), Boxes(kv_rope_tma, kv_rope),

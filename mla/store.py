@@ -66,17 +66,25 @@ class CompiledDecode:
     cubin: bytes = field(repr=False)
 
 
+def cuda13_build() -> str | None:
+    """Version of the compiler's CUDA 13 build (extra `cu13`), which replaces the other one where it is installed."""
+    try:
+        return metadata.version("nvidia-cutlass-dsl-libs-cu13")
+    except metadata.PackageNotFoundError:
+        return None
+
+
 @functools.cache
 def fingerprint() -> str:
     """Hex digest of all that decides what a configuration compiles to: the source of `mla`, the versions of the
-    compiler and of tvm-ffi, the host's instruction set, and the DSL's environment variables."""
+    compiler and of tvm-ffi, the compiler's build, the host's instruction set, and the DSL's environment variables."""
     digest = hashlib.sha256()
     root = Path(__file__).parent
     for file in sorted(root.rglob("*.py")):
         digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
     for package in ("nvidia-cutlass-dsl", "apache-tvm-ffi"):
         digest.update(f"{package}={metadata.version(package)}\0".encode())
-    digest.update(platform.machine().encode())
+    digest.update(f"cuda13={cuda13_build()}\0{platform.machine()}".encode())
     for name in sorted(os.environ):
         if name.startswith("CUTE_DSL_"):
             digest.update(f"\0{name}={os.environ[name]}".encode())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mla.arch import ARCHS
-from mla.compile import CompiledDecode, compile_decode
+from mla.compile import CompiledDecode, check_arch, compile_decode
 from mla.config import DTYPES, LSE_BASES, PAGE_SIZES, PATHS, MlaDecodeConfig
 from scripts.cubin_report import report_cubin
 from wrappers import command_line
@@ -47,6 +47,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     parser.add_argument("--out", type=output_folder, default=Path("dumps"), metavar="FOLDER")
     options = parser.parse_args(arguments)
     try:
+        check_arch(options.arch)
         return options, MlaDecodeConfig(
             dtype=options.dtype, num_heads=options.num_heads, seq_len_q=options.seq_len_q, is_causal=options.causal,
             page_size=options.page_size, lse_base=options.lse_base, arch=options.arch, path=options.path,

@@ -2,8 +2,8 @@
 
     python -m scripts.house [--write docs/house.md | --check docs/house.md]
 
-prints it; `--write` puts it into a document, between the lines BEGIN and END; `--check` says whether the document has it
-already (exit status 1 if not). A room is a package's folder or module. A floor stands above all that its rooms import;
+prints it; `--write` puts it into a document, between the lines BEGIN and END; `--check` says whether the document has
+it already (exit status 1 if not). A room is a package's folder or module. A floor stands above all that its rooms import;
 rooms that import each other share a floor and are marked. Imports in functions count.
 """
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mla.arch import ARCHS, SMEM_BYTES_PER_CTA, TMEM_COLUMNS
-from mla.compile import compile_decode
+from mla.compile import check_arch, compilable_archs, compile_decode
 from mla.config import DTYPES, MlaDecodeConfig
 from mla.plan.paths import plan_of
 from scripts.cubin_report import report_cubin
@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m scripts.resources", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name, allowed in (("dtype", DTYPES), ("path", PATHS), ("arch", ARCHS)):
-        parser.add_argument(f"--{name}", default=",".join(allowed), help=f"of {','.join(allowed)}")
+        usual = compilable_archs() if name == "arch" else allowed
+        parser.add_argument(f"--{name}", default=",".join(usual), help=f"of {','.join(allowed)}")
     parser.add_argument("--json", type=command_line.output_file, metavar="FILE")
     parser.add_argument("--require-clean", action="store_true", help="exit status 1 if a variant spills")
     options = parser.parse_args(arguments)
@@ -99,6 +100,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for value in values:
             if value not in lists[name]:
                 parser.error(f"--{name} {value}: must be one of {', '.join(lists[name])}")
+    try:
+        for arch in chosen["arch"]:
+            check_arch(arch)
+    except ValueError as error:
+        parser.error(str(error))
     variants = list(itertools.product(*chosen.values()))
     rows, is_interrupted = [], False
     with Progress(len(variants)) as progress:

@@ -47,8 +47,8 @@ MLA_LAYERS = (
     {"config"},
     {"arch"},
 )
-# Likewise the rooms of `ptx_emulator`: its folders, and the modules beside them. Rooms of one layer know nothing of each
-# other.
+# Likewise the rooms of `ptx_emulator`: its folders, and the modules beside them. Rooms of one layer know nothing of
+# each other.
 EMULATOR_LAYERS = (
     {"timing"},
     {"cute_abi"},

@@ -114,7 +114,7 @@ def warm_up(shapes: ServerShapes, device: torch.device | str = "cpu", report: Re
 def export_kernels(
     shapes: ServerShapes, folder: Path | str, arch: str = EMULATED_ARCH, report: Report | None = None
 ) -> int:
-    """Compiles every kernel of `shapes` for `arch` ("sm_100a", "sm_103a") into `folder`, on a machine with any GPU or
+    """Compiles every kernel of `shapes` for `arch` (of `mla.arch.ARCHS`) into `folder`, on a machine with any GPU or
     none, for `load_kernels`. Returns the number of kernels."""
 
     def export(config: Any, call: dict[str, Any]) -> None:

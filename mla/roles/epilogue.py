@@ -17,6 +17,7 @@ from mla import operands, softmax
 from mla.paths import accumulator
 
 CHUNK_COLUMNS = 32
+ZERO_BYTES = 16  # at a time, of a row that saw no key: rows are so aligned
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,15 @@ def row_address(ctx: cutlass.Constexpr, work: cutlass.Constexpr, row: Int32):
 @cute.jit
 def write_zeros(ctx: cutlass.Constexpr, target: cutlass.Constexpr, lane: Int32):
     """The row of a lane that saw no key."""
-    zeros = [Float32(0.0)] * CHUNK_COLUMNS
-    for half in cutlass.range(ctx.plan.tile.output_halves, unroll=1):
-        for column in cutlass.range(0, ctx.plan.tmem.half_columns, CHUNK_COLUMNS, unroll=1):
-            store(ctx, target, accumulator.output_dim(lane, half, column), zeros)
+    config, plan = ctx.config, ctx.plan
+    element_bytes = cutlass.select_(target.is_partial, Int32(config.partial_bytes), Int32(config.output_bytes))
+    zeros = cute.make_rmem_tensor(ZERO_BYTES // 4, Int32)
+    zeros.fill(0)
+    if target.row != 0:
+        for half in cutlass.range(plan.tile.output_halves, unroll=1):
+            start = target.row + accumulator.output_dim(lane, half, 0) * element_bytes
+            for offset in cutlass.range(0, plan.tmem.half_columns * element_bytes, ZERO_BYTES, unroll=1):
+                operands.store_aligned(start + offset, zeros, ZERO_BYTES)
 
 
 @cute.jit

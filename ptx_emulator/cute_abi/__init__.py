@@ -192,6 +192,7 @@ def launch(
     buffers: Sequence[Any] = (),
     names: Mapping[str, Any] | None = None,
     spread: Sequence[str] = (),
+    before: Sequence[Any] = (),
     **options: Any,
 ) -> list[Any]:
     """Runs the host function's launches in the emulator; returns one report per launch.
@@ -200,8 +201,11 @@ def launch(
     kernel that finds addresses in its arguments needs the arrays there named). `names`: what reports call arrays;
     "argument 0", ... unless given. `spread`: of these, arrays that are copied for the launch, and back after it, with
     room between their rows, so that an access behind the end of a row is seen (with checks, as `row-overrun`); the
-    kernel must have been compiled for any strides of theirs but the last dimension's. `options` go to `ptx_emulator.launch` (`order`, `seed`, `checks`, `step_limit`, ...):
-    limits are those of each launch; the launches share one checker.
+    kernel must have been compiled for any strides of theirs but the last dimension's. `before`: launches of other
+    kernels that stand before these in the stream (`ptx_emulator.grid.prepare_launch`), of which a programmatic dependent
+    launch need not see the effects before its griddepcontrol.wait; their reports are not returned. `options` go to
+    `ptx_emulator.launch` (`order`, `seed`, `checks`, `step_limit`, ...): limits are those of each launch; the launches
+    share one checker.
     """
     from ..grid import prepare_launch, run_grids
 
@@ -215,7 +219,7 @@ def launch(
         except ValueError as error:
             raise ValueError(f"spread={list(spread)}: {error}") from error
         try:
-            return launch(ir_text, ptx_text, apart.args, buffers=buffers, names=apart.names, **options)
+            return launch(ir_text, ptx_text, apart.args, buffers=buffers, names=apart.names, before=before, **options)
         finally:
             apart.write_back()
     regions = _named_regions(buffers_of([*flat, *buffers]), names)
@@ -240,7 +244,7 @@ def launch(
                 **options,
             )
         )
-    return run_grids(grids)
+    return run_grids([*before, *grids])[len(before) :]
 
 
 def _named_regions(regions: Sequence[Any], names: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,8 +72,8 @@ def _overflow(x, infinity, mode):
 
 
 def _narrowing(width, exponent_bits, fraction_bits, bias, low_zeros=0):
-    """A function from (fp64, rounding mode) to the pattern, uint32, of a format of `width` bits with infinities, the last
-    `low_zeros` of which are always zero. NaN gives all ones but for the sign."""
+    """A function from (fp64, rounding mode) to the pattern, uint32, of a format of `width` bits with infinities, whose
+    last `low_zeros` are always zero. NaN gives all ones but for the sign."""
     negative, nan = np.uint32(1 << (width - 1)), np.uint32((1 << (width - 1)) - 1)
     infinity = ((1 << exponent_bits) - 1) << fraction_bits
 

@@ -42,6 +42,7 @@ def tx_fits(p_row, delta):
 
 @njit(**ENTRY_OPTIONS)
 def change_tx(p_head, p_row, delta):
-    """`delta` bytes more to come (expect-tx), or fewer (complete-tx), where that fits. Returns whether the phase ends."""
+    """`delta` bytes more to come (expect-tx), or fewer (complete-tx), where that fits. Returns whether that ends the
+    phase."""
     int64s(p_row)[st.B_TX] += delta
     return _complete(p_head, p_row)

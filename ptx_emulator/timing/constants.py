@@ -84,7 +84,14 @@ CONSTANTS: dict[str, Constant] = {
     "shared_port": Constant(128.0, "bytes/cycle/SM", "Q: reads and writes share it"),
     "shared_latency": Constant(26.0, "cycles", "I: ld.shared without conflicts"),
     "shared_patience": Constant(32.0, "cycles", "I: ld/st.shared wait no longer than this for MMA operands"),
-    "tags": Constant(4.0, "lines/cycle/SM", "I: different 128-byte lines of a load or store of global memory"),
+    "tags": Constant(
+        4.0,
+        "lines/cycle/SM",
+        "different 128-byte lines of a load or store: Volta's tag stage looks up 4 a cycle (NVIDIA, forum thread 49571); "
+        "low I",
+        1.0,
+        4.0,
+    ),
     "l1_latency": Constant(36.0, "cycles", "U: global load that hits in L1"),
     "l2_latency": Constant(300.0, "cycles", "U: global load from L2"),
     "hbm_latency": Constant(

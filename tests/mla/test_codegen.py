@@ -11,8 +11,10 @@ import pytest
 from cutlass import pipeline
 from cutlass.cute.runtime import make_fake_compact_tensor
 
-from mla.compile import compile_decode
+from mla import store
+from mla.compile import compilable_archs, compile_decode, compile_kernel
 from mla.config import MlaDecodeConfig
+from mla.decode import MlaDecode
 from mla.plan.paths import plan_of
 from scripts.cubin_report import report_cubin
 from scripts.mutants import compile_mutant
@@ -32,6 +34,25 @@ def test_compiles_for_both_architectures(path, dtype, arch):
     assert compiled.cubin[:4] == b"\x7fELF"
     assert callable(compiled.host), "the DSL's own host function, compiled for tvm-ffi"
     assert ".local" not in compiled.ptx
+
+
+SM_107A = MlaDecodeConfig("bf16", 16, 8, True, 64, lse_base="e", arch="sm_107a")
+
+
+@pytest.mark.skipif("sm_107a" not in compilable_archs(), reason="needs the compiler's CUDA 13 build: extra cu13")
+@pytest.mark.parametrize("path, dtype", [("narrow", "bf16"), ("wide", "fp8")])
+def test_the_cuda_13_build_compiles_the_same_ptx_for_sm_107a(path, dtype):
+    config = replace(SM_107A, path=path, dtype=dtype)
+    compiled, expected = (compile_decode(replace(config, arch=arch)) for arch in ("sm_107a", "sm_100a"))
+    assert compiled.ptx == expected.ptx.replace(".target sm_100a", ".target sm_107a")
+    assert compiled.ptx != expected.ptx and compiled.cubin[:4] == b"\x7fELF" and compiled.cubin != expected.cubin
+
+
+def test_without_the_cuda_13_build_sm_107a_is_refused(monkeypatch):
+    monkeypatch.setattr(store, "cuda13_build", lambda: None)
+    assert compilable_archs() == ("sm_100a", "sm_103a")
+    with pytest.raises(ValueError, match="arch='sm_107a': needs the CUDA 13 build of the compiler: pip install"):
+        compile_kernel(MlaDecode(SM_107A))
 
 
 def test_narrow_path_loads_a_key_once():

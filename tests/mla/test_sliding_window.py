@@ -13,7 +13,7 @@ import pytest
 
 from mla.config import MlaDecodeConfig
 from mla.tile_scheduler import TileScheduler
-from tests.mla.test_split_kv import shares_of
+from tests.mla.test_split_kv import ranges_of
 from tests.wrappers.emulation import assert_clean, is_caught, launch, launch_with_reports, run, same
 from wrappers import kernel
 from wrappers.backends import EMULATED_ARCH
@@ -119,7 +119,7 @@ def test_stream_k_counts_the_tiles_of_the_window_alone():
     scheduler = TileScheduler.of(MlaDecodeConfig("bf16", 16, 4, True, 64, sliding_window=True), 64, 64)
     windowed = scheduler.of_window(64 * 8 - 4)
     long, short = [64 * 1000, 64 * 8, 64 * 20, 64 * 500], [64 * 8] * 4
-    assert shares_of(windowed, long, 148) == shares_of(scheduler, short, 148)
+    assert ranges_of(windowed, long, 148) == ranges_of(scheduler, short, 148)
     assert windowed.cost(0, 64 * 1000) == scheduler.gap + 8 < scheduler.cost(0, 64 * 1000)
     assert [windowed.cost(0, keys) for keys in (0, 3)] == [scheduler.cost(0, keys) for keys in (0, 3)]
 

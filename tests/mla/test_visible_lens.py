@@ -13,7 +13,7 @@ import torch
 
 from mla.config import MlaDecodeConfig
 from mla.tile_scheduler import TileScheduler
-from tests.mla.test_split_kv import shares_of
+from tests.mla.test_split_kv import ranges_of
 from tests.wrappers.emulation import NUM_CTAS, assert_clean, is_caught, launch, launch_with_reports, run, same
 from wrappers import emulated, kernel
 from wrappers.backends import EMULATED_ARCH
@@ -114,7 +114,7 @@ def test_stream_k_counts_the_longest_token_of_a_row_tile():
     given = scheduler.of_request(8, lens)
     assert [given.cost(row_tile, 64 * 40) - given.gap for row_tile in range(2)] == [30, 3]
     assert given.request_cost(64 * 40) == 33 + 2 * given.gap
-    loads = [sum(end - begin for *_, begin, end, _ in items) for items in shares_of(given, [64 * 40], 5)]
+    loads = [sum(end - begin for *_, begin, end, _ in items) for items in ranges_of(given, [64 * 40], 5)]
     assert sum(loads) == 33 and max(loads) == 7
 
 
