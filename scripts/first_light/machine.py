@@ -13,8 +13,12 @@ from pathlib import Path
 from scripts import crosscheck_gpu
 from scripts.first_light.isolate import Crashed, isolated
 
-ARCHITECTURES = {(10, 0): "sm_100a", (10, 3): "sm_103a"}
-OLDEST_CUDA = {(10, 0): 12080, (10, 3): 12090}  # the first CUDA driver interface that knows the architecture
+ARCHITECTURES = {(10, 0): "sm_100a", (10, 3): "sm_103a", (10, 7): "sm_107a"}
+OLDEST_CUDA = {
+    (10, 0): 12080,
+    (10, 3): 12090,
+    (10, 7): 13000,
+}  # the first CUDA driver interface that knows the architecture
 TOOLS = {
     "nvcc": "nothing here needs it",
     "ptxas": "the conformance kernels are then not assembled (scripts.crosscheck_device --backend ptxas)",
@@ -125,7 +129,7 @@ def _of_gpu(gpu: Gpu) -> list[Problem]:
         capability = ".".join(map(str, gpu.capability))
         found.append(Problem(
             "architecture",
-            f"{gpu.name} has compute capability {capability}, the kernel needs 10.0 or 10.3: choose another GPU with "
+            f"{gpu.name} has compute capability {capability}, the kernel needs 10.0, 10.3 or 10.7: choose another GPU with "
             "CUDA_VISIBLE_DEVICES, or run the parts that exist there with --anyway",
         ))  # fmt: skip
     elif gpu.cuda < OLDEST_CUDA[gpu.capability]:
