@@ -56,7 +56,7 @@ def skip_reason(backend: str) -> str | None:
         return "no CUDA GPU"
     capability = torch.cuda.get_device_capability()
     if backend == "cute" and capability not in KERNEL_ARCHS:
-        return f"GPU of compute capability {capability[0]}.{capability[1]}: the kernel needs 10.0 or 10.3"
+        return f"GPU of compute capability {capability[0]}.{capability[1]}: the kernel needs 10.0, 10.3 or 10.7"
     return None
 
 

@@ -27,7 +27,7 @@ from scripts.first_light.isolate import Crashed, isolated
 from scripts.first_light.replay import on_emulator, timed_on_emulator
 from scripts.first_light.report import NAME, Report
 from wrappers import command_line
-from wrappers.backends import EMULATED_ARCH
+from wrappers.backends import EMULATED_ARCH, KERNEL_ARCHS
 from wrappers.machines import VARIABLE
 from wrappers.progress import Progress
 
@@ -100,7 +100,7 @@ def setting(text: str) -> tuple[str, float]:
 
 def arch_of(gpu: machine.Gpu | str) -> str:
     """Of the machine's kernels, or of those that are emulated."""
-    return EMULATED_ARCH if isinstance(gpu, str) else machine.ARCHITECTURES.get(gpu.capability, EMULATED_ARCH)
+    return EMULATED_ARCH if isinstance(gpu, str) else KERNEL_ARCHS.get(gpu.capability, EMULATED_ARCH)
 
 
 def why_no_kernel(found: Sequence[machine.Problem]) -> str:

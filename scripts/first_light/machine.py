@@ -12,8 +12,8 @@ from pathlib import Path
 
 from scripts import crosscheck_gpu
 from scripts.first_light.isolate import Crashed, isolated
+from wrappers.backends import KERNEL_ARCHS
 
-ARCHITECTURES = {(10, 0): "sm_100a", (10, 3): "sm_103a", (10, 7): "sm_107a"}
 OLDEST_CUDA = {
     (10, 0): 12080,
     (10, 3): 12090,
@@ -125,7 +125,7 @@ def problems(gpu: Gpu | str) -> list[Problem]:
 
 def _of_gpu(gpu: Gpu) -> list[Problem]:
     found = []
-    if gpu.capability not in ARCHITECTURES:
+    if gpu.capability not in KERNEL_ARCHS:
         capability = ".".join(map(str, gpu.capability))
         found.append(Problem(
             "architecture",
