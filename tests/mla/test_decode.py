@@ -14,6 +14,7 @@ import torch
 
 from mla.config import PAGE_SIZES
 from scripts.mutants import MUTANTS, WIDE_MUTANTS
+from tests.covering import covering_rows
 from tests.wrappers.emulation import PATHS, is_caught, launch, run
 from tests.wrappers.probe import visible_mask
 from wrappers import kernel
@@ -22,7 +23,12 @@ from wrappers.decode import mla_decode
 from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, assert_matches, make_problem
 
-KV_LENS = (1, 63, 64, 65, 127, 128, 129, 200, 513, 0)
+# Around one and two key tiles, of 64 keys or 128, primes, and lengths shorter than the query; 0 is a padded request.
+KV_LENS = {
+    "bf16": (1, 63, 64, 65, 127, 128, 129, 200, 513, 0),
+    "fp16": (1, 63, 64, 65, 127, 128, 129, 200, 513, 0),
+    "fp8": (1, 3, 63, 64, 127, 128, 129, 257, 513, 0),
+}
 HEADS = (1, 3, 16, 40, 64, 128)
 QUERY_LENS = (1, 2, 4, 5, 8)
 
@@ -38,35 +44,44 @@ def call_wrapper(problem: MlaProblem, backend: str, **options) -> tuple[torch.Te
     return mla_decode(*placed.tensors, **problem.options, return_lse=True, backend=backend, **options)
 
 
-def thinned_grid():
-    """Half the (num_heads, seq_len_q) pairs; page size, dtype and mask rotate so that all values meet."""
-    pairs = list(itertools.product(HEADS, QUERY_LENS))[::2]
-    for index, (num_heads, seq_len_q) in enumerate(pairs):
-        yield num_heads, seq_len_q, PAGE_SIZES[index % 4], list(TORCH_DTYPES)[index % 3], index % 5 != 2
+# Kernels that other tests compile too.
+SHARED_ROWS = (
+    (16, 4, 64, "bf16", True, "narrow"),
+    (1, 1, 16, "bf16", True, "narrow"),
+    (3, 2, 64, "bf16", True, "narrow"),
+    (16, 8, 64, "fp8", True, "wide"),
+    (40, 2, 32, "bf16", True, "wide"),
+    (16, 1, 128, "bf16", True, "wide"),
+    (40, 4, 64, "fp16", True, "wide"),
+    (16, 5, 32, "fp8", True, "wide"),
+    (3, 5, 64, "fp16", True, "narrow"),
+)
+AXES = (HEADS, QUERY_LENS, PAGE_SIZES, tuple(TORCH_DTYPES), (True, False), PATHS)
 
 
-def check(backend, path, num_heads, seq_len_q, page_size, dtype, is_causal):
+def check(backend, num_heads, seq_len_q, page_size, dtype, is_causal, path):
+    lengths = KV_LENS[dtype]
     problem = make_problem(
-        len(KV_LENS), num_heads, seq_len_q, KV_LENS, page_size=page_size, dtype=TORCH_DTYPES[dtype], is_causal=is_causal
-    )
+        len(lengths), num_heads, seq_len_q, lengths, page_size=page_size, dtype=TORCH_DTYPES[dtype], is_causal=is_causal,
+        seed=num_heads * seq_len_q,
+    )  # fmt: skip
     assert_matches(problem, *run(problem, backend, path))
 
 
-@pytest.mark.parametrize("num_heads, seq_len_q, page_size, dtype, is_causal", list(thinned_grid()))
-@pytest.mark.parametrize("path", PATHS)
-def test_grid(backend, path, num_heads, seq_len_q, page_size, dtype, is_causal):
-    check(backend, path, num_heads, seq_len_q, page_size, dtype, is_causal)
+@pytest.mark.parametrize("num_heads, seq_len_q, page_size, dtype, is_causal, path", covering_rows(AXES, SHARED_ROWS))
+def test_grid(backend, num_heads, seq_len_q, page_size, dtype, is_causal, path):
+    check(backend, num_heads, seq_len_q, page_size, dtype, is_causal, path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("dtype", list(TORCH_DTYPES))
-@pytest.mark.parametrize("page_size", PAGE_SIZES)
 @pytest.mark.parametrize("seq_len_q", QUERY_LENS)
 @pytest.mark.parametrize("num_heads", HEADS)
-@pytest.mark.parametrize("path", PATHS)
-def test_whole_grid(backend, path, num_heads, seq_len_q, page_size, dtype, is_causal):
-    check(backend, path, num_heads, seq_len_q, page_size, dtype, is_causal)
+def test_whole_grid(backend, num_heads, seq_len_q, dtype, path):
+    """The rest of the grid to a test, so that deselecting it takes no time."""
+    for page_size, is_causal in itertools.product(PAGE_SIZES, (True, False)):
+        check(backend, num_heads, seq_len_q, page_size, dtype, is_causal, path)
 
 
 @pytest.mark.parametrize("seq_len_q, seq_len_k", [(2, 4), (5, 2), (5, 0), (4, 4), (8, 100)])
