@@ -219,7 +219,3 @@ def test_a_gap_keeps_ranges_from_reaching_into_the_next_row_tile():
 def test_a_line_without_row_tiles():
     cut = split_kv.Partition.of(0, 148, 0, 2)
     assert (cut.begin(0), cut.begin(1), cut.begin(148)) == (0, 1, 1), "one range, of a position that nothing takes"
-
-
-def test_workspace_bytes():
-    assert split_kv.workspace_bytes(148, 64, 512) == 148 * (2 * 64 * 513 + 8) * 4
