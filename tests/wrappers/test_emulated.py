@@ -52,7 +52,7 @@ def test_fp8_strided_query_cache_and_output(backend):
     assert (wide[:, 2:] == 7).all() and (wide[..., 512:] == 7).all() and (wide[:, :, 6:] == 7).all()
 
 
-@pytest.mark.parametrize("num_heads", [1, 3, 7])
+@pytest.mark.parametrize("num_heads", [1, 3])
 def test_fp8_tokens_apart_of_an_odd_number_of_heads(num_heads, backend):
     """Boxes of a single row each, whose rotary part is 64 bytes."""
     problem = make_problem(2, num_heads, 2, [40, 130], page_size=16, dtype=FP8, strided=True)
@@ -143,7 +143,7 @@ def test_the_highest_page_ids(tmp_path, backend):
 
 
 def test_a_table_of_width_zero(backend):
-    problem = make_problem(2, 2, 2, [0, 0])
+    problem = make_problem(2, 2, 2, [0, 0], page_size=16)
     narrow = MlaProblem(problem.query, problem.kv_cache, problem.block_tables[:, :0], problem.seq_lens)
     assert_matches(narrow, *run(narrow, backend))
 
