@@ -99,7 +99,8 @@ def work_items(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) 
     scheduler = kernel.scheduler
     total = sum(scheduler.request_cost(keys) for keys in seq_lens)
     num_units, gap = num_ctas // kernel.plan.tile.cluster_size, scheduler.gap
-    partition = split_kv.Partition.of(total, num_units, len(seq_lens) * scheduler.row_tiles, gap)
+    row_tiles = len(seq_lens) * scheduler.row_tiles
+    partition = split_kv.Partition.of(total, num_units, row_tiles, gap, scheduler.uncut_tiles)
     items, first = [], 0
     for keys in seq_lens:
         for row_tile in range(scheduler.row_tiles):
@@ -122,7 +123,8 @@ def cuts(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) -> lis
     scheduler = kernel.scheduler
     num_units, total = num_ctas // kernel.plan.tile.cluster_size, sum(map(scheduler.request_cost, seq_lens))
     gap = scheduler.gap
-    partition = split_kv.Partition.of(total, num_units, len(seq_lens) * scheduler.row_tiles, gap)
+    row_tiles = len(seq_lens) * scheduler.row_tiles
+    partition = split_kv.Partition.of(total, num_units, row_tiles, gap, scheduler.uncut_tiles)
     found, first = [split_kv.Cut(0, 0, 0, 0, 0, 0)] * num_units, 0
     for batch, keys in enumerate(seq_lens):
         for row_tile in range(scheduler.row_tiles):

@@ -25,7 +25,7 @@ from wrappers import command_line
 from wrappers.backends import KERNEL_ARCHS
 from wrappers.decode import mla_decode, workspace_bytes
 from wrappers.kernel import TORCH_DTYPES
-from wrappers.testing import make_problem
+from wrappers.testing import MlaProblem, make_problem
 
 GPU_OF_ARCH = {"sm_100a": B200, "sm_103a": B300}
 # Twice the largest L2 of these GPUs (B200: 126 MB).
@@ -56,7 +56,7 @@ def skip_reason(backend: str) -> str | None:
         return "no CUDA GPU"
     capability = torch.cuda.get_device_capability()
     if backend == "cute" and capability not in KERNEL_ARCHS:
-        return f"GPU of compute capability {capability[0]}.{capability[1]}: the kernel needs 10.0 or 10.3"
+        return f"GPU of compute capability {capability[0]}.{capability[1]}: the kernel needs 10.0, 10.3 or 10.7"
     return None
 
 
@@ -84,12 +84,17 @@ def capture(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
     return graph
 
 
+def problem_of(workload: Workload) -> MlaProblem:
+    """Random tensors that any decode kernel takes: no page id that is none, no NaN."""
+    return make_problem(
+        workload.batch, workload.num_heads, workload.seq_len_q, list(workload.kv_lens), page_size=workload.page_size,
+        dtype=TORCH_DTYPES[workload.dtype], hostile=False,
+    )  # fmt: skip
+
+
 def bench(workload: Workload, backend: str, warmup: int, repeats: int) -> dict[str, Timing]:
     """Timings by name: "events" for all backends, "graph" for cute (the torch backend reads lengths on the host)."""
-    problem = make_problem(
-        workload.batch, workload.num_heads, workload.seq_len_q, list(workload.kv_lens), page_size=workload.page_size,
-        dtype=TORCH_DTYPES[workload.dtype],
-    ).to("cuda")  # fmt: skip
+    problem = problem_of(workload).to("cuda")
     out = torch.empty(problem.out_shape, dtype=problem.out_dtype, device="cuda")
     workspace = torch.empty(workspace_bytes("cuda"), dtype=torch.uint8, device="cuda") if backend == "cute" else None
 

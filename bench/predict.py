@@ -23,7 +23,7 @@ from bench import timeline
 from bench.prediction import Prediction, predict
 from bench.variants import table_of_variants
 from bench.workloads import USER_WORKLOADS, WORKLOADS, Workload
-from mla.config import PATHS
+from mla.config import AVOIDABLE, PATHS, UNCUT_TILES
 from ptx_emulator.timing import CONSTANTS, Constants
 from ptx_emulator.timing.variants import RELAXED, disputed
 from wrappers.kernel import TORCH_DTYPES
@@ -109,6 +109,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rescale-threshold", type=float, default=0.0, help="the kernels of this threshold, log2")
     parser.add_argument("--isolate-drafts", action="store_true", help="the kernels of this option of mla_decode")
     parser.add_argument("--ragged", action="store_true", help="the kernels of ragged queries, all requests alike")
+    parser.add_argument("--avoid", default="", help=f"the kernels that do without: a list of {', '.join(AVOIDABLE)}")
+    parser.add_argument("--uncut-tiles", type=int, default=UNCUT_TILES, help="the kernels of this minimum share")
+    parser.add_argument("--stages", default="", help="the kernels with so many stages, as mla/plan/paths.py lists them")
     parser.add_argument("--clock", default="1.93", help="GHz, one or several with commas")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of the model")
     parser.add_argument("--constants", help="JSON file of constants, e.g. measured")
@@ -129,6 +132,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         kernel = {
             "isolate_drafts": options.isolate_drafts, "rescale_threshold": options.rescale_threshold,
             "ragged_query": options.ragged,
+            "avoid": tuple(name for name in options.avoid.split(",") if name), "uncut_tiles": options.uncut_tiles,
+            "stages": tuple(int(number) for number in options.stages.split(",") if number),
         }  # fmt: skip
         options.workloads = [replace(w, **kernel) for w in _workloads(options)]
         options.before = read_totals(options.against) if options.against else {}

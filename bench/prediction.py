@@ -17,7 +17,7 @@ from mla.compile import compile_decode
 from mla.config import FLOAT_BYTES, HEAD_DIM, LATENT_DIM, MlaDecodeConfig
 from mla.decode import MlaDecode
 from ptx_emulator.engine import state
-from ptx_emulator.timing import Constants, CtaTiming, LaunchTiming, time_host_function
+from ptx_emulator.timing import Constants, CtaTiming, LaunchTiming, chain_seconds, time_host_function
 from ptx_emulator.timing.cubin import code_sizes, register_counts
 from wrappers.call import OUTPUT_DTYPES
 from wrappers.kernel import EMULATED_CTAS, TORCH_DTYPES, workspace_bytes
@@ -55,6 +55,7 @@ def config_of(workload: Workload, path: str = "auto") -> MlaDecodeConfig:
         workload.dtype, workload.num_heads, workload.seq_len_q, True, workload.page_size, path=path,
         isolate_drafts=workload.isolate_drafts,
         rescale_threshold=workload.rescale_threshold, ragged_query=workload.ragged_query,
+        avoid=workload.avoid, uncut_tiles=workload.uncut_tiles, stages=workload.stages,
     )  # fmt: skip
 
 
@@ -146,7 +147,7 @@ def predict(workload: Workload, constants: Constants, path: str = "auto", seed: 
         port=port,
         decode=us(decode.cycles),
         merge=us(merge.cycles) + hand_over,
-        total=constants["launch"] * 1e6 + us(decode.cycles) + us(merge.cycles) + hand_over,
+        total=chain_seconds([decode, merge], constants) * 1e6,
         target=TARGET_FACTOR * max(hbm, mma) + TARGET_MICROSECONDS,
         busy={name: cycles / longest.cycles for name, cycles in longest.busy.items()},
         waits=named_waits(description, longest),

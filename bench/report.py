@@ -6,8 +6,8 @@
         [--table totals,clocks]
 
 A document names a table by the line `<!-- bench.report: NAME -->`; what follows, up to `<!-- end -->`, is replaced.
-NAME: totals, clocks, disputed, relaxed, users (what `bench.predict --users` has, without other kernels). --reference: totals
-of other kernels in the same model, rows of (kernel, workload, clock, variant, total, note); kernel: before, peer,
+NAME: totals, clocks, disputed, relaxed, users (what `bench.predict --users` has). --reference: totals of other kernels in
+the same model, rows of (kernel, workload, clock, variant, total, note); kernel: before, peer,
 flashinfer (its columns are left out where it has no row).
 """
 
@@ -140,12 +140,19 @@ def relaxed_table(found: Found) -> str:
 
 
 def users_table(found: Found) -> str:
+    """Ours, and the totals of other kernels over ours at each clock, of those kernels that were timed."""
     keys = ("hbm", "mma", "port", "decode", "merge", "total", "target")
-    rows = [
-        [row["workload"], row["path"], *(f"{row[key]:.1f}" for key in keys), f"{row['total'] / row['target']:.2f}"]
-        for row in found.rows
-    ]
-    return table_of(["workload", "path", "HBM", "MMA", *keys[2:], "total / target"], rows)
+    names = {row["workload"] for row in found.rows}
+    timed = {(kernel, clock) for kernel, name, clock, _ in found.others if name in names}
+    others = [(k, c) for k in ("peer", "flashinfer") for c in found.clocks if (k, c) in timed]
+    rows = []
+    for row in found.rows:
+        name = row["workload"]
+        ratios = [found.ratio(kernel, name, clock) for kernel, clock in others]
+        ours = [f"{row[key]:.1f}" for key in keys]
+        rows.append([name, row["path"], *ours, f"{row['total'] / row['target']:.2f}", *ratios])
+    titles = [f"{kernel} / now, {clock} GHz" for kernel, clock in others]
+    return table_of(["workload", "path", "HBM", "MMA", *keys[2:], "total / target", *titles], rows)
 
 
 TABLES = dict(zip(NAMES, (totals_table, clocks_table, disputed_table, relaxed_table, users_table), strict=True))

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from mla.compile import compile_decode
+from ptx_emulator.tool.progress import Progress
 from wrappers import command_line, emulated, kernel
 from wrappers.backends import EMULATED_ARCH
 from wrappers.kernel import TORCH_DTYPES
-from wrappers.progress import Progress
 from wrappers.testing import MlaProblem, compare, make_problem
 
 THRESHOLDS = (0.0, 0.8, 2.0, 4.0, 8.0)

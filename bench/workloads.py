@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from mla.config import ELEMENT_BYTES, HEAD_DIM, LATENT_DIM
+from mla.config import ELEMENT_BYTES, HEAD_DIM, LATENT_DIM, UNCUT_TILES
 from wrappers.command_line import integer
 
 OUTPUT_BYTES = 2
@@ -14,8 +14,8 @@ OUTPUT_BYTES = 2
 @dataclass(frozen=True)
 class Workload:
     """One call. kv_lens: keys of each request, the query tokens' own included. isolate_drafts: as `mla_decode` has it.
-    rescale_threshold: of the kernel's config. ragged_query: the kernel that reads each request's number of query tokens,
-    given as many for all.
+    rescale_threshold, avoid, uncut_tiles, stages: of the kernel's config. ragged_query: the kernel that reads each request's
+    number of query tokens, given as many for all.
     """
 
     dtype: str
@@ -26,6 +26,9 @@ class Workload:
     isolate_drafts: bool = False
     rescale_threshold: float = 0.0
     ragged_query: bool = False
+    avoid: tuple[str, ...] = ()
+    uncut_tiles: int = UNCUT_TILES
+    stages: tuple[int, ...] = ()
 
     @classmethod
     def uniform(cls, dtype: str, num_heads: int, seq_len_q: int, kv_len: int, batch: int, page_size: int = 64):

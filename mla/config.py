@@ -18,6 +18,10 @@ LSE_BASES = ("e", "2")
 PATHS = ("auto", "narrow", "wide")
 NARROW_ROWS = 64  # rows of a work unit on the narrow path
 E4M3_MAX = 448.0
+# Behaviour of the hardware that no public kernel known to be right depends on, by the rows of
+# docs/silicon-assumptions.md (4, 5, 6), which a kernel can do without.
+AVOIDABLE = ("small_boxes", "stores_over_tma", "nan_in_keys")
+UNCUT_TILES = 2
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 FLOAT_BYTES = ELEMENT_BYTES["fp32"]
 INT_BYTES = 4
@@ -59,6 +63,15 @@ class MlaDecodeConfig:
                       Faster and less accurate (docs/accuracy.md).
     isolate_drafts:   a key that not all rows of a row tile see may hold NaN or Inf: it counts for rows that see it only.
                       Wide path only, where values lie apart from keys and may be changed.
+    uncut_tiles:      see split_kv.Partition.of. Modelled us of ranges of at least 1 / 2 / 4 tiles (python -m bench.predict), of
+                      narrow bf16 h16 q1: 10 requests of 2 tiles 12.0 / 9.6 / 14.8, 2 of 16 tiles 12.3 / 13.9 / 19.2; of
+                      wide fp8 h128 q1: 8 of 2 tiles 11.6 / 10.4 / 16.2, 1 of 64 tiles 11.9 / 13.3 / 15.5.
+    stages:           of the rings, as the tables of plan/paths.py have them, which hold where this is empty.
+    avoid:            names of AVOIDABLE, what the kernel does without on machines where it does not hold:
+                      small_boxes: TMA boxes of the query that do not start at multiples of a swizzle atom.
+                      stores_over_tma: ordinary stores to rows that TMA has written, before the tensor core reads them;
+                      TMA writes the zeros. nan_in_keys: anything but zeros in the rows of K that a row tile does not
+                      read.
     """
 
     dtype: str
@@ -83,9 +96,18 @@ class MlaDecodeConfig:
     visible_lens: bool = False
     isolate_drafts: bool = False
     rescale_threshold: float = 0.0
+    uncut_tiles: int = UNCUT_TILES
+    stages: tuple[int, ...] = ()
+    avoid: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "avoid", tuple(sorted(set(self.avoid))))
+        object.__setattr__(self, "stages", tuple(self.stages))  # a list in JSON
         validate(self)
+
+    def avoids(self, *names: str) -> bool:
+        """Whether the kernel does without any of these."""
+        return bool({*names} & {*self.avoid})
 
     @property
     def head_dim(self) -> int:
@@ -174,4 +196,13 @@ def validate(config: MlaDecodeConfig) -> None:
     one_of("path", PATHS)
     require(config.path != "narrow" or not config.isolate_drafts, "path", "'auto' or 'wide' with isolate_drafts")
     require(0 <= config.rescale_threshold <= 8, "rescale_threshold", "in 0..8")
+    require(config.uncut_tiles >= 1, "uncut_tiles", ">= 1")
+    require(len(config.stages) in (0, 4 if config.is_wide else 2), "stages", "2 numbers, 4 on the wide path, or none")
+    require(set(config.avoid) <= set(AVOIDABLE), "avoid", f"names of {AVOIDABLE}")
+    if config.avoids("small_boxes"):
+        require(config.query_packed or config.num_heads % 8 == 0, "query_packed", "True with avoid=('small_boxes',)")
+    if config.avoids("stores_over_tma"):
+        require(not config.isolate_drafts, "isolate_drafts", "False with avoid=('stores_over_tma',)")
+        ropes = config.dtype != "fp8" or not config.avoids("nan_in_keys")  # of 64 bytes, where no box can start
+        require(ropes, "dtype", "'bf16' or 'fp16' with avoid=('nan_in_keys', 'stores_over_tma')")
     one_of("arch", ARCHS)

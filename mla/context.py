@@ -54,7 +54,8 @@ class Arguments:
     """Kernel arguments. Tensors are traced; see decode.py for their shapes.
 
     query, kv: boxes 128 bytes wide. kv_rope: of the rotary dimensions, 64 bytes wide in fp8.
-    kv_tail: as kv, for copies that signal a barrier of this CTA; None on the narrow path, where all do.
+    kv_tail, rope_tail: as those, for copies that signal a barrier of this CTA; None on the narrow path, where all do.
+    zeros: as kv, of one row. These two only where config.avoid asks for them.
     """
 
     query: Boxes
@@ -73,6 +74,8 @@ class Arguments:
     cu_seqlens_q: Any
     tree_mask: Any
     visible_lens: Any
+    rope_tail: Boxes | None = None
+    zeros: Boxes | None = None
 
 
 @dataclass(frozen=True)

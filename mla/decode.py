@@ -77,6 +77,7 @@ class MlaDecode:
             *operands.make_boxes(kv_view, tile.box_tokens, latent, tile.is_paired),
             *operands.make_boxes(kv_view, tile.box_tokens, rope, tile.is_paired),
             *(operands.make_boxes(kv_view, tile.box_tokens, latent, False) if tile.is_paired else (None, None)),
+            *self.boxes_of_avoidance(kv_view),
         )
         partial_out, partial_lse, cuts = self.partials(workspace, num_units)
         self.kernel(
@@ -133,6 +134,16 @@ class MlaDecode:
         cuts = cute.make_tensor(cuts_start, cuts_layout)
         return partial_out, partial_lse, cuts
 
+    def boxes_of_avoidance(self, kv_view: cute.Tensor) -> tuple[object, ...]:
+        """Of Arguments.rope_tail and Arguments.zeros."""
+        tile, config = self.plan.tile, self.config
+        rope_tail, zeros = (None, None), (None, None)
+        if tile.is_paired and config.avoids("nan_in_keys"):
+            rope_tail = operands.make_boxes(kv_view, tile.box_tokens, config.qk_rope_head_dim, False)
+        if config.avoids("stores_over_tma"):
+            zeros = operands.make_boxes(kv_view, 1, tile.chunk_elements, tile.is_paired)
+        return *rope_tail, *zeros
+
     @cute.jit
     def query_view(self, query: cute.Tensor):
         """[head, dim, token, batch]; a packed query is one token of all of a request's (token, head) rows."""
@@ -156,6 +167,10 @@ class MlaDecode:
         kv_rope: cute.Tensor,
         kv_tail_tma: cute.CopyAtom | None,
         kv_tail: cute.Tensor | None,
+        rope_tail_tma: cute.CopyAtom | None,
+        rope_tail: cute.Tensor | None,
+        zeros_tma: cute.CopyAtom | None,
+        zeros: cute.Tensor | None,
         block_tables: cute.Tensor,
         seq_lens: cute.Tensor,
         out: cute.Tensor,
@@ -209,6 +224,8 @@ class MlaDecode:
             Boxes(query_tma, query), Boxes(kv_tma, kv), Boxes(kv_rope_tma, kv_rope),
             Boxes(kv_tail_tma, kv_tail) if is_paired else None, block_tables, seq_lens, out, lse, partial_out,
             partial_lse, cuts, scales[0] * LOG2_E, scales[1], cu_seqlens_q, tree_mask, visible_lens,
+            None if rope_tail_tma is None else Boxes(rope_tail_tma, rope_tail),
+            None if zeros_tma is None else Boxes(zeros_tma, zeros),
         )  # fmt: skip
         cta_rank = cute.arch.block_idx_in_cluster() if is_paired else Int32(0)
         ctx = Context(self.config, plan, args, smem, Int32(tmem_pointer.toint()), cta_rank, requests.scheduler)

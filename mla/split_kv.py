@@ -15,14 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mla.causal_mask import maximum, minimum, quotient
-from mla.config import FLOAT_BYTES, INT_BYTES
+from mla.config import FLOAT_BYTES, INT_BYTES, UNCUT_TILES
 
-# Where row tiles have at most so many key tiles on average, there are no more ranges than row tiles: a partial result
-# and its merge cost more than the one key tile that a cut saves. Longer ones are cut down to single key tiles. Modelled
-# us of ranges of at least 1 / 2 / 4 tiles (python -m bench.predict), of narrow bf16 h16 q1: 10 requests of 2 tiles 12.0 /
-# 9.6 / 14.8, 2 of 16 tiles 12.3 / 13.9 / 19.2; of wide fp8 h128 q1: 8 of 2 tiles 11.6 / 10.4 / 16.2, 1 of 64 tiles
-# 11.9 / 13.3 / 15.5.
-UNCUT_TILES = 2
 SLOTS_PER_UNIT = 2
 CUT_INTS = 8  # fields of a Cut, and padding to 16 bytes
 
@@ -51,9 +45,14 @@ class Partition:
     longer: Any
 
     @classmethod
-    def of(cls, total: Any, num_units: Any, row_tiles: Any, gap: int) -> Partition:
-        """The cut of a line of `row_tiles` row tiles, each behind `gap` positions without keys."""
-        is_long = minimum(maximum(total - row_tiles * (UNCUT_TILES + gap), 0), 1)
+    def of(cls, total: Any, num_units: Any, row_tiles: Any, gap: int, uncut_tiles: int = UNCUT_TILES) -> Partition:
+        """The cut of a line of `row_tiles` row tiles, each behind `gap` positions without keys.
+
+        Where row tiles have at most `uncut_tiles` key tiles on average, there are no more ranges than row tiles: a
+        partial result and its merge cost more than the key tiles that a cut saves. Longer ones are cut down to single
+        key tiles.
+        """
+        is_long = minimum(maximum(total - row_tiles * (uncut_tiles + gap), 0), 1)
         most = row_tiles + (total - row_tiles) * is_long
         num = maximum(minimum(most, num_units), 1)
         size = maximum(quotient(total, num), 1)

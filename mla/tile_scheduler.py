@@ -7,7 +7,7 @@ from typing import Any
 
 from mla import split_kv
 from mla.causal_mask import CausalMask, KeyShard, SeenKeys, TilePhases, quotient_up
-from mla.config import MlaDecodeConfig
+from mla.config import UNCUT_TILES, MlaDecodeConfig
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,15 @@ class TileScheduler:
     tile_tokens: int
     mask: CausalMask
     gap: int = 0  # positions of the line in front of every row tile (split_kv.switch_cost)
+    uncut_tiles: int = UNCUT_TILES  # of the config
 
     @classmethod
     def of(cls, config: MlaDecodeConfig, tile_rows: int, tile_tokens: int) -> TileScheduler:
         """The scheduler of rank 0, without what a launch brings: a window, visible lengths."""
         shard = KeyShard(config.dcp_world, config.dcp_interleave, 0) if config.dcp_world > 1 else None
         mask = CausalMask(config.is_causal, config.num_heads, config.seq_len_q, config.tree_mask, shard)
-        return cls(tile_rows, tile_tokens, mask, split_kv.switch_cost(config.is_wide, config.element_bytes))
+        gap = split_kv.switch_cost(config.is_wide, config.element_bytes)
+        return cls(tile_rows, tile_tokens, mask, gap, config.uncut_tiles)
 
     def of_rank(self, dcp_rank: Any) -> TileScheduler:
         """The scheduler of a rank of decode context parallelism; without that, the same whatever the rank."""

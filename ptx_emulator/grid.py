@@ -24,6 +24,7 @@ from .machine.memory import Buffers
 from .machine.residents import CLUSTER_ORDERS, Residents, Waiting
 from .machine.watchdog import Limits, Watchdog
 from .report import Report
+from .turns import takes_turns
 from .units.tcgen05.mma_native import PLANS
 from .units.tma.load_native import TensorMaps
 
@@ -171,6 +172,7 @@ def aligned_bytes(nbytes: int, align: int) -> np.ndarray:
     return raw[start : start + nbytes]
 
 
+@takes_turns
 def launch(
     ptx: str | Program,
     kernel: str | None = None,

@@ -30,7 +30,7 @@ class Case:
     """One launch. addresses, before, after: host address and bytes of each buffer then, and its bytes afterwards.
 
     dependent: an entry of the module that is launched behind it, in the same way, and may begin before it has ended
-    (programmatic dependent launch).
+    (programmatic dependent launch). holds_pointers: words of a buffer that are addresses in it move with it.
     """
 
     name: str
@@ -45,6 +45,13 @@ class Case:
     before: tuple[bytes, ...]
     after: tuple[bytes, ...]
     dependent: str | None = None
+    holds_pointers: bool = False
+
+    def contents_at(self, addresses: Sequence[int]) -> list[bytes]:
+        """The bytes of each buffer before the launch, with the buffers at other addresses."""
+        if not self.holds_pointers:
+            return list(self.before)
+        return [_moved_words(*given) for given in zip(self.before, self.addresses, addresses, strict=True)]
 
     @property
     def needs_blackwell(self) -> bool:
@@ -64,6 +71,12 @@ class Case:
     def retargeted(self, target: str) -> str:
         """The PTX for another target, e.g. "sm_90a"."""
         return re.sub(r"^\.target\s+\S+", f".target {target}", self.ptx, flags=re.M)
+
+
+def _moved_words(content: bytes, old: int, new: int) -> bytes:
+    words = np.frombuffer(content[: len(content) // 8 * 8], np.uint64).copy()
+    words[(words >= old) & (words < old + len(content))] += np.uint64((new - old) % (1 << 64))
+    return words.tobytes() + content[len(content) // 8 * 8 :]
 
 
 def relocate(case: Case, addresses: Sequence[int], encode: Callable[[TensorMap], bytes]) -> list[bytes]:
@@ -145,15 +158,22 @@ def _ordered(bits: np.ndarray) -> np.ndarray:
     return np.where(wide < 0, -(wide & 0x7FFFFFFF), wide)
 
 
-def replay_in_emulator(case: Case, **options: Any) -> list[bytes]:
-    """Runs a case with buffers of its own; returns their bytes afterwards. options: of `ptx_emulator.launch`."""
+def placed(case: Case) -> tuple[list[np.ndarray], list[bytes]]:
+    """The case's buffers in memory of this process, and its parameters for them."""
     arrays = []
     for content, old in zip(case.before, case.addresses, strict=True):
         raw = np.zeros(len(content) + 2048, np.uint8)
         start = (old - raw.ctypes.data) % 1024  # as aligned as it was
         arrays.append(raw[start : start + len(content)])
-        arrays[-1][:] = np.frombuffer(content, np.uint8)
-    params = relocate(case, [a.ctypes.data for a in arrays], TensorMap.to_bytes)
+    addresses = [array.ctypes.data for array in arrays]
+    for array, content in zip(arrays, case.contents_at(addresses), strict=True):
+        array[:] = np.frombuffer(content, np.uint8)
+    return arrays, relocate(case, addresses, TensorMap.to_bytes)
+
+
+def replay_in_emulator(case: Case, **options: Any) -> list[bytes]:
+    """Runs a case with buffers of its own; returns their bytes afterwards. options: of `ptx_emulator.launch`."""
+    arrays, params = placed(case)
     for entry in (case.kernel, case.dependent) if case.dependent else (case.kernel,):
         ptx_emulator.launch(
             case.ptx,

@@ -25,10 +25,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ptx_emulator.errors import EmulationError
+from ptx_emulator.tool.progress import Progress
 from scripts import crosscheck_gpu, crosscheck_ptxas
 from scripts.crosscheck_cases import Case, compare, load_cases, replay_in_emulator
 from wrappers import command_line
-from wrappers.progress import Progress
 
 DEFAULT_TESTS = ("tests/ptx_emulator/front/ops", "tests/ptx_emulator/units")
 BAD = ("different", "hung", "crashed")

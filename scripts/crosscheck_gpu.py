@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -72,28 +74,73 @@ class Gpu:
 
     @property
     def has_tcgen05(self) -> bool:
-        return self.target in ("sm_100a", "sm_103a")
+        return self.target in ("sm_100a", "sm_103a", "sm_107a")
+
+    @property
+    def num_sms(self) -> int:
+        return call(
+            "cuDeviceGetAttribute", driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, self.device
+        )
 
     def replay(self, case: Case) -> list[bytes]:
         """Runs a case; returns its buffers' bytes afterwards. Raises DriverError, also where the PTX is refused."""
-        module = self._load(case.retargeted(self.target))
-        buffers = [call("cuMemAlloc", max(len(content), 1)) for content in case.before]
-        try:
-            for buffer, content in zip(buffers, case.before, strict=True):
-                if content:
-                    call("cuMemcpyHtoD", buffer, content, len(content))
-            params = relocate(case, [int(b) for b in buffers], encode)
+        with self._placed(case) as (module, buffers, params):
             self._launch(module, case, params, case.kernel or _only_entry(case.ptx))
             if case.dependent:
                 self._launch(module, case, params, case.dependent, is_dependent=True)
             call("cuCtxSynchronize")
-            found = []
-            for buffer, content in zip(buffers, case.before, strict=True):
-                array = np.empty(len(content), np.uint8)
+            return [_download(buffer, len(content)) for buffer, content in zip(buffers, case.before, strict=True)]
+
+    def replays(self, case: Case, launches: int, flush_bytes: int = 0) -> list[bytes]:
+        """The first buffer's bytes after each of so many launches of a case, which is loaded once. flush_bytes: so much
+        other memory is written before each."""
+        found = []
+        with self._placed(case) as (module, buffers, params):
+            other = call("cuMemAlloc", flush_bytes) if flush_bytes else None
+            for _ in range(launches):
+                if other is not None:
+                    call("cuMemsetD8", other, 0, flush_bytes)
+                self._launch(module, case, params, case.kernel or _only_entry(case.ptx))
+                call("cuCtxSynchronize")
+                found.append(_download(buffers[0], len(case.before[0])))
+            if other is not None:
+                call("cuMemFree", other)
+        return found
+
+    def chain_seconds(
+        self, ptx: str, chain: Sequence[tuple[str, bool]], threads: int, warmup: int, repeats: int
+    ) -> list[float]:
+        """Seconds of replays of a graph of one CTA's kernels without parameters, (entry, whether it may start before the
+        last one's end) each, between events."""
+        kernels = Case("chain", ptx, None, (1, 1, 1), (threads, 1, 1), (1, 1, 1), 0, (), (), (), ())
+        module = self._load(kernels.retargeted(self.target))
+        stream = call("cuStreamCreate", driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
+        call("cuStreamBeginCapture", stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        for entry, is_dependent in chain:
+            self._launch(module, kernels, [], entry, is_dependent, stream)
+        graph = call("cuGraphInstantiate", call("cuStreamEndCapture", stream), 0)
+        begin, end = (call("cuEventCreate", 0) for _ in range(2))
+        seconds = []
+        for number in range(warmup + repeats):
+            call("cuEventRecord", begin, stream)
+            call("cuGraphLaunch", graph, stream)
+            call("cuEventRecord", end, stream)
+            call("cuEventSynchronize", end)
+            if number >= warmup:
+                seconds.append(call("cuEventElapsedTime", begin, end) * 1e-3)
+        return seconds
+
+    @contextmanager
+    def _placed(self, case: Case) -> Iterator[tuple[Any, list, list[bytes]]]:
+        """The case's module, its buffers on the GPU and its parameters for them; all given back afterwards."""
+        module = self._load(case.retargeted(self.target))
+        buffers = [call("cuMemAlloc", max(len(content), 1)) for content in case.before]
+        try:
+            addresses = [int(buffer) for buffer in buffers]
+            for buffer, content in zip(buffers, case.contents_at(addresses), strict=True):
                 if content:
-                    call("cuMemcpyDtoH", array.ctypes.data, buffer, len(content))
-                found.append(array.tobytes())
-            return found
+                    call("cuMemcpyHtoD", buffer, content, len(content))
+            yield module, buffers, relocate(case, addresses, encode)
         finally:
             for buffer in buffers:
                 driver.cuMemFree(buffer)
@@ -110,7 +157,9 @@ class Gpu:
                     raise
         raise AssertionError("no version of PTX to try")
 
-    def _launch(self, module: Any, case: Case, params: list[bytes], entry: str, is_dependent: bool = False) -> None:
+    def _launch(
+        self, module: Any, case: Case, params: list[bytes], entry: str, is_dependent: bool = False, stream: Any = 0
+    ) -> None:
         function = call("cuModuleGetFunction", module, entry.encode())
         kinds = driver.CUfunction_attribute
         call("cuFuncSetAttribute", function, kinds.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, case.shared_bytes)
@@ -118,6 +167,7 @@ class Gpu:
         config.gridDimX, config.gridDimY, config.gridDimZ = case.grid
         config.blockDimX, config.blockDimY, config.blockDimZ = case.block
         config.sharedMemBytes = case.shared_bytes
+        config.hStream = stream
         attributes = []
         if case.cluster != (1, 1, 1):
             attributes.append(_attribute("CLUSTER_DIMENSION"))
@@ -134,6 +184,13 @@ class Gpu:
         storage = [ctypes.create_string_buffer(param, len(param)) for param in params]
         pointers = (ctypes.c_void_p * max(len(storage), 1))(*(ctypes.addressof(s) for s in storage))
         call("cuLaunchKernelEx", config, function, ctypes.addressof(pointers), 0)
+
+
+def _download(buffer: Any, nbytes: int) -> bytes:
+    array = np.empty(nbytes, np.uint8)
+    if nbytes:
+        call("cuMemcpyDtoH", array.ctypes.data, buffer, nbytes)
+    return array.tobytes()
 
 
 def _only_entry(ptx: str) -> str:

@@ -23,7 +23,7 @@ from mla.context import Context
 from mla.decode import MlaDecode
 from mla.pipelines import Pipeline
 from mla.reduction import MergePartials
-from mla.roles import correction, load, scheduler
+from mla.roles import clear, correction, load, scheduler
 from mla.roles import softmax as softmax_role
 from mla.tile_scheduler import TileScheduler
 from mla.varlen import Request, RequestList
@@ -125,6 +125,10 @@ def _only_ragged_tiles(pages: load.TilePages, mma_k: int) -> Any:
     return pages.visible % mma_k != 0
 
 
+def _no_rows(*_: Any) -> tuple[Any, Any]:
+    return cutlass.Int32(0), cutlass.Int32(0)
+
+
 def _nothing(*arguments: Any) -> None:
     return None
 
@@ -204,7 +208,7 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     ),
     "no-tail-clear": (
         "unused slots of the last page reach the tensor core",
-        lambda: mock.patch.object(load, "clear_rows", _nothing),
+        lambda: mock.patch.object(clear, "rows_behind", _no_rows),
     ),
     "split-off-by-one": (
         "a CTA stops one key tile short of its range",
@@ -264,7 +268,7 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     ),
     "drafts-not-cleared": (
         "with isolate_drafts, values that are not finite reach rows that do not see their key",
-        lambda: mock.patch.object(load, "clear_not_finite", _nothing),
+        lambda: mock.patch.object(clear, "clear_not_finite", _nothing),
     ),
     "drafts-last-tile": (
         "they do where the drafts' tile is whole, as the one before the last is",
@@ -288,7 +292,7 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
     ),
     "window-no-clear": (
         "keys before the window, in the tile that it starts in, reach the tensor core",
-        lambda: mock.patch.object(load, "clear_hidden", _nothing),
+        lambda: mock.patch.object(clear, "rows_before", _no_rows),
     ),
     "window-skips-tile": (
         "the tile that a window starts in is not read",

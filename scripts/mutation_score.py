@@ -3,7 +3,8 @@
 python -m scripts.mutation_score [--dtype bf16|fp16|fp8] [--num-heads N] [--seq-len-q N] [--kernel decode|merge]
                                  [--seeds N] [--only TEXT] [--limit SECONDS] [--json FILE] [--clean N]
 
-Every mutant runs with the happens-before checker on a small and a larger batch, then under adversarial schedules.
+`python -m ptx_emulator mutate` does this for any kernel, on one call of it. Here every mutant runs with the
+happens-before checker on a small and a larger batch, then under adversarial schedules.
 Prints a line per mutant that is not detected and a table; exit status 1 if one survives. `--clean N` runs the
 unchanged kernels instead, with the checker, under N adversarial schedules: exit status 1 if one raises anything.
 """
@@ -14,9 +15,8 @@ import argparse
 import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +24,8 @@ import torch
 
 from mla.compile import compile_decode
 from mla.config import DTYPES
-from ptx_emulator.check import mutation
 from ptx_emulator.errors import EmulationError
+from ptx_emulator.tool import mutate
 from wrappers import command_line, emulated, kernel
 from wrappers.backends import EMULATED_ARCH
 from wrappers.command_line import integer
@@ -44,24 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (small, ptx, reached), (large, _, reached_too) = (prepare(problem(options, lens)) for lens in (SMALL, LARGE))
     if options.clean:
         return clean(ptx, (small, large), options)
-    candidates = mutation.mutants(ptx, entry(ptx, options.kernel))
-    if options.only:
-        candidates = [m for m in candidates if options.only in m.text]
     runs = [partial(small, order="in_order"), partial(large, order="in_order")]
     runs += [partial(large if seed % 2 else small, order="adversarial", seed=seed) for seed in range(options.seeds)]
-    started = time.monotonic()
-
-    def progress(verdict: mutation.Verdict) -> None:
-        done = verdict.mutant.number + 1
-        print(
-            f"[{done}/{len(candidates)} {time.monotonic() - started:.0f} s] line {verdict.mutant.line} "
-            f"{verdict.mutant.text[:70]} ({verdict.mutant.change}): {verdict.outcome} {verdict.by}",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
-
-    verdicts = mutation.score(candidates, runs, reached=reached | reached_too, limit=options.limit, progress=progress)
-    report(verdicts, options.json)
-    return int(any(verdict.outcome == mutation.SURVIVED for verdict in verdicts))
+    verdicts = mutate.judge(
+        ptx, runs, reached | reached_too, options.limit, kernel=entry(ptx, options.kernel), only=options.only
+    )
+    print(mutate.text_of(verdicts))
+    if options.json is not None:
+        Path(options.json).write_text(json.dumps(mutate.as_json(verdicts), indent=1))
+    return mutate.status(verdicts)
 
 
 def clean(ptx: str, runs: Sequence[Callable], options: argparse.Namespace) -> int:
@@ -132,22 +123,6 @@ def entry(ptx: str, which: str) -> str:
     wanted = {"decode": "MlaDecode", "merge": "MergePartials"}[which]
     names = [line.split()[2].rstrip("(") for line in ptx.splitlines() if line.startswith(".visible .entry")]
     return next(name for name in names if wanted in name)
-
-
-def report(verdicts: Sequence[mutation.Verdict], path: str | None) -> None:
-    counts = Counter(verdict.outcome for verdict in verdicts)
-    for verdict in verdicts:
-        if verdict.outcome not in (mutation.DETECTED, mutation.NOT_REACHED):
-            print(f"{verdict.outcome}: line {verdict.mutant.line}: {verdict.mutant.text} ({verdict.mutant.change})")
-    print(mutation.table(verdicts))
-    print(", ".join(f"{n} {outcome}" for outcome, n in counts.most_common()))
-    if path is not None:
-        rows = []
-        for verdict in verdicts:
-            row = asdict(verdict)
-            del row["mutant"]["ptx"]
-            rows.append(row)
-        Path(path).write_text(json.dumps({"counts": counts, "mutants": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from mla.arch import ARCHS, SMEM_BYTES_PER_CTA, TMEM_COLUMNS
 from mla.compile import check_arch, compilable_archs, compile_decode
 from mla.config import DTYPES, MlaDecodeConfig
 from mla.plan.paths import plan_of
+from ptx_emulator.tool.progress import Progress
 from scripts.cubin_report import report_cubin
 from wrappers import command_line
-from wrappers.progress import Progress
 
 PATHS = ("narrow", "wide", "isolated")
 NUM_HEADS, SEQ_LEN_Q, PAGE_SIZE = 16, 8, 64

@@ -31,11 +31,11 @@ from typing import Any
 import torch
 
 from mla.config import HEAD_DIM, MAX_HEADS, PAGE_SIZES, PATHS
+from ptx_emulator.tool.progress import Progress
 from wrappers import backends, command_line, decode, validate
 from wrappers.call import DecodeCall
 from wrappers.command_line import choice, integer, list_of, number, output_file
 from wrappers.kernel import TORCH_DTYPES
-from wrappers.progress import Progress
 from wrappers.testing import DEFAULT_SCALE, MlaProblem, compare, make_problem, shard
 from wrappers.validate import BACKENDS
 

@@ -20,10 +20,10 @@ import torch
 from mla import store
 from mla.arch import ARCHS
 from mla.config import LSE_BASES, MAX_HEADS, PAGE_SIZES
+from ptx_emulator.tool.progress import Progress
 from wrappers import command_line
 from wrappers.command_line import integer, list_of, output_folder
 from wrappers.kernel import TORCH_DTYPES
-from wrappers.progress import Progress
 from wrappers.warm_up import Report, ServerShapes, export_kernels, load_kernels, warm_up
 
 

@@ -3,7 +3,8 @@
 tests, bench, scripts -> wrappers, mla, ptx_emulator      and nobody imports these three
 wrappers              -> mla, torch; only wrappers/emulated.py -> ptx_emulator; reference.py -> torch alone;
                          only wrappers/engines -> vllm, sglang
-ptx_emulator          -> numpy and numba (and llvmlite, which is numba's): it knows PTX and nothing of MLA
+ptx_emulator          -> numpy and numba (and llvmlite, which is numba's): it knows PTX and nothing of MLA;
+                         only tool/capture.py -> cutlass, which it catches, and pytest_plugin.py -> pytest
 mla                   -> cutlass
                          within mla and within ptx_emulator: in the layers below
 """
@@ -26,6 +27,8 @@ ALLOWED_PACKAGES = {
 EXCEPTIONS = {
     "wrappers.reference": {"torch"},
     "wrappers.emulated": {"wrappers", "mla", "torch", "ptx_emulator"},
+    "ptx_emulator.tool.capture": {"ptx_emulator", "numpy", "cutlass"},
+    "ptx_emulator.pytest_plugin": {"ptx_emulator", "pytest"},
     "wrappers.engines": {"wrappers", "vllm"},
     "wrappers.engines.vllm": {"wrappers", "mla", "torch", "vllm"},
     "wrappers.engines.sglang": {"wrappers", "mla", "torch", "sglang"},
@@ -50,6 +53,8 @@ MLA_LAYERS = (
 # Likewise the rooms of `ptx_emulator`: its folders, and the modules beside them. Rooms of one layer know nothing of
 # each other.
 EMULATOR_LAYERS = (
+    {"__main__", "pytest_plugin"},
+    {"tool"},
     {"timing"},
     {"cute_abi"},
     {"grid"},
@@ -59,6 +64,7 @@ EMULATOR_LAYERS = (
     {"machine"},
     {"engine"},
     {"registry"},
+    {"command_line"},
     {"errors", "ir", "turns"},
 )
 LAYERS = {"mla": MLA_LAYERS, "ptx_emulator": EMULATOR_LAYERS}
@@ -173,6 +179,8 @@ def test_a_circle_is_found(tmp_path):
         ("ptx_emulator/check/hazards/__init__.py", "from ...timing import Constants"),
         ("ptx_emulator/units/__init__.py", "from ptx_emulator import launch"),
         ("ptx_emulator/errors.py", "from .ir import Imm"),
+        ("ptx_emulator/tool/run.py", "def late():\n    import cutlass"),
+        ("ptx_emulator/cute_abi/cases.py", "from ..tool.capture import emulate"),
         ("mla/decode.py", "from mla import unplaced"),
         ("wrappers/testing.py", "import tests.conftest"),
         ("bench/decode.py", "from scripts import validate"),
@@ -193,6 +201,8 @@ def test_a_forbidden_import_is_found(tmp_path, file, source):
         ("ptx_emulator/check/hazards/trace.py", "from .core import merge\nfrom ...engine import state as st"),
         ("ptx_emulator/timing/cluster.py", "def late():\n    from ..machine.cluster import Cluster"),
         ("ptx_emulator/__init__.py", "from .grid import launch"),
+        ("ptx_emulator/tool/capture.py", "def late():\n    import cutlass.cute"),
+        ("ptx_emulator/pytest_plugin.py", "import pytest\nfrom .tool.capture import emulate"),
         (
             "mla/roles/load.py",
             "from ..paths.narrow import NarrowPath\nfrom mla import config\nimport cutlass.cute",

@@ -10,7 +10,7 @@ from wrappers.call import DecodeCall
 from wrappers.fallback import decode_torch
 
 # Compute capability -> the architecture the kernel is compiled for.
-KERNEL_ARCHS = {(10, 0): "sm_100a", (10, 3): "sm_103a"}
+KERNEL_ARCHS = {(10, 0): "sm_100a", (10, 3): "sm_103a", (10, 7): "sm_107a"}
 EMULATED_ARCH = "sm_100a"
 
 
@@ -58,12 +58,12 @@ def choose_backend(backend: str, call: DecodeCall) -> str:
 def device_arch(device: torch.device) -> str:
     """Architecture to compile for on this device; ValueError where the kernel does not run on it."""
     if device.type != "cuda":
-        raise ValueError(f"query is on {device}: backend='cute' needs an SM100 or SM103 GPU")
+        raise ValueError(f"query is on {device}: backend='cute' needs an SM100, SM103 or SM107 GPU")
     capability = torch.cuda.get_device_capability(device)
     if capability not in KERNEL_ARCHS:
         raise ValueError(
-            f"query is on {device} of compute capability {capability[0]}.{capability[1]}: backend='cute' needs 10.0 "
-            "or 10.3"
+            f"query is on {device} of compute capability {capability[0]}.{capability[1]}: backend='cute' needs 10.0, "
+            "10.3 or 10.7"
         )
     return KERNEL_ARCHS[capability]
 

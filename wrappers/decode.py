@@ -60,7 +60,7 @@ def mla_decode(
     check_values: whether the values of `seq_lens` and of the table entries in use are checked. None checks them in CPU
         tensors only. True checks them anywhere and waits for the GPU. On a GPU an unchecked page id out of range is an
         illegal access, as in any kernel.
-    backend: "cute" is the Blackwell kernel (an SM100 or SM103 GPU, on the caller's current stream). "emulator"
+    backend: "cute" is the Blackwell kernel (an SM100, SM103 or SM107 GPU, on the caller's current stream). "emulator"
         executes the same kernel's PTX on CPU tensors, for verification only: it is many orders of magnitude slower,
         and calls from several threads take turns.
         "torch" runs anywhere. "auto" is "cute" where that can run and "torch" elsewhere.

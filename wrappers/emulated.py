@@ -13,7 +13,7 @@ import torch
 from mla.compile import CompiledDecode
 from ptx_emulator import Report, cute_abi
 from wrappers.call import DecodeCall
-from wrappers.kernel import EMULATED_CTAS, kernel_arguments, workspace_of
+from wrappers.kernel import EMULATED_CTAS, kernel_arguments, packed, workspace_of
 
 # What reports call the tensors that `kernel_arguments` gives, in its order.
 ARGUMENTS = (
@@ -52,6 +52,6 @@ def launch(
     call.out[written].fill_(math.nan)
     if call.lse is not None:
         call.lse[written].fill_(math.nan)
-    arguments = kernel_arguments(call, workspace, num_ctas)
+    arguments = kernel_arguments(packed(kernel.config, call), workspace, num_ctas)
     names = {name: value for name, value in zip(ARGUMENTS, arguments, strict=True) if isinstance(value, torch.Tensor)}
     return DecodeReports(*cute_abi.launch(kernel.ir, kernel.ptx, arguments, names=names, **options))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from mla import compile, split_kv
 from mla.compile import CompiledDecode, compile_decode
 from mla.config import FLOAT_BYTES, LATENT_DIM, NARROW_ROWS, MlaDecodeConfig
 from wrappers.call import DecodeCall
+from wrappers.machines import machine_of
 from wrappers.validate import check_kernel_workspace
 
+ATOM_ROWS = 8  # of a swizzle: boxes of a multiple of so many rows start where one does
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 # CTAs of an emulated launch: as many as a B200 has SMs.
@@ -17,19 +21,26 @@ EMULATED_CTAS = 148
 
 
 def decode_config(call: DecodeCall, arch: str, path: str = "auto") -> MlaDecodeConfig:
-    """The compile key of the kernel that runs `call`, on the operand path that MlaDecodeConfig chooses or on `path`."""
-    token_stride, head_stride = launch_view(batched(call, call.query)).stride()[1:3]
-    seq_len_q = call.seq_len_q
+    """The compile key of the kernel that runs `call`, on the operand path that MlaDecodeConfig chooses or on `path`, as
+    the machine needs it (`wrappers.machines`)."""
+    machine = machine_of(arch)
+    is_packed = query_is_packed(call)
+    if "small_boxes" in machine.avoid and call.num_heads % ATOM_ROWS:
+        is_packed = True  # by `packed`, before the launch
+    dtype, seq_len_q = DTYPE_NAMES[call.query.dtype], call.seq_len_q
     if call.is_ragged:
         seq_len_q = 1 << (seq_len_q - 1).bit_length()
+    tuned = {"path": path}
+    if path == "auto" and not call.isolate_drafts:  # which has a path of its own
+        tuned |= machine.tuned(dtype, seq_len_q * call.num_heads)
     return MlaDecodeConfig(
-        dtype=DTYPE_NAMES[call.query.dtype],
+        dtype=dtype,
         num_heads=call.num_heads,
         seq_len_q=seq_len_q,
         is_causal=call.is_causal and call.local_visible_lens is None,  # which replace the causal rule
         page_size=call.page_size,
         lse_base=call.lse_base if call.return_lse else None,
-        query_packed=token_stride == call.num_heads * head_stride,
+        query_packed=is_packed,
         softmax_scale_on_device=isinstance(call.softmax_scale, torch.Tensor),
         output_scale_on_device=isinstance(call.output_scale, torch.Tensor),
         ragged_query=call.is_ragged,
@@ -41,8 +52,22 @@ def decode_config(call: DecodeCall, arch: str, path: str = "auto") -> MlaDecodeC
         isolate_drafts=call.isolate_drafts and call.has_hidden_keys,
         fp8_output=call.output_dtype == torch.float8_e4m3fn,
         arch=arch,
-        path=path,
+        avoid=machine.avoid,
+        **tuned,
     )
+
+
+def query_is_packed(call: DecodeCall) -> bool:
+    """Whether (token, head) is one mode of the query."""
+    token_stride, head_stride = launch_view(batched(call, call.query)).stride()[1:3]
+    return token_stride == call.num_heads * head_stride
+
+
+def packed(config: MlaDecodeConfig, call: DecodeCall) -> DecodeCall:
+    """The call with its query as the kernel of `config` reads it, a copy where that asks for a packed one."""
+    if not config.query_packed or query_is_packed(call):
+        return call
+    return replace(call, query=call.query.contiguous())
 
 
 def compiled(call: DecodeCall, arch: str, path: str = "auto") -> CompiledDecode:
@@ -100,7 +125,7 @@ def kernel_arguments(call: DecodeCall, workspace: torch.Tensor, ctas: int) -> tu
 
 def launch(kernel: CompiledDecode, call: DecodeCall) -> None:
     """Launches on the current stream of the query's device, through the DSL's own host function (tvm-ffi)."""
-    ctas = num_ctas(call.query.device)
+    ctas, call = num_ctas(call.query.device), packed(kernel.config, call)
     with torch.cuda.device(call.query.device):
         kernel.host(*kernel_arguments(call, workspace_of(call, ctas), ctas))
 

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{'cycles':44s} {'modelled':>9s} {'published':>15s}  ratio  source")
     for point in POINTS:
         if options.only in point.name:
-            value = modelled(point, constants)
+            value = modelled(point.timed, constants)
             span = f"{point.low:.1f}" if point.low == point.high else f"{point.low:.1f}..{point.high:.1f}"
             print(f"{point.name:44s} {value:9.1f} {span:>15s}  {value / point.nearest(value):5.2f}  {point.source}")
     return 0

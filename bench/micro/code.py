@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.micro.base import consume, program
+from bench.micro.base import MARK, consume, program
 
 INSTRUCTION_BYTES, LINE = 16, 8  # bytes; instructions of a line
 BODY = "lop3.b32 %r{r}, %r{r}, %r0, %r1, 0x6A;"  # two cycles of a scheduler each, as a NOP takes
@@ -51,3 +51,22 @@ def ring(rounds: int, targets: int, apart: int) -> tuple[str, dict]:
     lines.append(f"OUT:\n{consume(['%r10'])}")
     setup = "\n".join(f"add.u32 %r{100 + i}, %r0, {i};" for i in range(8))
     return program(setup, "\n".join(lines))
+
+
+def twice(path_bytes: int) -> tuple[str, dict]:
+    """One warp goes over its straight line of `path_bytes` two times; the mark is between them."""
+    body = "\n".join(BODY.format(r=100 + i % 8) for i in range(path_bytes // INSTRUCTION_BYTES - 3))
+    setup = "\n".join(f"add.u32 %r{100 + i}, %r0, {i};" for i in range(8))
+    used = consume([f"%r{100 + i}" for i in range(8)])
+    timed = f"""
+    mov.b32 %r10, 0;
+    bra PATH;
+AGAIN:
+    {MARK}
+PATH:
+    {body}
+    {used}
+    add.u32 %r10, %r10, 1;
+    setp.eq.u32 %p2, %r10, 1;
+    @%p2 bra AGAIN;"""
+    return program(setup, timed)

@@ -54,3 +54,20 @@ def shared_loads(count: int, ways: int = 1, *, warps: int = 1, dependent: bool =
             used.append(f"%r{100 + i}")
     lines.append(consume(used or ["%r9"]))
     return program(prologue, "\n".join(lines), warps=warps, shared_bytes=nbytes)
+
+
+def scattered_loads(count: int) -> tuple[str, dict]:
+    """`count` loads of global memory by one warp, every lane of a 128-byte line of its own, all in L1 since before."""
+    if not 1 <= count <= 32:
+        raise ValueError(f"count {count}: 1..32, the words of a line")
+    data = aligned(32 * 128, np.uint32)
+    load = [f"ld.global.ca.b32 %r{100 + i}, [%rd8+{4 * i}];" for i in range(count)]
+    check = consume([f"%r{100 + i}" for i in range(count)])
+    prologue = f"""
+    ld.param.u64 %rd8, [data];
+    mul.wide.u32 %rd9, %r5, 128;
+    add.u64 %rd8, %rd8, %rd9;
+    {chr(10).join(load)}
+    {check}"""
+    timed = chr(10).join(["shr.u64 %rd9, %rd60, 63;", "add.u64 %rd8, %rd8, %rd9;", *load, check])
+    return program(prologue, timed, params=[pointer("data", data)], buffers=[data])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.micro.base import MARK, aligned, fill_shared, pointer, program, registers, wait
+from bench.micro.base import MARK, aligned, consume, fill_shared, pointer, program, registers, wait
 
 TYPES = {"f16": 1, "f8f6f4": 0}  # codes of A and B: bf16, e4m3
 A_OFFSET, B_OFFSET = 1024, 1024 + 32768
+ZEROS = 512  # byte of shared memory where a zero is
 A_COLUMN = 256  # of A in Tensor Memory; D is in columns 0..
 STEPS = 4  # K steps (32 bytes each) in a 128-byte swizzle span, used in turn
 
@@ -20,6 +21,20 @@ def instruction_descriptor(m: int, n: int, kind: str) -> int:
 ONES = {"f16": 0x3F803F80, "f8f6f4": 0x38383838}  # bf16 and e4m3 ones
 
 
+# To where a mark is, less what is taken off it as the clock before.
+_NANOSECONDS = """mov.u64 %rd51, %globaltimer;
+    sub.u64 %rd51, %rd51, %rd50;
+    add.u64 %rd62, %rd51, %rd60;"""
+
+
+def _reads(loads: int) -> str:
+    """What the other thread does, while the one that multiplies does not come to the clocks."""
+    lines = ["bra END;\nREAD:", "mov.b32 %r15, 0;"]
+    for _ in range(loads):
+        lines.append(f"add.u32 %r16, %r1, %r15;\nld.shared.b32 %r15, [%r16+{ZEROS}];")
+    return "\n".join([*lines, consume(["%r15"])])
+
+
 def chain(
     count: int,
     m: int,
@@ -30,12 +45,18 @@ def chain(
     ws: bool = False,
     group: int = 1,
     spread: int = 1,
+    loads: int = 0,
+    rounds: int = 0,
+    ctas: int = 1,
 ) -> tuple[str, dict]:
     """One thread issues `count` MMAs of m x n x 32 bytes of K, one commit, and waits; the mark is after the issue.
 
     `spread`: accumulators used in turn (1: every MMA adds to the same one). m counts the rows of the pair if group = 2.
     Operands are K-major in 128-byte swizzle, all ones; `a_tmem`: A in Tensor Memory. `buffers[1]`, float32 [CTAs, 128]:
     column 0 of Tensor Memory at the end, K times the MMAs that added to it where D has a row.
+
+    `loads`: what is timed are so many dependent loads of shared memory by another thread, beside the MMAs. `rounds`: the
+    MMAs are issued so often, and the mark is the nanoseconds that passed. `ctas`: CTAs, of pairs one.
     """
     rows_b = n // group
     if ws:
@@ -52,6 +73,9 @@ def chain(
     for i in range(count):
         a = f"[%r{20 + i % STEPS}]" if a_tmem else f"%rd{20 + i % STEPS}"
         issue.append(f"{name} [%r{30 + i % spread}], {a}, %rd{30 + i % STEPS}, %r19, {'%p4' if i < spread else '%p1'};")
+    if rounds:
+        issue = ["mov.b32 %r14, 0;", "ROUND:", *issue, "add.u32 %r14, %r14, 1;", f"setp.ne.u32 %p6, %r14, {rounds};"]
+        issue = ["mov.u64 %rd50, %globaltimer;", *issue, "@%p6 bra ROUND;"]
     tmem = [f"add.u32 %r{20 + s}, %r10, {A_COLUMN + 8 * s};" for s in range(STEPS)]
     tmem += [f"add.u32 %r{30 + s}, %r10, {s * width};" for s in range(spread)]
     fill = ""
@@ -76,6 +100,7 @@ ALLOCATED:
     @%p2 bra READY;
     mbarrier.init.shared::cta.b64 [%r1], 1;
     fence.mbarrier_init.release.cluster;
+    st.shared.b32 [%r1+{ZEROS}], 0;
 READY:
     bar.sync 0;
     ld.shared.b32 %r10, [%r1+16];
@@ -95,14 +120,19 @@ READY:
     {chr(10).join(tmem)}
     setp.eq.u32 %p1, %r1, %r1;
     setp.ne.u32 %p4, %r1, %r1;
-    or.b32 %r13, %r0, %r3;
+    and.b32 %r13, %r0, {0xFFFFFFFF if not loads else 0xFFFFFFDF};
+    or.b32 %r13, %r13, %r3;
     setp.ne.u32 %p3, %r13, 0;
+    setp.ne.u32 %p5, %r0, 0;
     @%p3 bra LAST;"""
     timed = f"""
+    {"@%p5 bra READ;" if loads else ""}
     {chr(10).join(issue)}
-    {MARK}
+    {"" if rounds else MARK}
     tcgen05.commit.cta_group::{group}.mbarrier::arrive::one.shared::cluster.b64 [%r1];
-    {wait("%r1", 0, "DONE")}"""
+    {wait("%r1", 0, "DONE")}
+    {_NANOSECONDS if rounds else ""}
+    {_reads(loads) if loads else ""}"""
     epilogue = f"""
     tcgen05.fence::after_thread_sync;
     tcgen05.fence::before_thread_sync;
@@ -122,14 +152,14 @@ READY:
     tcgen05.fence::after_thread_sync;
     tcgen05.dealloc.cta_group::{group}.sync.aligned.b32 %r10, 512;
 FREED:"""
-    column = aligned(group * 512, np.float32)
+    column = aligned(group * ctas * 512, np.float32)
     return program(
         prologue,
         timed,
         epilogue,
         warps=4,
         one_thread=True,
-        ctas=group,
+        ctas=group * ctas,
         cluster=group,
         shared_bytes=B_OFFSET + rows_b * 128 + 1024,
         params=[pointer("column", column)],

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.micro import arithmetic, code, memory, mma, sync, tma, tmem
+from bench.micro.timed import Timed
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Point:
     n: int = 1
     counts: tuple[int, int] = (8, 24)
     cold: bool = False
+
+    @property
+    def timed(self) -> Timed:
+        return Timed(self.build, (self.n,) if self.measure == "once" else self.counts, cold=self.cold)
 
     def nearest(self, value: float) -> float:
         """The published cycles nearest to `value`."""

@@ -17,7 +17,7 @@ def barriers_of(smem: SmemPlan, warps: WarpSchedule) -> BarrierPlan:
 
     work: scheduler -> all roles, which release it warp by warp.  query, keys, rope: load -> scores (commit frees).
     values: load -> output (commit frees); on the narrow path output frees the slots of keys.  tail: load's own wait
-    for all value slots of a ragged tile, which nobody frees: the warp that fills them waits before it goes on.
+    for all value slots of a ragged tile, or, as config.avoid may ask, for each ragged slot, which nobody frees: the warp that fills them waits before it goes on.
     pages: scheduler -> load.  score: scores (commit) -> softmax.
     probs: softmax -> output (commit frees).  scale: softmax -> correction.  output: the output role (commit, half by
     half) -> correction, which gives a half of O back rescaled or written.  order: output (each half issued) ->
@@ -26,11 +26,12 @@ def barriers_of(smem: SmemPlan, warps: WarpSchedule) -> BarrierPlan:
     """
     tile, tmem = smem.tile, smem.tmem
     pair, softmax, correction = tile.cluster_size, len(warps.softmax), len(warps.correction)
+    slot_by_slot = tile.config.avoids("nan_in_keys", "stores_over_tma")
     edges = [
         Edge("work", smem.work_stages, 1, warps.num_workers),
         Edge("query", 1, pair, 1, full_at_leader=True),
         *(Edge(name, ring.stages, pair, 1, full_at_leader=True) for name, ring in smem.rings.items()),
-        Edge("tail", 1, smem.rings[tile.value_edge].tile_slots, 0),
+        Edge("tail", 1, 1 if slot_by_slot else smem.rings[tile.value_edge].tile_slots, 0),
         Edge("pages", smem.page_stages, WARP_SIZE, 1),
         Edge("score", tmem.score_stages, 1, pair * softmax, empty_at_leader=True),
         Edge("probs", smem.probs_stages, pair * softmax, 1, full_at_leader=True),

@@ -83,5 +83,5 @@ class WideTile(TilePlan):
 def plan_of(config: MlaDecodeConfig) -> MemoryPlan:
     """The plan of a config's path."""
     tile = (WideTile if config.is_wide else NarrowTile)(config)
-    stages = (WIDE_STAGES if config.is_wide else NARROW_STAGES)[config.element_bytes]
+    stages = config.stages or (WIDE_STAGES if config.is_wide else NARROW_STAGES)[config.element_bytes]
     return MemoryPlan(SmemPlan(tile, TmemPlan(tile), *stages), WarpSchedule())

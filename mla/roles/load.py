@@ -11,7 +11,7 @@ from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, Uint32
+from cutlass import Int32
 
 from mla import operands
 from mla.causal_mask import TilePhases, maximum, minimum, quotient
@@ -21,8 +21,7 @@ from mla.paths import path_of
 from mla.pipelines import unsigned
 from mla.plan.smem import Ring
 from mla.plan.tile import CHUNK_BYTES
-
-UNIT_BYTES = 16  # what one lane clears at a time
+from mla.roles import clear
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def load_item(ctx: cutlass.Constexpr, item: Int32, queries: Int32, tiles: Int32,
             pages = TilePages.of(ctx, loads, tile)
             ragged = load_values(ctx, pages, loads.count(ctx.plan.smem.rings[ctx.plan.tile.value_edge], tile), ragged)
         if tile + ahead < phases.end:
-            load_keys(ctx, work, loads, tile + ahead)
+            ragged = load_keys(ctx, work, loads, tile + ahead, ragged)
         if tile >= phases.begin:
             if (tile + 1 == phases.end) | (loads.stage(tile + 1) != loads.stage(tile)):
                 ctx.pipe("pages").warp_arrive_empty(loads.stage(tile))
@@ -197,8 +196,9 @@ def query_boxes(ctx: Context, work: WorkItem) -> Boxes:
 
 
 @cute.jit
-def load_keys(ctx: cutlass.Constexpr, work: cutlass.Constexpr, loads: cutlass.Constexpr, tile: Int32):
-    """This CTA's keys of tile `tile`; where they are values too, only those that are not.
+def load_keys(ctx: cutlass.Constexpr, work: cutlass.Constexpr, loads: cutlass.Constexpr, tile: Int32, ragged: Int32):
+    """This CTA's keys of tile `tile`; where they are values too, only those that are not. Returns the number of ragged
+    tiles so far.
 
     What stays of an item's query in shared memory follows its first keys: its place is free once the item before has
     all its scores, theirs is sooner. But it goes ahead of those whose slots the rest of the query still passes through.
@@ -213,14 +213,15 @@ def load_keys(ctx: cutlass.Constexpr, work: cutlass.Constexpr, loads: cutlass.Co
             if cutlass.const_expr(is_split):
                 if is_first & (number == free):
                     keep_query(ctx, work, loads.items)
-            fill(ctx, pages, latent_slot(ctx, number), first + number)
+            ragged = fill_keys(ctx, pages, latent_slot(ctx, number), first + number, ragged)
     elements = ctx.config.qk_rope_head_dim
     column = Column(ctx.args.kv_rope, ctx.config.kv_lora_rank // elements, elements, 0)
     rope = Slot("rope", [column], ctx.cta_rank * plan.tile.key_rows, plan.tile.key_rows)
-    fill(ctx, pages, rope, loads.count(plan.smem.rings["rope"], tile))
+    ragged = fill_keys(ctx, pages, rope, loads.count(plan.smem.rings["rope"], tile), ragged)
     if cutlass.const_expr(not is_split):
         if is_first:
             keep_query(ctx, work, loads.items)
+    return ragged
 
 
 def keys_of_all_rows(phases: TilePhases) -> tuple[Any, Any]:
@@ -241,13 +242,45 @@ def load_values(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: Int32, 
     """
     plan = ctx.plan
     slots = plan.smem.rings[plan.tile.value_edge].tile_slots
-    if pages.needs_clearing(plan.tile.mma_k):
-        load_ragged_values(ctx, pages, first, ragged)
-        ragged = ragged + 1
+    if pages.needs_clearing(clear.tokens_of_a_group(ctx)):
+        if cutlass.const_expr(clear.is_slot_by_slot(ctx)):
+            for number in cutlass.range(slots, unroll=1):
+                slot = path_of(plan).value_slot(ctx, number)
+                ragged = fill_cleared(ctx, pages, slot, first + number, ragged)
+        else:
+            load_ragged_values(ctx, pages, first, ragged)
+            ragged = ragged + 1
     else:
         for number in cutlass.range(slots, unroll=1):
             fill(ctx, pages, path_of(plan).value_slot(ctx, number), first + number)
     return ragged
+
+
+@cute.jit
+def fill_keys(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, ragged: Int32):
+    """Slot `count` of a ring of keys that are not values. Returns the number of ragged tiles so far."""
+    if cutlass.const_expr(not ctx.config.avoids("nan_in_keys")):
+        fill(ctx, pages, slot, count)
+    elif pages.needs_clearing(ctx.plan.tile.tokens):
+        ragged = fill_cleared(ctx, pages, slot, count, ragged)
+    else:
+        fill(ctx, pages, slot, count)
+    return ragged
+
+
+@cute.jit
+def fill_cleared(
+    ctx: cutlass.Constexpr, pages: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, ragged: Int32
+):
+    """Slot `count` of its ring, with zeros where the tensor core must not read what is there: this warp waits for TMA
+    before it writes them. Returns the number of ragged slots so far.
+    """
+    ring, tail = ctx.pipe(slot.edge), ctx.pipe("tail")
+    ring.wait_empty(count)
+    load_boxes(ctx, pages, tail_slot(ctx, slot), count, tail, ragged)
+    tail.wait_full(ragged)
+    clear.clear_slot(ctx, slot, count, pages)
+    return ragged + 1
 
 
 @cute.jit
@@ -264,16 +297,18 @@ def load_ragged_values(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: 
         load_boxes(ctx, pages, slot, first + number, tail, 0)
     tail.wait_full(ragged)
     for number in cutlass.range(slots, unroll=1):
-        clear_rows(ctx, path_of(plan).value_slot(ctx, number), first + number, pages.visible)
+        slot = path_of(plan).value_slot(ctx, number)
+        clear.zero_rows(ctx, slot, first + number, *clear.rows_behind(ctx, slot, pages.visible))
     if cutlass.const_expr(ctx.config.sliding_window):
         for number in cutlass.range(slots, unroll=1):
-            clear_hidden(ctx, path_of(plan).value_slot(ctx, number), first + number, pages.hidden)
+            slot = path_of(plan).value_slot(ctx, number)
+            clear.zero_rows(ctx, slot, first + number, *clear.rows_before(ctx, slot, pages.hidden))
     if cutlass.const_expr(ctx.config.isolate_drafts):
         for number in cutlass.range(slots, unroll=1):
             slot = path_of(plan).value_slot(ctx, number)
-            clear_not_finite(ctx, slot, first + number, pages.shared[1], pages.visible)
+            clear.clear_not_finite(ctx, slot, first + number, pages.shared[1], pages.visible)
             if cutlass.const_expr(ctx.config.sliding_window):
-                clear_not_finite(ctx, slot, first + number, pages.hidden, pages.shared[0])
+                clear.clear_not_finite(ctx, slot, first + number, pages.hidden, pages.shared[0])
     cute.arch.fence_proxy("async.shared", space="cta")
     for number in cutlass.range(slots, unroll=1):
         ring.warp_arrive_full(first + number)
@@ -289,9 +324,10 @@ def fill(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, slot: cutlass.Constex
 
 def tail_slot(ctx: Context, slot: Slot) -> Slot:
     """The slot, loaded by copies that signal a barrier of this CTA."""
-    if ctx.args.kv_tail is None:
+    boxes = ctx.args.rope_tail if slot.edge == "rope" else ctx.args.kv_tail
+    if boxes is None:
         return slot
-    return replace(slot, columns=[replace(column, boxes=ctx.args.kv_tail) for column in slot.columns])
+    return replace(slot, columns=[replace(column, boxes=boxes) for column in slot.columns])
 
 
 @cute.jit
@@ -333,59 +369,3 @@ def load_boxes(
                 operands.load_box(
                     ctx, column.boxes, plan.tile.box_tokens, column.elements, coordinate, box_offset, barrier
                 )
-
-
-@cute.jit
-def clear_rows(ctx: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, visible: Int32):
-    """Zero tokens [visible, next multiple of mma_k) of the tile in slot `count`."""
-    first = visible - slot.first_token
-    rows = (ctx.plan.tile.mma_k - visible % ctx.plan.tile.mma_k) * cutlass.Int32((first >= 0) & (first < slot.tokens))
-    zero_rows(ctx, slot, count, first, rows)
-
-
-@cute.jit
-def clear_hidden(ctx: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, hidden: Int32):
-    """Zero tokens [last multiple of mma_k, hidden) of the tile in slot `count`."""
-    before = hidden % ctx.plan.tile.mma_k
-    first = hidden - before - slot.first_token
-    zero_rows(ctx, slot, count, first, before * cutlass.Int32((first >= 0) & (first < slot.tokens)))
-
-
-@cute.jit
-def zero_rows(ctx: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, first: Int32, rows: Int32):
-    """Zero `rows` tokens in slot `count`, from its token `first` on."""
-    for index in cutlass.range(cute.arch.lane_idx(), rows * row_units(slot), cute.arch.WARP_SIZE, unroll=1):
-        unit_words(ctx, slot, count, first, index).fill(0)
-
-
-def row_units(slot: Slot) -> int:
-    """Units of 16 bytes in a token of the slot."""
-    return len(slot.columns) * (CHUNK_BYTES // UNIT_BYTES)
-
-
-def unit_words(ctx: Context, slot: Slot, count: Int32, first: Int32, index: Int32) -> cute.Tensor:
-    """The four words of unit `index` behind token `first` of slot `count`. A token has CHUNK_BYTES in each column."""
-    column_units = CHUNK_BYTES // UNIT_BYTES
-    unit = index % row_units(slot)
-    offset = ctx.slot_offset(slot.edge, count) + unit // column_units * ctx.plan.tile.value_chunk_bytes
-    offset = offset + (first + index // row_units(slot)) * CHUNK_BYTES + unit % column_units * UNIT_BYTES
-    return cute.make_tensor(ctx.smem_pointer(Uint32, offset, UNIT_BYTES), cute.make_layout(UNIT_BYTES // 4))
-
-
-@cute.jit
-def clear_not_finite(ctx: cutlass.Constexpr, slot: cutlass.Constexpr, count: Int32, begin: Int32, end: Int32):
-    """Zero the words with an element that is not finite, in tokens [begin, end) of the tile in slot `count`.
-
-    For a row that sees such a key nothing changes that its score does not say: that is NaN or +Inf, which makes the
-    whole row NaN, or -Inf, and then the key's probability is 0.
-    """
-    first = maximum(begin - slot.first_token, 0)
-    rows = maximum(minimum(end - slot.first_token, slot.tokens) - first, 0)
-    for index in cutlass.range(cute.arch.lane_idx(), rows * row_units(slot), cute.arch.WARP_SIZE, unroll=1):
-        cells = unit_words(ctx, slot, count, first, index)
-        words = cute.make_rmem_tensor(UNIT_BYTES // 4, Uint32)
-        cute.autovec_copy(cells, words)
-        for i in cutlass.range_constexpr(UNIT_BYTES // 4):
-            odd = operands.not_finite(words[i], ctx.config.dtype)
-            words[i] = cutlass.select_(odd == Uint32(0), words[i], Uint32(0))
-        cute.autovec_copy(words, cells)

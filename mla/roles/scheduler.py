@@ -62,7 +62,10 @@ def first_lengths(requests: cutlass.Constexpr):
 def find_range(requests: cutlass.Constexpr, lengths: cutlass.Constexpr, unit: Int32, num_units: Int32):
     """The range of one unit; where it is idle, an empty one behind the last request. lengths: of `first_lengths`."""
     whole = measure(requests, lengths)
-    partition = split_kv.Partition.of(whole.end_of_all, num_units, requests.num_row_tiles, requests.scheduler.gap)
+    of_all = requests.scheduler
+    partition = split_kv.Partition.of(
+        whole.end_of_all, num_units, requests.num_row_tiles, of_all.gap, of_all.uncut_tiles
+    )
     begin, end = partition.begin(unit), partition.begin(unit + 1)
     return UnitRange(partition, window_at(requests, whole, begin), begin, end)
 

@@ -1,6 +1,8 @@
 """Lists the instruction forms of PTX files and says which of them the emulator does not implement.
 
-python -m ptx_emulator.check.coverage FILE.ptx [FILE.ptx ...] [--missing] [--json]
+python -m ptx_emulator coverage FILE.ptx|FOLDER [...] [--missing] [--json]
+
+A folder stands for its `*.ptx`, as CuTe DSL dumps them (`python -m ptx_emulator.check.coverage` is the same command).
 
 A form is an opcode with its modifiers. Each instruction goes through the decoder that a launch uses, so there is no
 second list of what is supported. What depends on values that exist only at run time (the fields of descriptors and
@@ -10,7 +12,6 @@ read as PTX, else 0.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .. import units  # noqa: F401  (registers instructions)
+from ..command_line import Parser
 from ..errors import EmulationError, PtxSyntaxError
 from ..front import ops  # noqa: F401  (registers instructions)
 from ..front.decode import layout
@@ -105,21 +107,19 @@ def report(name: str, found: Coverage, only_missing: bool = False) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m ptx_emulator.check.coverage",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("ptx_emulator coverage", __doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.ptx")
     parser.add_argument("--missing", action="store_true", help="list only what is missing")
     parser.add_argument("--json", action="store_true", help="print JSON: all forms of all files")
     options = parser.parse_args(arguments)
     results = {}
-    for file in options.files:
+    for file in [text for path in options.files for text in (sorted(path.glob("*.ptx")) if path.is_dir() else [path])]:
         try:
             results[str(file)] = coverage(file.read_text())
         except (OSError, UnicodeDecodeError) as error:
             parser.error(f"{file}: {error}")
+    if not results:
+        parser.error(f"{', '.join(map(str, options.files))}: no *.ptx there")
     if options.json:
         print(json.dumps([_as_json(name, found) for name, found in results.items()], indent=1))
     else:

@@ -21,7 +21,7 @@ from .host import cute as _host_cute  # noqa: F401 (registers operations)
 from .host import launch as _host_launch  # noqa: F401 (registers operations)
 from .host import memory as _host_memory  # noqa: F401 (registers operations)
 from .host import scalars as _host_scalars  # noqa: F401 (registers operations)
-from .host.interpreter import Host, UnsupportedHostOperation
+from .host.interpreter import STREAM, Host, UnsupportedHostOperation, leaf_count
 from .params import Blob, check_params, pack_value, ptx_params
 from .spread import spread_rows
 from .text import KernelText, ModuleText, parse_module
@@ -38,6 +38,7 @@ __all__ = [
     "parse_ir",
     "plan",
     "read_dump",
+    "stream_arguments",
 ]
 
 Dim3 = tuple[int, int, int]
@@ -159,6 +160,17 @@ def plan(ir_text: str, host_args: Sequence[Any]) -> list[PlannedLaunch]:
             )
         )
     return planned
+
+
+def stream_arguments(ir_text: str, count: int) -> set[int]:
+    """Which of the `count` flattened arguments of a call are streams, which `plan` does not take; none if the call has
+    none (where the compiled function finds its stream itself)."""
+    module, streams, index = _module(ir_text), set(), 0
+    for _, text in module.host_arguments:
+        if text == STREAM:
+            streams.add(index)
+        index += 1 if text == STREAM else leaf_count(parse_type(text, module.aliases))
+    return streams if count == index else set()
 
 
 def pack(spec: KernelSpec, values: Sequence[Any] | Mapping[int, Any], ptx_text: str | None = None) -> list[bytes]:

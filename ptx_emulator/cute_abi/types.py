@@ -276,6 +276,8 @@ def is_static(type_: Type) -> bool:
 
 def carries_state(type_: Type) -> bool:
     """True iff a kernel argument of this type occupies a `.param`."""
+    if isinstance(type_, CoordTensorType):
+        return not (layouts.is_static(type_.base) and layouts.is_static(type_.layout))
     return not is_static(type_) and not isinstance(type_, OpaqueType)
 
 

@@ -6,7 +6,16 @@ constants.py. Knows PTX; knows nothing of any kernel.
 """
 
 from .constants import CONSTANTS, Constants
-from .launch import CtaTiming, LaunchTiming, time_host_function, time_launch
+from .launch import CtaTiming, LaunchTiming, chain_seconds, time_host_function, time_launch
 from .residency import Footprint
 
-__all__ = ["CONSTANTS", "Constants", "CtaTiming", "Footprint", "LaunchTiming", "time_host_function", "time_launch"]
+__all__ = [
+    "CONSTANTS",
+    "Constants",
+    "CtaTiming",
+    "Footprint",
+    "LaunchTiming",
+    "chain_seconds",
+    "time_host_function",
+    "time_launch",
+]

@@ -1,45 +1,29 @@
 """Times any CuTe DSL kernel that is given by a Python file. Modelled, not measured.
 
-    python -m ptx_emulator.timing CASE.py [batch=4 kv_len=81920 ...] [--cubin FILE] [--clusters 0,17] [--waits] [--json]
-        [--set NAME=VALUE] [--constants FILE.json] [--relax] [--sensitivity] [--trace FILE.json]
+    python -m ptx_emulator time CASE.py [batch=4 kv_len=81920 ...] [--dump FOLDER] [--cubin FILE] [--clusters 0,17]
+        [--waits] [--set NAME=VALUE] [--constants FILE.json] [--relax] [--sensitivity] [--trace FILE.json] [--json]
 
-CASE.py has a function `arguments(**options)` that returns (IR text, PTX text, host arguments, ...), as `cute_abi.launch`
-takes them: `cute_abi.read_dump` gives the two texts of a dump folder.
+(`python -m ptx_emulator.timing` is the same.) CASE.py has a function `arguments(**options)` that returns (IR text, PTX
+text, host arguments, ...), as `cute_abi.launch` takes them, or with --dump the host arguments alone
+(ptx_emulator/cute_abi/cases.py).
 """
 
 from __future__ import annotations
 
-import argparse
-import ast
-import importlib.util
 import json
 import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from ..command_line import Parser, run, settings
+from ..cute_abi.cases import read_case
 from ..machine.watchdog import Limits
 from . import Constants, LaunchTiming, time_host_function
 from .cubin import code_sizes, register_counts
 from .trace import TRACE_ROWS, chrome_trace, spans_of
 from .variants import RELAXED, disputed
-
-
-def load_case(path: str) -> ModuleType:
-    """The module of a Python file that has `arguments`. Raises ValueError."""
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(Path(path).resolve().parent))
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, "arguments", None)):
-        raise ValueError(f"{path}: has no function `arguments`")
-    return module
 
 
 def read_cubin(path: str | None) -> tuple[dict[str, int], dict[str, int]]:
@@ -51,13 +35,6 @@ def read_cubin(path: str | None) -> tuple[dict[str, int], dict[str, int]]:
         return register_counts(cubin), code_sizes(cubin)
     except (OSError, LookupError, struct.error) as error:
         raise ValueError(f"--cubin {path}: cannot be read ({type(error).__name__}: {error})") from error
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def summary(launches: Sequence[LaunchTiming], constants: Constants) -> dict[str, Any]:
@@ -89,11 +66,10 @@ def summary(launches: Sequence[LaunchTiming], constants: Constants) -> dict[str,
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m ptx_emulator.timing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("ptx_emulator time", __doc__)
     parser.add_argument("case", metavar="CASE.py")
     parser.add_argument("options", nargs="*", metavar="name=value", help="given to its `arguments`")
+    parser.add_argument("--dump", metavar="FOLDER", help="of a CuTe DSL compilation: its IR and PTX are taken")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a constant of the model")
     parser.add_argument("--constants", help="JSON file of constants, e.g. measured")
     parser.add_argument(
@@ -106,24 +82,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sensitivity", action="store_true", help="the total at both ends of each disputed constant")
     parser.add_argument("--trace", help="write a Chrome/Perfetto trace of the first launch's longest cluster here")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         constants = Constants.given(options.set, options.constants)
-        named = {n: _value(v) for n, _, v in (item.partition("=") for item in options.options)}
+        named = settings(options.options)
         clusters = [int(n) for n in options.clusters.split(",")] if options.clusters else None
         Limits(seconds=options.time_limit)
-        case = load_case(options.case)
         registers, sizes = read_cubin(options.cubin)
         if options.trace and not Path(options.trace).resolve().parent.is_dir():
             raise ValueError(f"--trace {options.trace}: its folder does not exist")
+        case = read_case(options.case, named, options.dump)
+        if case.ir is None:
+            raise ValueError(f"{options.case}: has no IR; PTX alone is timed with ptx_emulator.timing.time_launch")
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    ir, ptx, host_args = case.arguments(**named)[:3]
 
     def timed(table: Constants, trace_rows: int = 0) -> list[LaunchTiming]:
         chosen = [{"clusters": clusters, "trace_rows": trace_rows}] + [{"cached": True}] * 8
         return time_host_function(
-            ir, ptx, host_args, table, options=chosen, registers=registers, code_bytes=sizes,
+            case.ir, case.ptx, case.host_args, table, options=chosen, registers=registers, code_bytes=sizes,
             time_limit=options.time_limit,
         )  # fmt: skip
 
@@ -169,4 +146,4 @@ def text_of(found: dict[str, Any], waits: bool) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main, sys.argv[1:], "ptx_emulator time"))

@@ -186,6 +186,11 @@ class Constants:
     def replace(self, **changed: float) -> Constants:
         return Constants.of(**{**self.values, **changed})
 
+    @property
+    def with_code_there(self) -> Constants:
+        """Of a kernel whose instructions are in the cache before it starts."""
+        return self.replace(**{name: CONSTANTS[name].low for name in ("code_latency", "code_line")})
+
     def row(self) -> np.ndarray:
         """float64, in the order of INDEX; `hbm` in bytes per cycle of the whole chip."""
         row = np.array([self.values[name] for name in NAMES])

@@ -116,6 +116,14 @@ def time_launch(
     )  # fmt: skip
 
 
+def chain_seconds(launches: Sequence[LaunchTiming], constants: Constants) -> float:
+    """Kernels one behind the other, from the start of the first to the end of the last, with what starting them costs."""
+    seconds = constants["launch"] + constants.microseconds(sum(launch.cycles for launch in launches)) * 1e-6
+    for launch in launches[1:]:
+        seconds += constants["next_launch_pdl" if launch.dependent else "next_launch"]
+    return seconds
+
+
 def _early(grid: Grid, cta: Footprint, before: LaunchTiming | None, sms: int) -> int:
     """CTAs per SM that start beside the launch before: if the two are so attributed, and an SM has room for them, which
     nobody knows without their registers."""

@@ -1,4 +1,4 @@
-"""Item 3: scripts.validate, scripts.crosscheck_device and, where it is installed, compute-sanitizer."""
+"""Item 3: scripts.validate, scripts.crosscheck_device, the device tests and, where it is installed, compute-sanitizer."""
 
 from __future__ import annotations
 
@@ -48,6 +48,11 @@ def crosschecked(content: object) -> tuple[int, int, list[str]]:
     return len(rows) - len(wrong), len(rows), wrong
 
 
+def tested(content: object) -> tuple[int, int, list[str]]:
+    passed, failed = len(content["passed"]), content["failed"]
+    return passed, passed + len(failed), failed or content["skipped"][:1]
+
+
 def checks(is_rehearsal: bool, is_short: bool, why_no_kernel: str = "") -> list[Check]:
     """What is run. why_no_kernel: why the decode kernel cannot run on this GPU, "" if it can."""
     backend = "emulator" if is_rehearsal else "cute"
@@ -65,7 +70,15 @@ def checks(is_rehearsal: bool, is_short: bool, why_no_kernel: str = "") -> list[
     tests = ("--tests", "tests/ptx_emulator/units/test_matrix.py") if is_short else ()
     command = ("-m", "scripts.crosscheck_device", "--backend", replay, *tests)
     found.append(Check("conformance kernels", command, crosschecked))
+    found.append(device_tests(is_short, why_no_kernel))
     return [*found, *(sanitizer(tool, is_rehearsal, why_no_kernel) for tool in SANITIZERS)]
+
+
+def device_tests(is_short: bool, why_no_kernel: str) -> Check:
+    """The tests that need the GPU; where there is none they are skipped and say so."""
+    tests = "tests/bench/test_decode.py" if is_short else "tests"
+    options = ("-q", "-p", "no:cacheprovider", "-p", "scripts.first_light.pytest_json", "-m", "device and not slow")
+    return Check("device tests", ("-m", "pytest", *options, tests), tested, why_no_kernel)
 
 
 def sanitizer(tool: str, is_rehearsal: bool, why_no_kernel: str) -> Check:

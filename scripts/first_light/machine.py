@@ -12,9 +12,13 @@ from pathlib import Path
 
 from scripts import crosscheck_gpu
 from scripts.first_light.isolate import Crashed, isolated
+from wrappers.backends import KERNEL_ARCHS
 
-ARCHITECTURES = {(10, 0): "sm_100a", (10, 3): "sm_103a"}
-OLDEST_CUDA = {(10, 0): 12080, (10, 3): 12090}  # the first CUDA driver interface that knows the architecture
+OLDEST_CUDA = {
+    (10, 0): 12080,
+    (10, 3): 12090,
+    (10, 7): 13000,
+}  # the first CUDA driver interface that knows the architecture
 TOOLS = {
     "nvcc": "nothing here needs it",
     "ptxas": "the conformance kernels are then not assembled (scripts.crosscheck_device --backend ptxas)",
@@ -121,11 +125,11 @@ def problems(gpu: Gpu | str) -> list[Problem]:
 
 def _of_gpu(gpu: Gpu) -> list[Problem]:
     found = []
-    if gpu.capability not in ARCHITECTURES:
+    if gpu.capability not in KERNEL_ARCHS:
         capability = ".".join(map(str, gpu.capability))
         found.append(Problem(
             "architecture",
-            f"{gpu.name} has compute capability {capability}, the kernel needs 10.0 or 10.3: choose another GPU with "
+            f"{gpu.name} has compute capability {capability}, the kernel needs 10.0, 10.3 or 10.7: choose another GPU with "
             "CUDA_VISIBLE_DEVICES, or run the parts that exist there with --anyway",
         ))  # fmt: skip
     elif gpu.cuda < OLDEST_CUDA[gpu.capability]:

@@ -9,20 +9,29 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from scripts.first_light import constants
+
 NAME = "first-light"
-SECTIONS = ("assumptions", "correctness", "speed")
-NOT_BUILT_YET = (
-    "2: for each open row a compile-time switch that avoids the behaviour, and which of them this machine needs",
-    "3: the tests marked `device` (scripts.validate, the conformance kernels and compute-sanitizer are run)",
-    "4: microbenchmarks of the timed mode's constants, for `bench.predict --constants`",
-    "5: predictions with constants of this machine, and tokenspeed-mla and FlashInfer on the same tensors",
-    "6: path choice, minimum share, stages and rescale threshold swept, into a table that the library reads",
-)
-GOOD = ("holds", "passed", "as predicted", "not applicable here")
+SECTIONS = ("assumptions", "switches", "correctness", "constants", "tuning", "speed", "peers")
+GOOD = (
+    "holds", "not needed", "unknown", "passed", "as predicted", "not applicable here", "measured", "observed",
+    "not separated", "timed", "best", "default", "faster", "slower", "changes results: not written",
+)  # fmt: skip
+_CONSTANTS = """## Constants of the timed mode (ptx_emulator/timing/constants.py)
+
+Each is the value with which the timed mode takes as long for its program as was timed; constants.json has them."""
+_SWITCHES = """## Fallbacks (MlaDecodeConfig.avoid)
+
+Those that this machine needs are in machine.json, and all kernels below have them; `mla_decode` reads it where
+MLA_MACHINE_TABLE names it."""
+_TUNING = """## Tuning
+
+What gains at least 3 % and changes no result is in machine.json, for calls of that dtype and number of rows."""
 REHEARSAL = (
     "**A rehearsal.** The emulator stood in for the GPU and the timed mode for the clock: the microseconds below are "
-    "modelled, and the comparisons are between two runs of the emulator and what was worked out by hand. It shows that "
-    "this command works, and nothing about hardware."
+    "modelled, and the comparisons are between two runs of the emulator and what was worked out by hand. What is called "
+    "measured was timed in the timed mode, so the constants come out as they went in. The peers are stand-ins that compute "
+    "nothing, on this machine's own clock. It shows that this command works, and nothing about hardware."
 )
 
 
@@ -42,7 +51,6 @@ class Report:
             "problems": list(problems),
             "clocks": {},
             **{section: [] for section in SECTIONS},
-            "not_built_yet": list(NOT_BUILT_YET),
         }
         folder.mkdir(parents=True, exist_ok=True)
         self.write()
@@ -92,10 +100,13 @@ def markdown(content: dict) -> str:
     lines += [f"    {content['command']}", "", f"State: {content['state']}. Commit {content['commit']}, "
               f"{content['started']} to {content['ended'] or 'now'}.", "", *_machine(content), ""]  # fmt: skip
     lines += ["## Assumptions (docs/silicon-assumptions.md)", "", *_assumptions(content["assumptions"]), ""]
+    lines += [_SWITCHES, "", *_switches(content["switches"]), ""]
     lines += ["## Correctness", "", *_correctness(content["correctness"]), ""]
+    lines += [_CONSTANTS, "", *_constants(content["constants"]), ""]
+    lines += [_TUNING, "", *_tuning(content["tuning"]), ""]
     lines += ["## Speed", "", *_speed(content["speed"], is_rehearsal), ""]
-    lines += ["## Not built yet", "", "Items of the plan that this command does not do:", ""]
-    return "\n".join([*lines, *(f"- {item}" for item in content["not_built_yet"])])
+    lines += ["## Beside the peers, on the same tensors", "", *_peers(content["peers"])]
+    return "\n".join(lines)
 
 
 def _gpu_name(machine: dict) -> str:
@@ -147,13 +158,38 @@ def _correctness(rows: Sequence[dict]) -> list[str]:
     return table(("check", "result", "rows passed", "seconds", "about"), cells)
 
 
-def _speed(rows: Sequence[dict], is_rehearsal: bool) -> list[str]:
-    def number(value: float | None) -> str:
-        return "" if value is None else f"{value:.1f}"
+def _constants(rows: Sequence[dict]) -> list[str]:
+    header = ("constant or program", "how", "timed", "modelled with these", "value", "the table's", "result", "about")
+    return table(header, [(*cells[:6], _mark(cells[6]), cells[7]) for cells in constants.table_rows(rows)])
 
+
+def _switches(rows: Sequence[dict]) -> list[str]:
+    cells = [(row["switch"], row["row"], _mark(row["result"]), row["about"]) for row in rows]
+    return table(("switch", "row", "result", "about"), cells)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _tuning(rows: Sequence[dict]) -> list[str]:
+    cells = [(r["workload"], r["choice"], _number(r["timed_us"]), _mark(r["result"]), r["about"]) for r in rows]
+    return table(("workload", "choice", "timed, us", "result", "about"), cells)
+
+
+def _peers(rows: Sequence[dict]) -> list[str]:
     cells = [
-        (r["workload"], number(r["predicted_us"]), number(r["timed_us"]),
-         "" if r["spread_us"] is None else "-".join(map(number, r["spread_us"])), r.get("ratio", ""),
+        (r["workload"], r["peer"], _number(r["timed_us"]), "" if r["spread_us"] is None else
+         "-".join(map(_number, r["spread_us"])), "" if r["ratio"] is None else r["ratio"], _mark(r["result"]), r["about"])
+        for r in rows
+    ]  # fmt: skip
+    return table(("workload", "peer", "timed, us", "10-90 %", "peer / ours", "result", "about"), cells)
+
+
+def _speed(rows: Sequence[dict], is_rehearsal: bool) -> list[str]:
+    cells = [
+        (r["workload"], _number(r["predicted_us"]), _number(r["timed_us"]),
+         "" if r["spread_us"] is None else "-".join(map(_number, r["spread_us"])), r.get("ratio", ""),
          _mark(r["result"]), r["about"])
         for r in rows
     ]  # fmt: skip

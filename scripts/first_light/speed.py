@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from scripts.first_light import commands
 from scripts.first_light.replay import NOT_HERE
@@ -24,10 +26,31 @@ def workloads(is_short: bool) -> list[str]:
     return json.loads(found.output) if found.status == 0 else []
 
 
-def run_all(names: Sequence[str], is_rehearsal: bool, limit: float, why_not: str = "") -> Iterator[dict]:
-    """A report row for each workload, each in processes of its own. In a rehearsal the timed mode is the clock.
-    why_not: why this GPU has no decode kernel to time.
-    """
+@dataclass(frozen=True)
+class Clocks:
+    """How bench.clock is called. pretended: a rehearsal's GPU has these constants. constants: the file of those that
+    were measured, which may not be there. limit: seconds."""
+
+    is_rehearsal: bool
+    pretended: Mapping[str, float]
+    constants: Path
+    limit: float
+
+    def predict(self, *arguments: str) -> commands.Ended:
+        """The timed mode with the constants that were measured."""
+        given = ["--constants", str(self.constants)] if self.constants.exists() else []
+        return commands.run([*BENCH, *arguments, "--clock", "model", *given], self.limit)
+
+    def time(self, *arguments: str) -> commands.Ended:
+        """The GPU, or in a rehearsal the timed mode with the constants that it pretends to have."""
+        if not self.is_rehearsal:
+            return commands.run([*BENCH, *arguments, "--clock", "gpu"], self.limit)
+        settings = [part for name, value in self.pretended.items() for part in ("--set", f"{name}={value!r}")]
+        return commands.run([*BENCH, *arguments, "--clock", "model", *settings], self.limit)
+
+
+def run_all(names: Sequence[str], clocks: Clocks, why_not: str = "") -> Iterator[dict]:
+    """A report row for each workload, each in processes of its own. why_not: why this GPU has no decode kernel to time."""
     if not names:
         yield {**_EMPTY, "workload": "all", "about": "bench.clock --list failed"}
     for name in names:
@@ -35,10 +58,8 @@ def run_all(names: Sequence[str], is_rehearsal: bool, limit: float, why_not: str
         if why_not:
             yield {**row, "result": NOT_HERE, "about": why_not}
             continue
-        predicted = commands.run([*BENCH, name, "--clock", "model"], limit)
-        timed = predicted
-        if predicted.status is not None and not is_rehearsal:
-            timed = commands.run([*BENCH, name, "--clock", "gpu"], limit)
+        predicted = clocks.predict(name)
+        timed = predicted if predicted.status is None else clocks.time(name)
         yield {**row, **outcome(predicted, timed)}
         if None in (predicted.status, timed.status):
             raise KeyboardInterrupt

@@ -18,7 +18,7 @@ def test_without_a_gpu_it_says_so(monkeypatch, capsys):
 def test_on_another_gpu_it_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    assert decode.skip_reason("cute") == "GPU of compute capability 9.0: the kernel needs 10.0 or 10.3"
+    assert decode.skip_reason("cute") == "GPU of compute capability 9.0: the kernel needs 10.0, 10.3 or 10.7"
     assert decode.skip_reason("torch") is None
 
 

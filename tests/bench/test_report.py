@@ -47,7 +47,9 @@ def test_tables(tmp_path):
     assert cells(report.disputed_table(found))[2] == ["w", "10.0 (1.50)", "11.0 (2.00)"]
     assert cells(report.relaxed_table(found)) == [["twice as fast", "w"], ["---", "---"], ["HBM", "-25%"]]
     head, _, row = cells(report.users_table(found))
-    assert dict(zip(head, row, strict=True))["total / target"] == "1.11"
+    by_name = dict(zip(head, row, strict=True))
+    assert (by_name["total / target"], by_name["peer / now, 1.93 GHz"]) == ("1.11", "1.50")
+    assert not any(title.endswith("1.5 GHz") for title in head), "the peer has no other clock"
 
 
 def test_a_second_peer_has_columns_where_it_has_rows(tmp_path):

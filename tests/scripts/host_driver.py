@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 
 import numpy as np
 
@@ -18,10 +19,11 @@ def _name(names, value, prefix):
 class HostDriver:
     """Memory is the host's, kernels run in the emulator. What the caller hands over (launch configurations, pointers to
     parameters, arguments of tensor maps) is read as the driver would read it; types and constants are the `real` ones.
-    Knows PTX up to version 8.7."""
+    Knows PTX up to version 8.7. Between two events 0.25 ms pass, and 1 ms for each kernel of a graph."""
 
     def __init__(self, real):
         self.real, self.memory, self.versions, self.dependents = real, {}, [], []
+        self.flushed, self.captured, self.ran = 0, None, 0
 
     def __getattr__(self, name):
         return getattr(self.real, name)
@@ -63,6 +65,48 @@ class HostDriver:
         ctypes.memmove(target, source, size)
         return self._done()
 
+    def cuMemsetD8(self, target, value, size):
+        self.memory[target][:size] = value
+        self.flushed += size
+        return self._done()
+
+    def cuDeviceGetAttribute(self, attribute, device):
+        assert attribute.name.endswith("MULTIPROCESSOR_COUNT")
+        return self._done(148)
+
+    def cuStreamCreate(self, flags):
+        return self._done(self.real.CUstream(7))
+
+    def cuStreamBeginCapture(self, stream, mode):
+        self.captured = []
+        return self._done()
+
+    def cuStreamEndCapture(self, stream):
+        graph, self.captured = self.captured, None
+        return self._done(graph)
+
+    def cuGraphInstantiate(self, graph, flags):
+        return self._done(graph)
+
+    def cuGraphLaunch(self, graph, stream):
+        for launch in graph:
+            launch()
+        self.ran += len(graph)
+        return self._done()
+
+    def cuEventCreate(self, flags):
+        return self._done([0])
+
+    def cuEventRecord(self, event, stream):
+        event[0] = self.ran
+        return self._done()
+
+    def cuEventSynchronize(self, event):
+        return self._done()
+
+    def cuEventElapsedTime(self, begin, end):
+        return self._done(0.25 + end[0] - begin[0])
+
     def cuCtxSynchronize(self):
         return self._done()
 
@@ -92,7 +136,8 @@ class HostDriver:
         cluster = cluster.clusterDim if cluster else None
         behind = given.get(ids.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION)
         self.dependents += [name] if behind and behind.programmaticStreamSerializationAllowed else []
-        ptx_emulator.launch(
+        run = functools.partial(
+            ptx_emulator.launch,
             text,
             name,
             grid=(config.gridDimX, config.gridDimY, config.gridDimZ),
@@ -102,4 +147,9 @@ class HostDriver:
             params=[ctypes.string_at(p, n) for p, n in zip(array, sizes, strict=True)],
             buffers=list(self.memory.values()),
         )
+        if self.captured is None:
+            run()
+        else:
+            assert int(config.hStream) == 7
+            self.captured.append(run)
         return self._done()

@@ -545,7 +545,7 @@ BAD = {
     "cute_on_cpu": (
         replace("backend", lambda v: "cute"),
         ValueError,
-        "query is on cpu: backend='cute' needs an SM100 or SM103 GPU",
+        "query is on cpu: backend='cute' needs an SM100, SM103 or SM107 GPU",
     ),
     "emulator_off_cpu": (
         lambda call: call.update(

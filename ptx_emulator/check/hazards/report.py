@@ -91,7 +91,7 @@ def describe(checker, row: list[int]) -> Hazard:
         kernel.name,
         place,
         edge,
-        re.sub(r"( of| issued by)? warp \d+", "", accesses).strip(),
+        re.sub(r"( of| issued by) warp \d+", "", re.sub(r"what warp \d+", "what a warp", accesses)),
     )
 
 

@@ -58,6 +58,14 @@ class HostLaunch:
     values: tuple[Any, ...]
 
 
+STREAM = "!cuda.stream"  # the type of an argument that the emulator does without
+
+
+def leaf_count(type_: Type) -> int:
+    """Values that an argument of this type is given as."""
+    return len(layouts.leaves(type_.tree)) if isinstance(type_, TreeType) else 1
+
+
 Handler = Callable[["Host", Op, "list[Type] | None"], "tuple[Any, ...]"]
 HANDLERS: dict[str, Handler] = {}
 
@@ -101,12 +109,12 @@ class Host:
         given = list(flatten_arguments(arguments))
         wanted = []
         for name, text in self.module.host_arguments:
-            if text == "!cuda.stream":
+            if text == STREAM:
                 self.values[name] = None
             else:
                 wanted.append((name, text))
         types = [self.type(text) for _, text in wanted]
-        counts = [len(layouts.leaves(type_.tree)) if isinstance(type_, TreeType) else 1 for type_ in types]
+        counts = [leaf_count(type_) for type_ in types]
         if len(given) != sum(counts):
             texts = ", ".join(text for _, text in wanted)
             raise TypeError(f"the host function takes {sum(counts)} arguments ({texts}), got {len(given)}")

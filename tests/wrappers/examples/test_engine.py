@@ -100,7 +100,10 @@ def test_it_runs_from_the_command_line(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--backend", "cute", "--device", "cpu"], "query is on cpu: backend='cute' needs an SM100 or SM103 GPU"),
+        (
+            ["--backend", "cute", "--device", "cpu"],
+            "query is on cpu: backend='cute' needs an SM100, SM103 or SM107 GPU",
+        ),
         (["--device", "nothing"], "nothing"),
         (["--device", "meta", "--backend", "emulator"], "--device meta: --backend emulator takes cpu"),
     ],

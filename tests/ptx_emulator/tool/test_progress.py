@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import time
 
-from wrappers.progress import Progress
+from ptx_emulator.tool.progress import Progress
 
 
 class Terminal(io.StringIO):
@@ -31,7 +31,7 @@ def test_the_bar_counts_steps_and_their_parts():
 
 
 def test_a_terminal_sees_it_move_and_finds_it_gone(monkeypatch):
-    monkeypatch.setattr("wrappers.progress.REDRAW_SECONDS", 0.01)
+    monkeypatch.setattr("ptx_emulator.tool.progress.REDRAW_SECONDS", 0.01)
     stream = Terminal()
     with Progress(1, stream) as progress:
         progress.begin("emulate")

@@ -1,0 +1,3 @@
+"""Stands in for the peer in a rehearsal."""
+
+__version__ = "a stand-in"
