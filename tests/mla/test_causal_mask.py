@@ -147,8 +147,14 @@ def test_tree_phases_mask_the_drafts_alone():
             phases = seen.phases(TILE_TOKENS, 0, seen.num_tiles(TILE_TOKENS))
             first_draft = max(seq_len_k - seq_len_q, 0)
             assert phases.keys == seq_len_k and phases.end == -(-seq_len_k // TILE_TOKENS)
-            assert phases.bulk_end == max(min(first_draft // TILE_TOKENS, phases.end - 1), 0)
-            assert phases.final_straddles == (first_draft // TILE_TOKENS < phases.end)
+            for tile in range(phases.end):
+                has_draft = min((tile + 1) * TILE_TOKENS, seq_len_k) > first_draft
+                if tile < phases.bulk_end:
+                    assert not has_draft
+                elif tile < phases.end - 1:
+                    assert has_draft, "masked without need"
+                else:
+                    assert phases.final_straddles == has_draft
 
 
 def brute_force_keys(mask: CausalMask, row: int, seq_len_k: int) -> list[int]:

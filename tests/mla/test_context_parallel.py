@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mla.config import MlaDecodeConfig
-from tests.wrappers.emulation import PATHS, is_caught, launch, run, same
+from tests.wrappers.emulation import is_caught, launch, run, same
 from wrappers import kernel
 from wrappers.backends import EMULATED_ARCH
 from wrappers.kernel import TORCH_DTYPES
@@ -36,16 +36,16 @@ def check_all_ranks(problem: MlaProblem, world: int, interleave: int, backend: s
 
 
 @pytest.mark.parametrize(
-    "world, interleave, num_heads, seq_len_q, dtype, is_causal",
+    "path, world, interleave, num_heads, seq_len_q, dtype, is_causal",
     [
-        (2, 1, 16, 4, "bf16", True),
-        (3, 1, 6, 2, "fp8", True),
-        (4, 5, 16, 4, "fp16", True),
-        (2, 64, 16, 5, "fp8", True),
-        (2, 3, 40, 2, "bf16", False),
+        ("narrow", 2, 1, 16, 4, "bf16", True),
+        ("narrow", 3, 1, 6, 2, "fp8", True),
+        ("narrow", 2, 3, 40, 2, "fp16", False),
+        ("wide", 4, 5, 16, 4, "fp16", True),
+        ("wide", 2, 64, 16, 5, "fp8", True),
+        ("wide", 2, 3, 40, 2, "bf16", False),
     ],
 )
-@pytest.mark.parametrize("path", PATHS)
 def test_split_run_and_merged(path, world, interleave, num_heads, seq_len_q, dtype, is_causal, backend):
     problem = make_problem(len(KV_LENS), num_heads, seq_len_q, KV_LENS, dtype=TORCH_DTYPES[dtype], is_causal=is_causal)
     check_all_ranks(problem, world, interleave, backend, path)
@@ -69,7 +69,7 @@ def test_a_world_of_one_is_none_bit_for_bit():
 
 
 def test_a_rank_without_keys_gives_zero_and_minus_infinity():
-    problem = shard(make_problem(2, 16, 4, (5, 64)), 3, 2, 64)
+    problem = shard(make_problem(2, 16, 5, (5, 64), dtype=TORCH_DTYPES["fp8"]), 2, 1, 64)
     out, lse = launch(problem)
     assert not out.any() and (lse == -math.inf).all()
     assert torch.equal(out, torch.zeros_like(out)) and problem.active_rows().sum() == 0

@@ -92,12 +92,11 @@ def test_tokens_behind_the_last_request_are_not_written():
     assert out[-4:].isnan().all() and lse[-4:].isnan().all()
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
-def test_no_key_is_read_that_no_query_token_sees(dtype):
+def test_no_key_is_read_that_no_query_token_sees():
     """Bytes loaded by TMA, against the row tiles' own bounds: nothing for one without tokens or keys."""
-    problem = make_ragged(40, dtype=TORCH_DTYPES[dtype])
+    problem = make_ragged(40, dtype=TORCH_DTYPES["fp8"])
     reports = launch_with_reports(problem, num_ctas=1, path="narrow")[2]
-    plan = MlaDecode(MlaDecodeConfig(dtype, 40, 8, True, 64, path="narrow")).plan
+    plan = MlaDecode(MlaDecodeConfig("fp8", 40, 8, True, 64, path="narrow")).plan
     expected = 0
     for tokens, keys in zip(QUERY_LENS, KV_LENS):
         for first_row in range(0, tokens * 40, plan.tile.rows):

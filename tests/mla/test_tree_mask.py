@@ -76,7 +76,7 @@ def packed(problem: MlaProblem, dtype: torch.dtype) -> MlaProblem:
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint64])
 def test_packed_bits_may_be_dirty_behind_the_last_draft(dtype):
-    problem = make_tree(2, 40, (200, 30))
+    problem = make_tree(3, 33, (200, 30), page_size=16, dtype=torch.float16)
     assert same(launch(packed(problem, dtype)), launch(problem))
 
 

@@ -88,14 +88,15 @@ def test_a_host_program_is_refused():
     [
         ("narrow", "bf16", "sm_100a", True),
         ("narrow", "fp8", "sm_103a", False),
-        ("wide", "fp16", "sm_103a", False),
-        ("wide", "bf16", "sm_100a", True),
-        ("wide", "fp8", "sm_100a", True),
-        ("wide", "fp8", "sm_103a", False),
+        ("auto", "fp16", "sm_103a", False),
+        ("auto", "bf16", "sm_100a", True),
+        ("auto", "fp8", "sm_100a", True),
+        ("auto", "fp8", "sm_103a", False),
     ],
 )
 def test_our_kernels_spill_nothing_and_use_no_local_memory(path, dtype, arch, query_packed):
-    config = MlaDecodeConfig(dtype, 40, 5, True, 32, lse_base="e", query_packed=query_packed, arch=arch, path=path)
+    config = MlaDecodeConfig(dtype, 40, 2, True, 32, lse_base="e", query_packed=query_packed, arch=arch, path=path)
+    assert config.is_wide == (path == "auto")
     decode_and_merge = report_cubin(compile_decode(config).cubin)
     assert len(decode_and_merge) == 2
     assert all(report.is_clean for report in decode_and_merge), decode_and_merge
@@ -104,11 +105,11 @@ def test_our_kernels_spill_nothing_and_use_no_local_memory(path, dtype, arch, qu
 @pytest.mark.parametrize(
     "path, dtype, arch, modes",
     [
-        ("wide", "bf16", "sm_100a", {"dcp_world": 2, "dcp_interleave": 3, "ragged_query": True}),
+        ("auto", "bf16", "sm_100a", {"dcp_world": 2, "dcp_interleave": 3, "ragged_query": True}),
         ("narrow", "fp8", "sm_103a", {"ragged_query": True, "tree_mask": True}),
-        ("wide", "fp8", "sm_100a", {"sliding_window": True, "dcp_world": 2}),
+        ("auto", "fp8", "sm_100a", {"sliding_window": True, "dcp_world": 2}),
         ("narrow", "bf16", "sm_100a", {"sliding_window": True, "ragged_query": True}),
-        ("wide", "bf16", "sm_103a", {"visible_lens": True, "ragged_query": True, "is_causal": False}),
+        ("auto", "bf16", "sm_103a", {"visible_lens": True, "ragged_query": True, "is_causal": False}),
         ("narrow", "fp8", "sm_100a", {"visible_lens": True, "is_causal": False}),
     ],
 )

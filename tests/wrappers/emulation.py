@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from mla.compile import compile_decode
+from mla.config import MlaDecodeConfig
 from ptx_emulator.errors import EmulationError
 from scripts.mutants import compile_mutant
 from wrappers import emulated, kernel
 from wrappers.backends import EMULATED_ARCH, device_arch
+from wrappers.call import DecodeCall
 from wrappers.testing import MlaProblem, assert_matches, compare
 
 PATHS = ("narrow", "wide")
@@ -27,6 +29,13 @@ def run(problem: MlaProblem, backend: str, path: str = "auto") -> tuple[torch.Te
     return call.out.cpu(), call.lse.cpu()
 
 
+def config_of(call: DecodeCall, path: str = "auto") -> MlaDecodeConfig:
+    """The call's kernel; a path that it takes anyway is named "auto", as in all other tests, which share it."""
+    auto = kernel.decode_config(call, EMULATED_ARCH)
+    config = kernel.decode_config(call, EMULATED_ARCH, path)
+    return auto if auto.is_wide == config.is_wide else config
+
+
 def launch_with_reports(
     problem: MlaProblem,
     mutant: str | None = None,
@@ -40,7 +49,7 @@ def launch_with_reports(
     Without an order among the options, the kernel is emulated under `SCHEDULES` too: AssertionError if a bit differs.
     """
     call = problem.decode_call(workspace=workspace)
-    config = kernel.decode_config(call, EMULATED_ARCH, path)
+    config = config_of(call, path)
     compiled = compile_mutant(config, mutant) if mutant else compile_decode(config)
     reports = emulated.launch(compiled, call, num_ctas=num_ctas, **options)
     for order, seed in SCHEDULES if mutant is None and "order" not in options else ():

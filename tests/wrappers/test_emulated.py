@@ -1,12 +1,11 @@
 """The compiled kernels, through the wrapper: executed by the emulator, and on the GPU where there is one.
 
-What the kernel computes in bf16 and fp16 is tests/mla/test_decode.py's; here are e4m3, what the caller's memory is
-like (far apart, absent, workspace), and that a result is the same, bit for bit, however it came about.
+What the kernel computes in all shapes is tests/mla/test_decode.py's; here are what is e4m3's alone, what the caller's
+memory is like (far apart, absent, workspace), and that a result is the same, bit for bit, however it came about.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
 from unittest import mock
@@ -15,7 +14,6 @@ import pytest
 import torch
 
 from mla.compile import compile_decode, compile_kernel
-from mla.config import PAGE_SIZES
 from mla.decode import MlaDecode
 from mla.roles import scheduler
 from ptx_emulator.errors import EmulationError, LimitExceeded, OutOfBounds
@@ -26,11 +24,6 @@ from wrappers.decode import mla_decode, workspace_bytes
 from wrappers.testing import DEFAULT_SCALE, MlaProblem, assert_matches, baseline_output, compare, make_problem
 
 FP8 = torch.float8_e4m3fn
-HEADS = (1, 3, 16, 40, 64, 128)
-# Around the 128-key tile of e4m3 and two of them, primes, and lengths shorter than the query; 0 is a padded request.
-LENGTHS = (1, 3, 63, 64, 127, 128, 129, 257, 513, 0)
-FEW_CTAS = 13  # few enough that shares straddle requests, and prime so that they straddle row tiles
-
 SEED_USING_PAGE_4 = 1
 
 
@@ -51,34 +44,6 @@ def launch(problem: MlaProblem, mutant: str | None = None, num_ctas: int = kerne
     return emulation.launch(problem, mutant, num_ctas=num_ctas, **options)
 
 
-def check_fp8(num_heads, seq_len_q, page_size, is_causal, backend):
-    problem = make_problem(
-        len(LENGTHS), num_heads, seq_len_q, LENGTHS, page_size=page_size, dtype=FP8, is_causal=is_causal,
-        seed=num_heads * seq_len_q,
-    )  # fmt: skip
-    assert_matches(problem, *(launch(problem, num_ctas=FEW_CTAS) if backend == "emulator" else run(problem, backend)))
-
-
-def fp8_grid():
-    """Every head count with 1, 4 and 5 tokens; page sizes and masks rotate."""
-    for index, (num_heads, seq_len_q) in enumerate(itertools.product(HEADS, (1, 4, 5))):
-        yield num_heads, seq_len_q, PAGE_SIZES[index % 4], index % 5 != 2
-
-
-@pytest.mark.parametrize("num_heads, seq_len_q, page_size, is_causal", list(fp8_grid()))
-def test_fp8(num_heads, seq_len_q, page_size, is_causal, backend):
-    check_fp8(num_heads, seq_len_q, page_size, is_causal, backend)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "num_heads, seq_len_q, page_size, is_causal",
-    list(itertools.product(HEADS, (1, 2, 4, 5, 8), PAGE_SIZES, (True, False))),
-)
-def test_fp8_in_all_shapes(num_heads, seq_len_q, page_size, is_causal, backend):
-    check_fp8(num_heads, seq_len_q, page_size, is_causal, backend)
-
-
 def test_fp8_strided_query_cache_and_output(backend):
     problem = make_problem(2, 6, 2, [40, 130], page_size=16, dtype=FP8, strided=True, cache_rank=4)
     device = "cuda" if backend == "cute" else "cpu"
@@ -87,7 +52,7 @@ def test_fp8_strided_query_cache_and_output(backend):
     assert (wide[:, 2:] == 7).all() and (wide[..., 512:] == 7).all() and (wide[:, :, 6:] == 7).all()
 
 
-@pytest.mark.parametrize("num_heads", [1, 3, 7])
+@pytest.mark.parametrize("num_heads", [1, 3])
 def test_fp8_tokens_apart_of_an_odd_number_of_heads(num_heads, backend):
     """Boxes of a single row each, whose rotary part is 64 bytes."""
     problem = make_problem(2, num_heads, 2, [40, 130], page_size=16, dtype=FP8, strided=True)
@@ -178,7 +143,7 @@ def test_the_highest_page_ids(tmp_path, backend):
 
 
 def test_a_table_of_width_zero(backend):
-    problem = make_problem(2, 2, 2, [0, 0])
+    problem = make_problem(2, 2, 2, [0, 0], page_size=16)
     narrow = MlaProblem(problem.query, problem.kv_cache, problem.block_tables[:, :0], problem.seq_lens)
     assert_matches(narrow, *run(narrow, backend))
 
