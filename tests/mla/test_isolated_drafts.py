@@ -102,7 +102,9 @@ def test_a_rank_of_context_parallelism(backend):
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_an_infinite_draft(dtype, backend):
-    """A row that sees it is NaN; but where the score is -inf, the key's probability is 0 and its values do not count."""
+    """A row that sees it is NaN; but where the score is -inf, the key's probability is 0 and its values do not count, as
+    long as not all rows of the row tile see it (else they are not cleared, and 0 * inf is NaN, as in the reference).
+    """
     problem = isolated(32, 4, (130,), dtype=TORCH_DTYPES[dtype])
     clean = run(problem, backend)
     bad, sees = poisoned(problem, 2, math.inf)
