@@ -64,8 +64,10 @@ def query_is_packed(call: DecodeCall) -> bool:
 
 
 def packed(config: MlaDecodeConfig, call: DecodeCall) -> DecodeCall:
-    """The call with its query as the kernel of `config` reads it, a copy where that asks for a packed one."""
-    if not config.query_packed or query_is_packed(call):
+    """The call with its query as the kernel of `config` reads it: a copy where that is packed and the call's is not, which
+    `decode_config` asks for to avoid small boxes alone.
+    """
+    if not (config.query_packed and config.avoids("small_boxes")) or query_is_packed(call):
         return call
     return replace(call, query=call.query.contiguous())
 
