@@ -48,8 +48,8 @@ class MlaDecodeConfig:
     fp8_output:       with dtype "fp8": e4m3 output (rounded to nearest, saturating at 448) instead of bf16.
     path:             "narrow" (one CTA, 64 rows), "wide" (a pair of CTAs, 128 rows), or "auto": wide for requests of
                       more than 64 rows (seq_len_q * num_heads), whose keys the narrow path would load more than once.
-                      Up to 64 rows wide is no faster. Modelled us, narrow / wide (bench.predict --path): bf16 h16 q4 16K b8
-                      30.2 / 32.5, h16 q1 2K b64 30.6 / 33.3, h32 q1 8K b32 50.5 / 54.1; fp8 h16 q4 80K b1 15.9 / 15.8.
+                      Up to 64 rows wide is no faster. Modelled us, narrow / wide (bench.predict --path): bf16 h16 q4 16K
+                      b8 29.2 / 32.1, h16 q1 2K b64 29.9 / 32.7, h32 q1 8K b32 49.5 / 53.3; fp8 h16 q4 80K b1 15.1 / 15.3.
     tree_mask:        the query tokens are a tree, whose mask the kernel reads; needs is_causal.
     dcp_world, dcp_interleave: decode context parallelism: of a request's keys, dcp_interleave neighbours lie on each of
                       dcp_world ranks in turn; the rank is an argument of the launch. seq_lens count all ranks' keys.
