@@ -34,12 +34,12 @@ class MemoryPlan:
         for offset in (*aligned, *(ring.offset for ring in smem.rings.values())):
             assert offset % SMEM_ALIGN == 0, f"offset {offset}: a swizzle atom starts at a multiple of {SMEM_ALIGN}"
         ring = smem.rings[tile.value_edge]
-        # Roles.load fills the next work item's query before it has handed over the last tile's values.
-        free = ring.stages - ring.tile_slots
-        assert ring.item_slots <= free, f"the query's {ring.item_slots} slots, {free} beside a tile's"
         for part in tile.value_parts:
             for size in (ring.stages, ring.tile_slots, ring.item_slots):
                 assert size % len(part.slots) == 0, f"{len(part.slots)} slots side by side, {size} slots"
+        # The load role asks for the next work item's query before it hands over the last tile's values.
+        free = ring.stages - ring.tile_slots
+        assert ring.item_slots <= free, f"the query's {ring.item_slots} slots, {free} beside a tile's"
 
     @property
     def tile(self) -> TilePlan:

@@ -6,7 +6,6 @@ NaN and Inf in unused slots and pages, absurd page ids in unused table entries, 
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import pytest
@@ -14,6 +13,7 @@ import torch
 
 from mla.config import PAGE_SIZES
 from scripts.mutants import MUTANTS, WIDE_MUTANTS
+from scripts.slow_grid import HEADS, QUERY_LENS, VARIANTS, grid_problem
 from tests.covering import covering_rows
 from tests.wrappers.emulation import PATHS, is_caught, launch, run
 from tests.wrappers.probe import visible_mask
@@ -22,15 +22,6 @@ from wrappers.backends import EMULATED_ARCH
 from wrappers.decode import mla_decode
 from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import MlaProblem, assert_matches, make_problem
-
-# Around one and two key tiles, of 64 keys or 128, primes, and lengths shorter than the query; 0 is a padded request.
-KV_LENS = {
-    "bf16": (1, 63, 64, 65, 127, 128, 129, 200, 513, 0),
-    "fp16": (1, 63, 64, 65, 127, 128, 129, 200, 513, 0),
-    "fp8": (1, 3, 63, 64, 127, 128, 129, 257, 513, 0),
-}
-HEADS = (1, 3, 16, 40, 64, 128)
-QUERY_LENS = (1, 2, 4, 5, 8)
 
 
 @pytest.fixture(params=["emulator", pytest.param("cute", marks=pytest.mark.device)])
@@ -60,11 +51,7 @@ AXES = (HEADS, QUERY_LENS, PAGE_SIZES, tuple(TORCH_DTYPES), (True, False), PATHS
 
 
 def check(backend, num_heads, seq_len_q, page_size, dtype, is_causal, path):
-    lengths = KV_LENS[dtype]
-    problem = make_problem(
-        len(lengths), num_heads, seq_len_q, lengths, page_size=page_size, dtype=TORCH_DTYPES[dtype], is_causal=is_causal,
-        seed=num_heads * seq_len_q,
-    )  # fmt: skip
+    problem = grid_problem(num_heads, seq_len_q, page_size, dtype, is_causal)
     assert_matches(problem, *run(problem, backend, path))
 
 
@@ -79,8 +66,9 @@ def test_grid(backend, num_heads, seq_len_q, page_size, dtype, is_causal, path):
 @pytest.mark.parametrize("seq_len_q", QUERY_LENS)
 @pytest.mark.parametrize("num_heads", HEADS)
 def test_whole_grid(backend, num_heads, seq_len_q, dtype, path):
-    """The rest of the grid to a test, so that deselecting it takes no time."""
-    for page_size, is_causal in itertools.product(PAGE_SIZES, (True, False)):
+    """The rest of the grid to a test, so that deselecting it takes no time. `scripts.slow_grid` runs it with a table and can
+    be stopped."""
+    for page_size, is_causal in VARIANTS:
         check(backend, num_heads, seq_len_q, page_size, dtype, is_causal, path)
 
 
