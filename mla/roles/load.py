@@ -133,21 +133,26 @@ def load_item(
         pass_query(ctx, work, loads)
     if cutlass.const_expr(ahead == 0):
         uncleared = clear.clear_tile(ctx, uncleared, ragged)
-    for tile in cutlass.range(phases.begin - ahead, phases.end, unroll=1):
+    else:
+        for index in cutlass.range(maximum(minimum(phases.num_tiles, ahead), 1), unroll=1):
+            if index < phases.num_tiles:
+                ctx.pipe("pages").wait_full(loads.stage(phases.begin + index))
+                ragged = load_keys(ctx, work, loads, phases.begin + index, ragged)
+            if index == 0:
+                uncleared = clear.clear_tile(ctx, uncleared, ragged)
+    for tile in cutlass.range(phases.begin, phases.end, unroll=1):
         if tile + ahead < phases.end:
             ctx.pipe("pages").wait_full(loads.stage(tile + ahead))
-        if tile >= phases.begin:
-            pages = TilePages.of(ctx, loads, tile)
-            first = loads.count(ctx.plan.smem.rings[ctx.plan.tile.value_edge], tile)
-            ragged, uncleared = load_values(ctx, pages, first, ragged, uncleared)
+        pages = TilePages.of(ctx, loads, tile)
+        first = loads.count(ctx.plan.smem.rings[ctx.plan.tile.value_edge], tile)
+        ragged, uncleared = load_values(ctx, pages, first, ragged, uncleared)
         if tile + ahead < phases.end:
             ragged = load_keys(ctx, work, loads, tile + ahead, ragged)
-        if cutlass.const_expr(ahead > 0 or ctx.config.sliding_window):
+        if cutlass.const_expr(ctx.config.sliding_window):
             if tile + 1 < phases.end:
                 uncleared = clear.clear_tile(ctx, uncleared, ragged)
-        if tile >= phases.begin:
-            if (tile + 1 == phases.end) | (loads.stage(tile + 1) != loads.stage(tile)):
-                ctx.pipe("pages").warp_arrive_empty(loads.stage(tile))
+        if (tile + 1 == phases.end) | (loads.stage(tile + 1) != loads.stage(tile)):
+            ctx.pipe("pages").warp_arrive_empty(loads.stage(tile))
     if phases.num_tiles > 0:
         queries = queries + 1
     return queries, tiles + phases.num_tiles, stages + loads.span.num_stages, ragged, uncleared
