@@ -234,7 +234,7 @@ OF_OTHER_PROBLEMS = (
 # Of code that both paths run as it is, so that the other path's kernel would be caught by the same comparison.
 OF_ONE_PATH = {
     "no-mtp-mask": "narrow", "top-left-mask": "wide", "off-by-one-mask": "narrow", "no-tile-mask": "wide",
-    "natural-scale": "narrow", "split-off-by-one": "wide", "no-merge": "narrow",
+    "natural-scale": "narrow", "no-rescale": "wide", "split-off-by-one": "wide", "no-merge": "narrow",
     **dict.fromkeys(WIDE_MUTANTS, "wide"),
 }  # fmt: skip
 MUTANTS_HERE = [

@@ -100,18 +100,19 @@ def test_a_rank_of_context_parallelism(backend):
     assert same((out[kept], lse[kept]), (clean[0][kept], clean[1][kept]))
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_an_infinite_draft(dtype, backend):
+@pytest.mark.parametrize("num_heads, dtype", [(32, "bf16"), (40, "fp16")])
+def test_an_infinite_draft(num_heads, dtype, backend):
     """A row that sees it is NaN; but where the score is -inf, the key's probability is 0 and its values do not count, as
     long as not all rows of the row tile see it (else they are not cleared, and 0 * inf is NaN, as in the reference).
     """
-    problem = isolated(32, 4, (130,), dtype=TORCH_DTYPES[dtype])
+    problem = isolated(num_heads, 4, (130,), dtype=TORCH_DTYPES[dtype])
     clean = run(problem, backend)
     bad, sees = poisoned(problem, 2, math.inf)
     out, lse = run(bad, backend)
     assert same((out[~sees], lse[~sees]), (clean[0][~sees], clean[1][~sees]))
     lowest = sees & (problem.query[..., 5] < 0) & (problem.query[..., 200] < 0)
     highest = sees & ~lowest
+    lowest &= (torch.arange(4 * num_heads) < 128).view(1, 4, num_heads)  # all rows of the next row tile see it
     assert lowest.any() and highest.any()
     assert out[highest].isnan().all() and lse[highest].isnan().all()
     values, (expected, expected_lse) = [5, 200], bad.reference()

@@ -16,10 +16,10 @@ UNITS_CTAS = {"narrow": 1, "wide": 2}
 TILE_TOKENS = {"narrow": 64, "wide": 128}  # of bf16
 
 
-def problem_of_parts(parts: int, path: str, num_heads: int = 16, page_size: int = 128) -> MlaProblem:
+def problem_of_parts(parts: int, path: str, num_heads: int = 16) -> MlaProblem:
     """One row tile of two key tiles and a bit for each of `parts` units."""
     tokens = (2 * parts + 1) * TILE_TOKENS[path]
-    return make_problem(1, num_heads, 1, (tokens - 3,), page_size=page_size)
+    return make_problem(1, num_heads, 1, (tokens - 3,), page_size=16 if path == "narrow" else 128)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5, 10, 11, 16, 17, 33, 65])
@@ -32,7 +32,7 @@ def test_parts(path, parts):
 
 def test_more_parts_than_lanes_for_one_warp():
     """Log-sum-exps come 32 at a time: here 8 warps have 33 parts each."""
-    problem = problem_of_parts(8 * 33, "narrow", num_heads=1, page_size=16)
+    problem = problem_of_parts(8 * 33, "narrow", num_heads=1)
     assert_matches(problem, *launch(problem, path="narrow", num_ctas=8 * 33))
 
 
@@ -61,7 +61,7 @@ def test_the_grid_depends_on_the_cuts_alone(num_units, ctas):
 
 def test_a_launch_without_split_tiles_reads_no_partial_result():
     """The workspace is NaN, the merge ends at once: each of 148 CTAs has a request of two key tiles."""
-    problem = make_problem(148, 16, 1, 70, page_size=128)
+    problem = make_problem(148, 16, 1, 70, page_size=16)
     out, lse, reports = launch_with_reports(problem, path="narrow", num_ctas=148)
     assert_matches(problem, out, lse)
     per_warp = reports.merge.warp_instructions / (147 * 8 * reduction.WARPS)

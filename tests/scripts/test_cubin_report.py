@@ -106,10 +106,13 @@ def test_our_kernels_spill_nothing_and_use_no_local_memory(
     assert all(report.is_clean for report in decode_and_merge), decode_and_merge
 
 
+DCP_2_16 = {"dcp_world": 2, "dcp_interleave": 16}
+
+
 @pytest.mark.parametrize(
     "path, dtype, arch, facts",
     [
-        ("auto", "bf16", "sm_100a", {"dcp_world": 2, "dcp_interleave": 3, "ragged_query": True}),
+        ("wide", "fp8", "sm_100a", {"seq_len_q": 4, "page_size": 16, **DCP_2_16, "ragged_query": True}),
         ("narrow", "fp8", "sm_103a", {"ragged_query": True, "tree_mask": True}),
         ("auto", "fp8", "sm_100a", {"sliding_window": True, "dcp_world": 2}),
         ("auto", "fp16", "sm_100a", {"seq_len_q": 4, "sliding_window": True, "ragged_query": True}),
@@ -118,7 +121,7 @@ def test_our_kernels_spill_nothing_and_use_no_local_memory(
     ],
 )
 def test_modes_spill_nothing_either(path, dtype, arch, facts):
-    """The last ones of each path are kernels of tests/mla; both have few rows, so that they are on the narrow path."""
+    """Those of sm_100a, but for one, are kernels of tests/mla, of which those of "auto" and few rows are narrow."""
     given = {"num_heads": 16, "seq_len_q": 8, "is_causal": True, "page_size": 64, "lse_base": "e", **facts}
     config = MlaDecodeConfig(dtype, arch=arch, path=path, **given)
     assert all(report.is_clean for report in report_cubin(compile_decode(config).cubin))
