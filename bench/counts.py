@@ -48,10 +48,11 @@ class TileCounts:
 
 @dataclass(frozen=True)
 class WorkItem:
-    """What one unit, a CTA or a pair of them, computes of one row tile: key tiles [begin, end) in three phases, and the
-    keys in them.
+    """What one unit, a CTA or a pair of them, computes of one row tile of request `batch`: key tiles [begin, end) in three
+    phases, and the keys in them.
     """
 
+    batch: int
     unit: int
     phases: TilePhases
     keys: int
@@ -102,7 +103,7 @@ def work_items(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) 
     row_tiles = len(seq_lens) * scheduler.row_tiles
     partition = split_kv.Partition.of(total, num_units, row_tiles, gap, scheduler.uncut_tiles)
     items, first = [], 0
-    for keys in seq_lens:
+    for batch, keys in enumerate(seq_lens):
         for row_tile in range(scheduler.row_tiles):
             cost = scheduler.cost(row_tile, keys)
             first_unit, parts = partition.units_of(first + gap, cost - gap)
@@ -112,7 +113,7 @@ def work_items(config: MlaDecodeConfig, seq_lens: Sequence[int], num_ctas: int) 
                 below_end, below_begin = (
                     min(tile * scheduler.tile_tokens, phases.keys) for tile in (phases.end, phases.begin)
                 )
-                items.append(WorkItem(unit, phases, below_end - below_begin))
+                items.append(WorkItem(batch, unit, phases, below_end - below_begin))
             first += cost
     return items
 

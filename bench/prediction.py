@@ -11,6 +11,7 @@ import torch
 
 from bench.counts import cuts, roles_of, work_items
 from bench.hardware import B200
+from bench.traffic import traffic_of
 from bench.workloads import Workload
 from mla import split_kv
 from mla.compile import compile_decode
@@ -114,7 +115,7 @@ def timed_launches(
     units, active = units_to_execute(config, workload.kv_lens)
     busy = active * MlaDecode(config).plan.tile.cluster_size
     options = [
-        {"clusters": units, "busy_sms": busy, "trace_rows": trace_rows},
+        {"clusters": units, "busy_sms": busy, "trace_rows": trace_rows, "traffic": traffic_of(config, workload)},
         {"cached": True},
     ]
     arguments = host_arguments(workload, config, seed)

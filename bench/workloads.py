@@ -107,7 +107,7 @@ WORKLOADS = (
     IMBALANCED,
 )
 # Shapes that servers have beside those: few heads and tokens, several row tiles that read the same keys, large batches,
-# short and long keys, lengths that grow by a factor. No peer was timed on them.
+# short and long keys, lengths that are multiples of nothing, and that grow by a factor.
 USER_WORKLOADS = (
     Workload.uniform("fp8", 8, 1, 8192, 64),
     Workload.uniform("bf16", 16, 1, 1024, 128),
@@ -120,5 +120,8 @@ USER_WORKLOADS = (
     Workload.uniform("bf16", 128, 4, 4096, 16),
     Workload.uniform("fp8", 128, 8, 2048, 16),
     Workload.uniform("fp8", 128, 1, 4096, 256),
+    Workload.uniform("fp8", 128, 1, 501, 512),
+    Workload.uniform("bf16", 128, 1, 2011, 64),
+    Workload.uniform("fp8", 16, 4, 2011, 128),
     Workload("fp8", 16, 4, tuple(1024 * 2 ** (i % 8) for i in range(32))),
 )

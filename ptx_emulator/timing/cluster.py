@@ -10,6 +10,7 @@ from ..units.tma.rules import _tensor_map
 from . import engine, operations
 from . import tables as tb
 from .constants import Constants
+from .traffic import ALIKE, Traffic
 
 MOST_TIMEOUTS = 1000
 
@@ -17,14 +18,23 @@ MOST_TIMEOUTS = 1000
 class TimedCluster(Cluster):
     """See Cluster. tables: its times (tables.py)."""
 
-    def __init__(self, grid, constants: Constants, busy_sms: int, trace_rows: int = 0, code_bytes: int | None = None):
+    def __init__(
+        self,
+        grid,
+        constants: Constants,
+        busy_sms: int,
+        trace_rows: int = 0,
+        code_bytes: int | None = None,
+        traffic: Traffic = ALIKE,
+    ):
         super().__init__(grid)
         shared = self.ctas[0].shared.nbytes
         self.tables = tb.make_tables(
             self.kernel, constants, len(self.ctas), len(self.warps), shared, grid.buffers.table, trace_rows,
-            clusters=max(1, busy_sms // len(self.ctas)), code_bytes=code_bytes,
+            clusters=max(1, busy_sms // len(self.ctas)), code_bytes=code_bytes, first_reads=traffic.first_reads,
         )  # fmt: skip
         self.tables.constants[operations.c.INDEX["sms"]] = busy_sms
+        self.tables = self.tables._replace(shares=traffic.shares(busy_sms, len(self.ctas)))
         self._maps: dict = {}
 
     def start(self, clusterid) -> None:

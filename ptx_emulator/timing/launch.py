@@ -16,6 +16,7 @@ from . import tables as tb
 from .cluster import TimedCluster
 from .constants import Constants
 from .residency import Footprint, footprint_of, resident
+from .traffic import ALIKE, Traffic
 
 PORT_BUCKETS = 8
 SAMPLES = 6  # clusters executed where the caller names none
@@ -76,6 +77,7 @@ def time_launch(
     code_bytes: int | None = None,
     before: LaunchTiming | None = None,
     cached: bool = False,
+    traffic: Traffic | None = None,
     trace_rows: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> LaunchTiming:
@@ -84,6 +86,8 @@ def time_launch(
     clusters  numbers of the clusters to execute; SAMPLES of them, first and last included, unless given
     busy_sms  SMs that share HBM; as many as have a CTA, unless given
     cached    all of global memory is in the L2 cache, as what the kernel before has just written
+    traffic   what each cluster reads of HBM; unless given, as those that are executed, which are then executed twice where
+              they differ and all clusters of the grid run at the same time
     registers of a thread, as ptxas allotted them; they limit the CTAs that an SM holds. See residency.footprint_of
     code_bytes  of the assembled kernel, over which its instructions are spread in the instruction cache
     before    the launch that this one follows
@@ -95,21 +99,30 @@ def time_launch(
     if clusters is None:
         clusters = sorted({round(i * (total - 1) / max(SAMPLES - 1, 1)) for i in range(SAMPLES)})
     busy = busy_sms or min(total * members, sms)
-    timed = TimedCluster(grid, constants, busy, trace_rows, code_bytes)
     cta = footprint_of(grid, registers)
     held = resident(cta)
     early = _early(grid, cta, before, sms)
+    slots = max(1, held * (sms // members))
     nx, ny = grid.dim[0] // grid.cluster_dim[0], grid.dim[1] // grid.cluster_dim[1]
-    found = []
-    for number in clusters:
-        timed.start((number % nx, number // nx % ny, number // (nx * ny)))
-        if cached:
-            timed.tables.lines[:] = 0xF
-        timed.run()
-        found.append(_result(timed, number))
-        if progress is not None:
-            progress(f"{grid.kernel.name[:40]}: cluster {number} of {total}")
-    cycles = _compose(total, max(1, held * (sms // members)), found, early * (sms // members))
+
+    def execute(traffic: Traffic) -> list[CtaTiming]:
+        timed = TimedCluster(grid, constants, busy, trace_rows, code_bytes, traffic)
+        found = []
+        for number in clusters:
+            timed.start((number % nx, number // nx % ny, number // (nx * ny)))
+            if cached:
+                timed.tables.lines[:] = 0xF
+            timed.run()
+            found.append(_result(timed, number))
+            if progress is not None:
+                progress(f"{grid.kernel.name[:40]}: cluster {number} of {total}")
+        return found
+
+    found = execute(traffic or ALIKE)
+    if traffic is None and total <= slots:
+        uneven = Traffic.of_executed(total, [(one.number, one.bytes[1]) for one in found])
+        found = execute(uneven) if uneven != ALIKE else found
+    cycles = _compose(total, slots, found, early * (sms // members))
     return LaunchTiming(
         grid.kernel.name, cycles, grid.dim, grid.dependent, tuple(found), time.perf_counter() - began, cta, held, early,
         any(inst.name == "griddepcontrol" and "launch_dependents" in inst.mods for inst in grid.kernel.instructions),

@@ -78,7 +78,8 @@ TRACE_MMA, TRACE_TMA, TRACE_WAIT, TRACE_TMEM, TRACE_STORE, TRACE_CODE = range(6)
 class Tables(NamedTuple):
     """See the names above for columns. `lines`: for every 128 bytes of the buffers, which of its four sectors the
     cluster has touched; `places`: (first address, end, first line) of each buffer; `allowances`: bytes of it that HBM gives
-    this cluster at most, and bytes that it has read. `l1`: lines of each SM's L1 cache. `waits`: cycles that a warp waited
+    this cluster at most, bytes that it has read, and the share of blocks that it is the first to read (traffic.Traffic).
+    `shares`: (bytes that an SM has had from HBM, how many SMs share it until then). `l1`: lines of each SM's L1 cache. `waits`: cycles that a warp waited
     at the mbarrier of each 8 bytes of shared memory, by what completed it; `blocked`: at named and cluster barriers, and
     for code (BLOCKERS). `code`: lines of each SM's instruction cache; `code_lines`: see costs.code_lines."""
 
@@ -98,6 +99,7 @@ class Tables(NamedTuple):
     lines: np.ndarray
     places: np.ndarray
     allowances: np.ndarray
+    shares: np.ndarray
     l1: np.ndarray
     code: np.ndarray
     code_lines: np.ndarray
@@ -117,9 +119,10 @@ def make_tables(
     trace_rows: int = 0,
     clusters: int = 1,
     code_bytes: int | None = None,
+    first_reads: float = 1.0,
 ) -> Tables:
     """`buffers`: int64 [n, 3] rows of (start, end, writable). `clusters`: of the grid, at work at the same time.
-    `code_bytes`: of the assembled kernel."""
+    `code_bytes`: of the assembled kernel. `first_reads`: see traffic.Traffic."""
     costs = cost_table(kernel, constants.__getitem__)
     lines_held = max(1, round(constants["code_cache"] / CODE_LINE_BYTES / CODE_SETS)) * CODE_SETS
     lengths = (buffers[:, 1] - (buffers[:, 0] & ~127) + 127) // 128
@@ -141,7 +144,8 @@ def make_tables(
         misc=np.zeros(MISC, np.int64),
         lines=np.zeros(int(lengths.sum()) + 1, np.uint8),
         places=np.ascontiguousarray(places, np.int64),
-        allowances=_allowances(buffers, clusters),
+        allowances=_allowances(buffers, clusters, first_reads),
+        shares=np.array([[np.inf, constants["sms"]]]),
         l1=np.zeros((ctas, L1_SETS * L1_WAYS, 4)),
         code=np.zeros((ctas, lines_held, 3)),
         code_lines=code_lines(costs, code_bytes),
@@ -152,11 +156,14 @@ def make_tables(
     )
 
 
-def _allowances(buffers: np.ndarray, clusters: int) -> np.ndarray:
-    """What many clusters read (a query, tables, keys of several row tiles) comes from HBM once if L2 holds it."""
+def _allowances(buffers: np.ndarray, clusters: int, first_reads: float) -> np.ndarray:
+    """What many clusters read comes from HBM once if L2 holds it: of a small buffer (a query, tables) all, of another one
+    what the caller says.
+    """
     sizes = (buffers[:, 1] - buffers[:, 0]).astype(float)
-    shares = np.where(sizes <= L2_HOLDS, np.ceil(sizes / clusters / 32) * 32, np.inf)
-    return np.stack([shares, np.zeros(len(sizes))], axis=1)
+    is_small = sizes <= L2_HOLDS
+    shares = np.where(is_small, np.ceil(sizes / clusters / 32) * 32, np.inf)
+    return np.stack([shares, np.zeros(len(sizes)), np.where(is_small, 1.0, first_reads)], axis=1)
 
 
 def reset(tables: Tables) -> None:

@@ -17,6 +17,7 @@ OPTIONS = {"nogil": True, "error_model": "numpy", "cache": True}
 K_HBM, K_BURST, K_SMS, K_QUEUE = (c.INDEX[name] for name in ("hbm", "hbm_burst", "sms", "hbm_queue"))
 PUBLISHED_SMS = 148.0
 LOAD_CYCLES = 4000.0  # over which the use of HBM is averaged
+SHARED_BLOCK = 14  # log2 of the bytes that one cluster is the first to read, or another
 K_L2, K_PORT, K_PATIENCE = c.INDEX["l2_bytes"], c.INDEX["shared_port"], c.INDEX["shared_patience"]
 K_TMA = tuple(c.INDEX[name] for name in ("tma_512", "tma_4k", "tma_8k", "tma_16k", "tma_32k"))
 _TMA_BYTES = (512.0, 4096.0, 8192.0, 16384.0, 32768.0)
@@ -81,12 +82,16 @@ def finish(times, parity):
 
 @njit(**OPTIONS)
 def touch(t, address, nbytes):
-    """Marks global bytes [address, address + nbytes) as touched. Returns (bytes of sectors that are new to the cluster,
-    how many of them HBM has to give): of a buffer that L2 can hold, HBM gives every byte once, to one of the clusters.
+    """Marks global bytes [address, address + nbytes) as touched. Returns (bytes of sectors that are new to the cluster and
+    that no other has brought to L2, how many of them HBM has to give): of a buffer that L2 can hold, HBM gives every byte
+    once, to one of the clusters.
     """
     for i in range(t.places.shape[0]):
         if address >= t.places[i, 0] and address < t.places[i, 1]:
             base, first = t.places[i, 0], t.places[i, 2]
+            number = (address - base) >> SHARED_BLOCK
+            if np.floor((number + 1) * t.allowances[i, 2]) == np.floor(number * t.allowances[i, 2]):
+                return 0.0, 0.0  # another cluster's
             new = 0.0
             for sector in range((address - base) >> 5, ((address + nbytes - 1 - base) >> 5) + 1):
                 line, bit = first + (sector >> 2), np.uint8(1 << (sector & 3))
@@ -180,10 +185,19 @@ def touch_box(t, address, counts, strides, low, dims, row_bytes):
 
 
 @njit(**OPTIONS)
+def hbm_rate(t, cta):
+    """Bytes a cycle that HBM gives this SM: those that have had all of theirs leave it to the others."""
+    for i in range(t.shares.shape[0]):
+        if t.bytes[cta, 1] < t.shares[i, 0]:
+            return t.constants[K_HBM] / t.shares[i, 1]
+    return t.constants[K_HBM] / t.shares[t.shares.shape[0] - 1, 1]
+
+
+@njit(**OPTIONS)
 def from_hbm(t, cta, start, nbytes):
     """When `nbytes` that no cache holds have come through this SM's share of HBM, latency left out."""
     row = t.ctas[cta]
-    rate = t.constants[K_HBM] / t.constants[K_SMS]
+    rate = hbm_rate(t, cta)
     row[tb.HBM] = max(row[tb.HBM], start - t.constants[K_BURST]) + nbytes / rate
     return row[tb.HBM]
 
@@ -192,7 +206,7 @@ def from_hbm(t, cta, start, nbytes):
 def queueing(t, cta, start, nbytes):
     """What a load from HBM waits in queues that fill as the SM's share does: from half of it on, in proportion."""
     row = t.ctas[cta]
-    rate = t.constants[K_HBM] / t.constants[K_SMS]
+    rate = hbm_rate(t, cta)
     passed = max(start - row[tb.LOAD_SINCE], 0.0)
     row[tb.LOAD] = row[tb.LOAD] * math.exp(-passed / LOAD_CYCLES) + nbytes
     row[tb.LOAD_SINCE] = max(row[tb.LOAD_SINCE], start)

@@ -48,7 +48,7 @@ def test_the_fifteen_workloads():
 def test_the_shapes_of_servers_are_chosen_by_an_option():
     assert not set(USER_WORKLOADS) & set(WORKLOADS)
     assert predict.parse(["--users"]).workloads == list(USER_WORKLOADS)
-    assert [w.batch for w in predict.parse(["--users", "--only", "fp8 h128 q1"]).workloads] == [256]
+    assert [w.batch for w in predict.parse(["--users", "--only", "fp8 h128 q1"]).workloads] == [256, 512]
 
 
 def test_executed_units_include_the_longest_and_the_last():

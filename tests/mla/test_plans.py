@@ -62,6 +62,8 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_numbers():
         narrow_plan(key_stages=4, score_stages=8)
     with pytest.raises(AssertionError, match="2 slots side by side, 5 slots"):
         narrow_plan(key_stages=5)
+    with pytest.raises(AssertionError, match="the query's 2 slots, 0 beside a tile's"):
+        narrow_plan(key_stages=4)
 
 
 @pytest.mark.parametrize("dtype, slots", [("fp8", [[0], [1], [2], [3]]), ("bf16", [[0, 1], [2, 3], [4, 5], [6, 7]])])

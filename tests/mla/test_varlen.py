@@ -6,7 +6,9 @@ import random
 
 import pytest
 
+from ptx_emulator.machine.asyncs import ORDERS
 from tests.wrappers.emulation import is_caught, launch
+from wrappers.kernel import TORCH_DTYPES
 from wrappers.testing import assert_matches, make_problem
 
 
@@ -20,6 +22,17 @@ def test_batches_around_the_size_of_a_warp(path, num_heads, batch):
     lengths = [rng.choice((0, 1, 5, 64, 65)) if batch < 100 else rng.choice((0, 0, 0, 1, 5)) for _ in range(batch - 1)]
     problem = make_problem(batch, num_heads, 1, [*lengths, 700], page_size=16)
     assert_matches(problem, *launch(problem, path=path))
+
+
+@pytest.mark.parametrize("path, dtype", [("narrow", "fp8"), ("narrow", "bf16"), ("wide", "fp8"), ("wide", "bf16")])
+def test_ragged_ends_one_behind_the_other(path, dtype):
+    """The load role asks for the next work item's query and keys before it clears the last tile of the one before: items
+    of one, two and several tiles, all ragged, and empty ones between them, in one unit."""
+    lengths = (3, 0, 131, 1, 65, 0, 0, 289, 64, 257, 5)
+    problem = make_problem(len(lengths), 16, 8, lengths, dtype=TORCH_DTYPES[dtype])
+    for order in ORDERS:
+        assert_matches(problem, *launch(problem, path=path, num_ctas=2, order=order))
+    assert is_caught(problem, "no-tail-clear", path=path, num_ctas=2)
 
 
 @pytest.mark.parametrize("num_ctas", [1, 3])
