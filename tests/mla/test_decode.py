@@ -93,7 +93,7 @@ def test_exact_mask(seq_len_q, seq_len_k, is_causal):
 
 
 @pytest.mark.parametrize(
-    "num_heads, seq_len_q, path", [(3, 4, "narrow"), (16, 5, "narrow"), (3, 25, "wide"), (16, 5, "wide")]
+    "num_heads, seq_len_q, path", [(3, 4, "narrow"), (16, 5, "narrow"), (3, 25, "wide"), (40, 3, "wide")]
 )
 def test_strided_views(backend, num_heads, seq_len_q, path):
     """Token strides that are not num_heads times the head stride, and a cache with gaps between tokens and pages."""

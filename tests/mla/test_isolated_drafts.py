@@ -20,8 +20,8 @@ from wrappers.testing import MlaProblem, assert_matches, make_problem, shard
 KV_LENS = (130, 256, 70, 3)
 
 
-def isolated(num_heads: int, seq_len_q: int, kv_lens=KV_LENS, **options) -> MlaProblem:
-    problem = make_problem(len(kv_lens), num_heads, seq_len_q, kv_lens, page_size=16, **options)
+def isolated(num_heads: int, seq_len_q: int, kv_lens=KV_LENS, page_size=16, **options) -> MlaProblem:
+    problem = make_problem(len(kv_lens), num_heads, seq_len_q, kv_lens, page_size=page_size, **options)
     return replace(problem, isolate_drafts=True)
 
 
@@ -66,7 +66,10 @@ CASES = {
     "ragged tree": (lambda: isolated(16, 8, (200, 64, 130, 5), query_lens=(8, 3, 7, 2), tree=True), (2,)),
     # A key that only the first token's window holds, and one that no window reaches beyond a tile's start.
     "window": (lambda: isolated(32, 4, (400, 261), window_left=130), (-130, -129, 3)),
-    "visible lengths": (lambda: lens_of(isolated(32, 4, (140, 64), is_causal=False), (140, 90, 129, 2)), (0, -20, 3)),
+    "visible lengths": (
+        lambda: lens_of(isolated(32, 4, (140, 64), 64, is_causal=False), (140, 90, 129, 2)),
+        (0, -20, 3),
+    ),
     "fp8 tree over three tiles": (
         lambda: isolated(1, 200, (330,), tree=True, dtype=TORCH_DTYPES["fp8"]),
         (7, 100, 199),
