@@ -38,7 +38,7 @@ class MemoryPlan:
             for size in (ring.stages, ring.tile_slots, ring.item_slots):
                 assert size % len(part.slots) == 0, f"{len(part.slots)} slots side by side, {size} slots"
         # The load role asks for the next work item's query before it hands over the last tile's values.
-        free = ring.stages - ring.tile_slots
+        free = ring.stages - ring.tile_slots * bool(ring.item_slots)
         assert ring.item_slots <= free, f"the query's {ring.item_slots} slots, {free} beside a tile's"
 
     @property

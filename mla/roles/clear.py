@@ -5,6 +5,7 @@ Ordinary stores write the zeros, or, where a machine needs it (MlaDecodeConfig.a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import cutlass
@@ -14,10 +15,35 @@ from cutlass import Int32, Uint32
 from mla import operands
 from mla.causal_mask import maximum, minimum
 from mla.context import Context, Slot
+from mla.paths import path_of
 from mla.plan.tile import CHUNK_BYTES
 
 UNIT_BYTES = 16  # what one lane clears at a time
 NO_PAGE = -1  # a page before the first: TMA writes zeros in its place
+
+
+@dataclass(frozen=True)
+class RaggedTile:
+    """A tile's values that TMA was asked for, and of which this warp has to clear rows before the tensor core is told.
+
+    first: its first ring slot. visible, hidden, shared_from, shared_to: as in load.TilePages, of which it is made; 0 where
+    the config has none. visible is 0 where there is no such tile.
+    """
+
+    first: Any
+    visible: Any
+    hidden: Any
+    shared_from: Any
+    shared_to: Any
+
+    @classmethod
+    def none(cls) -> RaggedTile:
+        return cls(*(Int32(0) for _ in range(5)))
+
+    @classmethod
+    def of(cls, pages: Any, first: Any) -> RaggedTile:
+        shared_from, shared_to = (0, 0) if pages.shared is None else pages.shared
+        return cls(*(Int32(v) for v in (first, pages.visible, pages.hidden, shared_from, shared_to)))
 
 
 def is_slot_by_slot(ctx: Context) -> bool:
@@ -56,6 +82,41 @@ def all_rows_behind(slot: Slot, visible: Any) -> tuple[Any, Any]:
 def all_rows_before(slot: Slot, hidden: Any) -> tuple[Any, Any]:
     """(first, how many) of tokens [..., hidden) of the slot."""
     return Int32(0), minimum(maximum(hidden - slot.first_token, 0), slot.tokens)
+
+
+@cute.jit
+def clear_tile(ctx: cutlass.Constexpr, tile: cutlass.Constexpr, ragged: Int32):
+    """Of a RaggedTile, number `ragged` - 1, if there is one: wait for TMA, clear the rows behind the visible ones (and what
+    of those that not all rows see is not finite), and tell the tensor core. Returns the RaggedTile that is left: none.
+    """
+    if cutlass.const_expr(not is_slot_by_slot(ctx)):
+        if tile.visible > 0:
+            clear_slots(ctx, tile, ragged - 1)
+    return RaggedTile.none()
+
+
+@cute.jit
+def clear_slots(ctx: cutlass.Constexpr, tile: cutlass.Constexpr, count: Int32):
+    """As `clear_tile`, of a tile that there is; its loads signalled phase `count` of edge `tail`."""
+    plan = ctx.plan
+    ring, slots = ctx.pipe(plan.tile.value_edge), plan.smem.rings[plan.tile.value_edge].tile_slots
+    ctx.pipe("tail").wait_full(count)
+    for number in cutlass.range(slots, unroll=1):
+        slot = path_of(plan).value_slot(ctx, number)
+        zero_rows(ctx, slot, tile.first + number, *rows_behind(ctx, slot, tile.visible))
+    if cutlass.const_expr(ctx.config.sliding_window):
+        for number in cutlass.range(slots, unroll=1):
+            slot = path_of(plan).value_slot(ctx, number)
+            zero_rows(ctx, slot, tile.first + number, *rows_before(ctx, slot, tile.hidden))
+    if cutlass.const_expr(ctx.config.isolate_drafts):
+        for number in cutlass.range(slots, unroll=1):
+            slot = path_of(plan).value_slot(ctx, number)
+            clear_not_finite(ctx, slot, tile.first + number, tile.shared_to, tile.visible)
+            if cutlass.const_expr(ctx.config.sliding_window):
+                clear_not_finite(ctx, slot, tile.first + number, tile.hidden, tile.shared_from)
+    cute.arch.fence_proxy("async.shared", space="cta")
+    for number in cutlass.range(slots, unroll=1):
+        ring.warp_arrive_full(tile.first + number)
 
 
 @cute.jit

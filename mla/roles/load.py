@@ -81,40 +81,16 @@ class TilePages:
         return is_needed | (self.hidden < self.shared[0]) | (self.shared[1] < self.visible)
 
 
-@dataclass(frozen=True)
-class RaggedTile:
-    """A tile's values that TMA was asked for, and of which this warp has to clear rows before the tensor core is told.
-
-    first: its first ring slot. visible, hidden, shared_from, shared_to: as in TilePages; 0 where the config has none.
-    visible is 0 where there is no such tile.
-    """
-
-    first: Any
-    visible: Any
-    hidden: Any
-    shared_from: Any
-    shared_to: Any
-
-    @classmethod
-    def none(cls) -> RaggedTile:
-        return cls(*(Int32(0) for _ in range(5)))
-
-    @classmethod
-    def of(cls, pages: TilePages, first: Any) -> RaggedTile:
-        shared_from, shared_to = (0, 0) if pages.shared is None else pages.shared
-        return cls(*(Int32(v) for v in (first, pages.visible, pages.hidden, shared_from, shared_to)))
-
-
 @cute.jit
 def run(ctx: cutlass.Constexpr):
     item, queries, tiles, stages, ragged = Int32(0), Int32(0), Int32(0), Int32(0), Int32(0)
-    uncleared = RaggedTile.none()
+    uncleared = clear.RaggedTile.none()
     is_open = has_work(ctx, item)
     while is_open:
         queries, tiles, stages, ragged, uncleared = load_item(ctx, item, queries, tiles, stages, ragged, uncleared)
         item = item + 1
         is_open = has_work(ctx, item)
-    clear_values(ctx, uncleared, ragged)
+    clear.clear_tile(ctx, uncleared, ragged)
     drain(ctx, "query", queries)
     for name, ring in ctx.plan.smem.rings.items():
         drain(ctx, name, ring.count(queries, tiles))
@@ -143,9 +119,10 @@ def load_item(
     """One work item. Returns the counters behind it: work items with keys, key tiles, page-ring stages, ragged tiles; and
     its last tile, if that is ragged.
 
-    uncleared: the RaggedTile of the item before. Its values take as long to come as any: what nobody has to wait for, this
-    item's query and, on the wide path, its first keys, is asked for meanwhile. Their slots are freed by scores, of which
-    none waits for P V of a work item's last tile, so that the two cannot wait for each other (asserted in MemoryPlan).
+    uncleared: the clear.RaggedTile of the item before. Its values take as long to come as any, so this item's query and, on
+    the wide path, its first keys are asked for meanwhile. That must not wait for P V of those values: on the narrow path
+    there is room for the query beside them (asserted in MemoryPlan); on the wide path scores free the keys' slots, and
+    those before these wait for earlier tiles' P V only.
     """
     work = read_work(ctx, item)
     release_work(ctx, item)
@@ -155,7 +132,7 @@ def load_item(
     if phases.num_tiles > 0:
         pass_query(ctx, work, loads)
     if cutlass.const_expr(ahead == 0):
-        uncleared = clear_values(ctx, uncleared, ragged)
+        uncleared = clear.clear_tile(ctx, uncleared, ragged)
     for tile in cutlass.range(phases.begin - ahead, phases.end, unroll=1):
         if tile + ahead < phases.end:
             ctx.pipe("pages").wait_full(loads.stage(tile + ahead))
@@ -167,7 +144,7 @@ def load_item(
             ragged = load_keys(ctx, work, loads, tile + ahead, ragged)
         if cutlass.const_expr(ahead > 0 or ctx.config.sliding_window):
             if tile + 1 < phases.end:
-                uncleared = clear_values(ctx, uncleared, ragged)
+                uncleared = clear.clear_tile(ctx, uncleared, ragged)
         if tile >= phases.begin:
             if (tile + 1 == phases.end) | (loads.stage(tile + 1) != loads.stage(tile)):
                 ctx.pipe("pages").warp_arrive_empty(loads.stage(tile))
@@ -282,7 +259,7 @@ def load_values(
     ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: Int32, ragged: Int32, uncleared: cutlass.Constexpr
 ):
     """This CTA's values of a tile to ring slots `first` .., on the narrow path its latent keys. Returns the number of
-    ragged tiles so far, and the RaggedTile that is to be cleared: this one, if it is ragged. There is none before it.
+    ragged tiles so far, and the clear.RaggedTile that is left: this one, if it is ragged. There is none before it.
 
     The last K step of P*V multiplies whole groups of mma_k tokens, and 0 * NaN is NaN: rows of that group past the
     last key are cleared after the load and before the tensor core is told. So are those before a window's first key, and,
@@ -297,7 +274,7 @@ def load_values(
                 ragged = fill_cleared(ctx, pages, slot, first + number, ragged)
         else:
             load_ragged_values(ctx, pages, first)
-            ragged, uncleared = ragged + 1, RaggedTile.of(pages, first)
+            ragged, uncleared = ragged + 1, clear.RaggedTile.of(pages, first)
     else:
         for number in cutlass.range(slots, unroll=1):
             fill(ctx, pages, path_of(plan).value_slot(ctx, number), first + number)
@@ -339,41 +316,6 @@ def load_ragged_values(ctx: cutlass.Constexpr, pages: cutlass.Constexpr, first: 
         slot = tail_slot(ctx, path_of(ctx.plan).value_slot(ctx, number))
         ring.wait_empty(first + number)
         load_boxes(ctx, pages, slot, first + number, tail, 0)
-
-
-@cute.jit
-def clear_values(ctx: cutlass.Constexpr, tile: cutlass.Constexpr, ragged: Int32):
-    """Of a RaggedTile, number `ragged` - 1, if there is one: wait for TMA, clear the rows behind the visible ones (and what
-    of those that not all rows see is not finite), and tell the tensor core. Returns the RaggedTile that is left: none.
-    """
-    if cutlass.const_expr(not clear.is_slot_by_slot(ctx)):
-        if tile.visible > 0:
-            clear_slots(ctx, tile, ragged - 1)
-    return RaggedTile.none()
-
-
-@cute.jit
-def clear_slots(ctx: cutlass.Constexpr, tile: cutlass.Constexpr, count: Int32):
-    """As `clear_values`, of a tile that there is; its loads signalled phase `count` of edge `tail`."""
-    plan = ctx.plan
-    ring, slots = ctx.pipe(plan.tile.value_edge), plan.smem.rings[plan.tile.value_edge].tile_slots
-    ctx.pipe("tail").wait_full(count)
-    for number in cutlass.range(slots, unroll=1):
-        slot = path_of(plan).value_slot(ctx, number)
-        clear.zero_rows(ctx, slot, tile.first + number, *clear.rows_behind(ctx, slot, tile.visible))
-    if cutlass.const_expr(ctx.config.sliding_window):
-        for number in cutlass.range(slots, unroll=1):
-            slot = path_of(plan).value_slot(ctx, number)
-            clear.zero_rows(ctx, slot, tile.first + number, *clear.rows_before(ctx, slot, tile.hidden))
-    if cutlass.const_expr(ctx.config.isolate_drafts):
-        for number in cutlass.range(slots, unroll=1):
-            slot = path_of(plan).value_slot(ctx, number)
-            clear.clear_not_finite(ctx, slot, tile.first + number, tile.shared_to, tile.visible)
-            if cutlass.const_expr(ctx.config.sliding_window):
-                clear.clear_not_finite(ctx, slot, tile.first + number, tile.hidden, tile.shared_from)
-    cute.arch.fence_proxy("async.shared", space="cta")
-    for number in cutlass.range(slots, unroll=1):
-        ring.warp_arrive_full(tile.first + number)
 
 
 @cute.jit
