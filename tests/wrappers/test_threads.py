@@ -28,7 +28,7 @@ def test_threads_that_compile_and_run_at_once(monkeypatch):
     def work(index):
         try:
             for number, tokens in enumerate((1, 1 + index, 1)):
-                problem = make_problem(2, 2, tokens, [137, 25 + number], page_size=16, seed=index)
+                problem = make_problem(2, 2, tokens, [137, 25 + number], page_size=64, seed=index)
                 together.wait(timeout=300)
                 result = mla_decode(*problem.tensors, **problem.options, return_lse=True, backend="emulator")
                 assert_matches(problem, *result)
