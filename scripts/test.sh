@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
+# Where it is set, each worker, and each command that a test starts, would compile all modules anew.
+unset PYTHONDONTWRITEBYTECODE
 # One emulated launch per operand kind, and a timed one, first: they compile the emulator's loops into numba's cache,
 # which two workers would otherwise both do, and write at the same time.
 "$VENV_PYTHON" -m scripts.validate --backend emulator --dtype bf16,fp8 --num-heads 1 --seq-len-q 1 --kv-len 1 --batch 1

@@ -1,4 +1,4 @@
-"""Shared set-up: few threads (CI has two cores), and device tests skipped where no Blackwell GPU is."""
+"""Shared set-up: one thread (CI has two cores and as many workers), and device tests skipped where no Blackwell GPU is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     # Every run compiles anew, each kernel once: the workers share this folder. Tests of the compile cache name their own.
     os.environ["MLA_COMPILE_CACHE"] = tempfile.mkdtemp(prefix="mla-test-kernels-")
     atexit.register(shutil.rmtree, os.environ["MLA_COMPILE_CACHE"], ignore_errors=True)
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+# One thread each, here and in the commands that tests start: tensors are small, so that more of them only spin.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -328,14 +328,20 @@ def snr_db(out: torch.Tensor, reference: torch.Tensor, rows: torch.Tensor) -> fl
     +inf for an exact output, -inf for one that holds a NaN or Inf, +inf where no row is active.
     """
     signal = reference[rows].double()
-    noise = out[rows].double() - signal
-    if not torch.isfinite(noise).all():
-        return -math.inf
-    noise_power = float(noise.square().sum())
-    if noise_power == 0.0:
+    return _ratio_db(float(signal.square().sum()), float((out[rows].double() - signal).square().sum()))
+
+
+def _ratio_db(signal: float, noise: float) -> float:
+    """Of powers; a noise that is NaN or infinite is that of an output which holds such an element."""
+    if noise == 0.0:
         return math.inf
-    signal_power = float(signal.square().sum())
-    return 10.0 * math.log10(signal_power / noise_power) if signal_power else -math.inf
+    return 10.0 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
+
+
+def _errors(out: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(largest absolute error, sum of squared errors) of each row, fp64, the output's shape without its last dimension."""
+    difference = out.double() - reference
+    return difference.abs().amax(dim=-1), difference.square_().sum(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -363,17 +369,16 @@ def compare(problem: MlaProblem, out: torch.Tensor, lse: torch.Tensor | None = N
     baseline, _ = baseline_output(problem, out_dtype=out.dtype)
     active = problem.active_rows()
     faults = []
-    error = (out.double() - reference).abs()
-    allowed = 2.0 * (baseline.double() - reference).abs().amax(dim=-1)
-    allowed += 2.0 * UNIT_ROUNDOFF[out.dtype] * reference.abs().amax(dim=-1)
-    row_error = error.amax(dim=-1)
+    row_error, row_noise = _errors(out, reference)
+    baseline_error, row_baseline_noise = _errors(baseline, reference)
+    row_signal = reference.square().sum(dim=-1)
+    allowed = 2.0 * baseline_error + 2.0 * UNIT_ROUNDOFF[out.dtype] * reference.abs().amax(dim=-1)
     # `not (a <= b)` rather than `a > b`: a NaN must count as wrong.
     wrong = active & ~(row_error <= allowed)
     if wrong.any():
         faults.append(f"out: {describe_rows(wrong)} off by up to {float(row_error[wrong].max()):.3g}")
-    noise, baseline_noise, signal = (
-        float(values[active].double().square().sum()) for values in (error, baseline.double() - reference, reference)
-    )
+    powers = (float(of_rows[active].sum()) for of_rows in (row_noise, row_baseline_noise, row_signal))
+    noise, baseline_noise, signal = powers
     allowed_noise = 2.0 * baseline_noise + 0.1 * UNIT_ROUNDOFF[out.dtype] ** 2 * signal
     if noise > allowed_noise:
         faults.append(f"out: noise power {noise:.3g} over all rows, at most {allowed_noise:.3g} allowed")
@@ -391,9 +396,9 @@ def compare(problem: MlaProblem, out: torch.Tensor, lse: torch.Tensor | None = N
         if finite.any():
             faults.append(f"lse: {describe_rows(finite)} see no key and are not -inf")
     return Comparison(
-        snr_db(out, reference, active),
-        snr_db(baseline, reference, active),
-        float(error[active].max()) if active.any() else 0.0,
+        _ratio_db(signal, noise),
+        _ratio_db(signal, baseline_noise),
+        float(row_error[active].max()) if active.any() else 0.0,
         lse_error,
         tuple(faults),
     )

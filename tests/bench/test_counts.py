@@ -77,7 +77,7 @@ def test_every_role_ran(launch):
 
 
 def test_command(capsys):
-    arguments = ["--batch", "1", "--num-heads", "4", "--seq-len-q", "2", "--kv-len", "65", "--json"]
+    arguments = ["--batch", "1", "--num-heads", "1", "--seq-len-q", "5", "--kv-len", "70", "--json"]
     assert counts.main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["row_tiles"] == found["work_items"] == 1
@@ -92,7 +92,7 @@ def test_command(capsys):
 
 def test_a_pair_loads_keys_and_values():
     """Keys once over the pair, and of the values half of the latent dimensions in each CTA."""
-    fp8 = counts.count(counts.Workload.uniform("fp8", 4, 1, 256, 1), is_causal=True, path="wide")
+    fp8 = counts.count(counts.Workload.uniform("fp8", 16, 8, 256, 1), is_causal=False, path="wide")
     assert fp8.kv_bytes_per_token == 576 + 512
     assert fp8.tiles.read == 2 and fp8.tcgen05_mma == 2 * (576 // 32 + 128 // 32 * 2)
 
@@ -102,5 +102,5 @@ def test_a_pair_loads_keys_and_values():
     [("narrow", "fp8", 1888), ("narrow", "bf16", 4352), ("wide", "fp8", 1312), ("wide", "bf16", 2880)],
 )
 def test_shared_memory_traffic_is_what_the_plan_says(path, dtype, cycles):
-    found = counts.count(counts.Workload.uniform(dtype, 32, 4, 512, 2), is_causal=False, num_ctas=8, path=path)
+    found = counts.count(counts.Workload.uniform(dtype, 16, 8, 512, 2), is_causal=False, num_ctas=8, path=path)
     assert found.shared_cycles == found.planned_shared_cycles == cycles

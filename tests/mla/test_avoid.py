@@ -16,7 +16,7 @@ from tests.wrappers.emulation import launch, launch_with_reports
 from wrappers import kernel, machines
 from wrappers.backends import EMULATED_ARCH
 from wrappers.decode import mla_decode
-from wrappers.testing import assert_matches, compare, make_problem
+from wrappers.testing import MlaProblem, assert_matches, compare, make_problem
 
 KV_LENS = (70, 129, 4, 256, 33)
 CASES = [
@@ -25,6 +25,20 @@ CASES = [
     ("narrow", torch.float8_e4m3fn, ("stores_over_tma",)),
     ("wide", torch.bfloat16, ("stores_over_tma", "nan_in_keys")),
 ]
+# Heads, query tokens, page size and causal of kernels that other tests compile without anything to avoid.
+SHAPES = {
+    ("narrow", torch.bfloat16): (16, 1, 16, True),
+    ("wide", torch.bfloat16): (16, 1, 16, True),
+    ("narrow", torch.float8_e4m3fn): (1, 8, 16, False),
+    ("wide", torch.float8_e4m3fn): (16, 5, 32, True),
+}
+
+
+def problem_of(path: str, dtype: torch.dtype, kv_lens: tuple[int, ...]) -> MlaProblem:
+    num_heads, seq_len_q, page_size, is_causal = SHAPES[path, dtype]
+    return make_problem(
+        len(kv_lens), num_heads, seq_len_q, kv_lens, page_size=page_size, dtype=dtype, is_causal=is_causal
+    )
 
 
 @pytest.fixture
@@ -43,7 +57,7 @@ def machine(tmp_path, monkeypatch):
 def test_the_result_is_right(path, dtype, avoid, machine):
     """Requests whose last tiles end anywhere, with NaN in what they do not read, in a page and in shared memory."""
     machine(avoid)
-    problem = make_problem(len(KV_LENS), 16, 1, KV_LENS, page_size=16, dtype=dtype)
+    problem = problem_of(path, dtype, KV_LENS)
     config = kernel.decode_config(problem.decode_call(), EMULATED_ARCH, path)
     assert config.avoid == tuple(sorted(avoid)) and config.is_wide == (path == "wide")
     assert_matches(problem, *launch(problem, path=path))
@@ -80,7 +94,7 @@ def operands_with_nan(problem, path: str, monkeypatch) -> int:
 
 @pytest.mark.parametrize("path,dtype", [("narrow", torch.bfloat16), ("wide", torch.float8_e4m3fn)])
 def test_no_nan_reaches_the_tensor_core(path, dtype, machine, monkeypatch):
-    problem = make_problem(2, 16, 1, (70, 4), page_size=16, dtype=dtype)
+    problem = problem_of(path, dtype, (70, 4))
     assert operands_with_nan(problem, path, monkeypatch) > 0
     machine(("nan_in_keys",))
     assert operands_with_nan(problem, path, monkeypatch) == 0
@@ -88,7 +102,7 @@ def test_no_nan_reaches_the_tensor_core(path, dtype, machine, monkeypatch):
 
 @pytest.mark.parametrize("path,dtype", [("narrow", torch.float8_e4m3fn), ("wide", torch.bfloat16)])
 def test_the_load_role_stores_nothing(path, dtype, machine):
-    problem = make_problem(2, 16, 1, (70, 4), page_size=16, dtype=dtype)
+    problem = problem_of(path, dtype, (70, 4))
     loads = executed(problem, path, "load", "cp.async.bulk.tensor")
     assert executed(problem, path, "load", "st.shared") > 0
     machine(("stores_over_tma",) if path == "narrow" else ("stores_over_tma", "nan_in_keys"))

@@ -40,7 +40,7 @@ def check_all_ranks(problem: MlaProblem, world: int, interleave: int, backend: s
     [
         ("narrow", 2, 1, 16, 4, "bf16", True),
         ("narrow", 3, 1, 6, 2, "fp8", True),
-        ("narrow", 2, 3, 40, 2, "fp16", False),
+        ("narrow", 2, 3, 32, 2, "fp16", False),
         ("wide", 4, 5, 16, 4, "fp16", True),
         ("wide", 2, 64, 16, 5, "fp8", True),
         ("wide", 2, 3, 40, 2, "bf16", False),

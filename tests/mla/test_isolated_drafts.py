@@ -20,8 +20,8 @@ from wrappers.testing import MlaProblem, assert_matches, make_problem, shard
 KV_LENS = (130, 256, 70, 3)
 
 
-def isolated(num_heads: int, seq_len_q: int, kv_lens=KV_LENS, **options) -> MlaProblem:
-    problem = make_problem(len(kv_lens), num_heads, seq_len_q, kv_lens, page_size=16, **options)
+def isolated(num_heads: int, seq_len_q: int, kv_lens=KV_LENS, page_size=16, **options) -> MlaProblem:
+    problem = make_problem(len(kv_lens), num_heads, seq_len_q, kv_lens, page_size=page_size, **options)
     return replace(problem, isolate_drafts=True)
 
 
@@ -66,7 +66,10 @@ CASES = {
     "ragged tree": (lambda: isolated(16, 8, (200, 64, 130, 5), query_lens=(8, 3, 7, 2), tree=True), (2,)),
     # A key that only the first token's window holds, and one that no window reaches beyond a tile's start.
     "window": (lambda: isolated(32, 4, (400, 261), window_left=130), (-130, -129, 3)),
-    "visible lengths": (lambda: lens_of(isolated(32, 4, (140, 64), is_causal=False), (140, 90, 129, 2)), (0, -20, 3)),
+    "visible lengths": (
+        lambda: lens_of(isolated(32, 4, (140, 64), 64, is_causal=False), (140, 90, 129, 2)),
+        (0, -20, 3),
+    ),
     "fp8 tree over three tiles": (
         lambda: isolated(1, 200, (330,), tree=True, dtype=TORCH_DTYPES["fp8"]),
         (7, 100, 199),
@@ -100,18 +103,19 @@ def test_a_rank_of_context_parallelism(backend):
     assert same((out[kept], lse[kept]), (clean[0][kept], clean[1][kept]))
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_an_infinite_draft(dtype, backend):
+@pytest.mark.parametrize("num_heads, dtype", [(32, "bf16"), (40, "fp16")])
+def test_an_infinite_draft(num_heads, dtype, backend):
     """A row that sees it is NaN; but where the score is -inf, the key's probability is 0 and its values do not count, as
     long as not all rows of the row tile see it (else they are not cleared, and 0 * inf is NaN, as in the reference).
     """
-    problem = isolated(32, 4, (130,), dtype=TORCH_DTYPES[dtype])
+    problem = isolated(num_heads, 4, (130,), dtype=TORCH_DTYPES[dtype])
     clean = run(problem, backend)
     bad, sees = poisoned(problem, 2, math.inf)
     out, lse = run(bad, backend)
     assert same((out[~sees], lse[~sees]), (clean[0][~sees], clean[1][~sees]))
     lowest = sees & (problem.query[..., 5] < 0) & (problem.query[..., 200] < 0)
     highest = sees & ~lowest
+    lowest &= (torch.arange(4 * num_heads) < 128).view(1, 4, num_heads)  # all rows of the next row tile see it
     assert lowest.any() and highest.any()
     assert out[highest].isnan().all() and lse[highest].isnan().all()
     values, (expected, expected_lse) = [5, 200], bad.reference()

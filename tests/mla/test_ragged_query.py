@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -29,22 +30,21 @@ def make_ragged(num_heads=16, query_lens=QUERY_LENS, kv_lens=KV_LENS, seq_len_q=
 
 
 @pytest.mark.parametrize(
-    "num_heads, page_size, dtype, is_causal",
+    "path, num_heads, page_size, dtype, is_causal",
     [
-        (1, 16, "bf16", True),
-        (3, 32, "fp8", True),
-        (16, 64, "fp8", True),
-        (16, 64, "bf16", False),
-        (40, 128, "fp16", True),
+        ("wide", 16, 64, "fp8", True),
+        *itertools.product(PATHS, (1,), (16,), ("bf16",), (True,)),
+        *itertools.product(PATHS, (3,), (32,), ("fp8",), (True,)),
+        *itertools.product(PATHS, (16,), (64,), ("bf16",), (False,)),
+        *itertools.product(PATHS, (40,), (128,), ("fp16",), (True,)),
     ],
 )
-@pytest.mark.parametrize("path", PATHS)
 def test_any_number_of_query_tokens_with_any_number_of_keys(path, num_heads, page_size, dtype, is_causal, backend):
     problem = make_ragged(num_heads, page_size=page_size, dtype=TORCH_DTYPES[dtype], is_causal=is_causal)
     assert_matches(problem, *run(problem, backend, path))
 
 
-@pytest.mark.parametrize("num_heads, dtype", [(3, "bf16"), (40, "fp8")])
+@pytest.mark.parametrize("num_heads, dtype", [(6, "bf16"), (40, "fp8")])
 def test_strided_views(num_heads, dtype, backend):
     problem = make_ragged(num_heads, dtype=TORCH_DTYPES[dtype], strided=True, cache_rank=4)
     assert_matches(problem, *run(problem, backend))
@@ -53,7 +53,7 @@ def test_strided_views(num_heads, dtype, backend):
 def test_a_few_requests_among_many_padded_ones():
     """More than a warp of requests without tokens in a row, which the device looks at 32 at a time."""
     query_lens = (0,) * 40 + (5,) + (0,) * 60 + (1, 0)
-    problem = make_ragged(query_lens=query_lens, kv_lens=range(30, 30 + len(query_lens)), page_size=128)
+    problem = make_ragged(query_lens=query_lens, kv_lens=range(30, 30 + len(query_lens)))
     assert_matches(problem, *launch(problem))
 
 
@@ -92,15 +92,16 @@ def test_tokens_behind_the_last_request_are_not_written():
     assert out[-4:].isnan().all() and lse[-4:].isnan().all()
 
 
-def test_no_key_is_read_that_no_query_token_sees():
+@pytest.mark.parametrize("num_heads, page_size, dtype", [(40, 128, "fp16"), (3, 32, "fp8")])
+def test_no_key_is_read_that_no_query_token_sees(num_heads, page_size, dtype):
     """Bytes loaded by TMA, against the row tiles' own bounds: nothing for one without tokens or keys."""
-    problem = make_ragged(40, dtype=TORCH_DTYPES["fp8"])
+    problem = make_ragged(num_heads, page_size=page_size, dtype=TORCH_DTYPES[dtype])
     reports = launch_with_reports(problem, num_ctas=1, path="narrow")[2]
-    plan = MlaDecode(MlaDecodeConfig("fp8", 40, 8, True, 64, path="narrow")).plan
+    plan = MlaDecode(MlaDecodeConfig(dtype, num_heads, 8, True, page_size, path="narrow")).plan
     expected = 0
     for tokens, keys in zip(QUERY_LENS, KV_LENS):
-        for first_row in range(0, tokens * 40, plan.tile.rows):
-            last_token = min((first_row + plan.tile.rows - 1) // 40, tokens - 1)
+        for first_row in range(0, tokens * num_heads, plan.tile.rows):
+            last_token = min((first_row + plan.tile.rows - 1) // num_heads, tokens - 1)
             seen = max(keys - (tokens - 1) + last_token, 0)
             boxes = -(-seen // plan.tile.box_tokens)
             expected += (plan.tile.query_bytes if seen else 0) + boxes * plan.tile.box_tokens * plan.tile.token_bytes

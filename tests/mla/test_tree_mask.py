@@ -27,10 +27,13 @@ def make_tree(num_heads=16, seq_len_q=8, kv_lens=KV_LENS, **options) -> MlaProbl
 
 
 @pytest.mark.parametrize(
-    "num_heads, seq_len_q, page_size, dtype",
-    [(16, 8, 64, "bf16"), (16, 8, 64, "fp8"), (3, 33, 16, "fp16"), (2, 64, 32, "bf16"), (1, 100, 128, "fp8")],
+    "path, num_heads, seq_len_q, page_size, dtype",
+    [
+        ("wide", 16, 8, 64, "bf16"),
+        ("narrow", 16, 8, 64, "fp8"),
+        *((path, *row) for path in PATHS for row in ((3, 33, 16, "fp16"), (2, 64, 32, "bf16"), (1, 100, 128, "fp8"))),
+    ],
 )
-@pytest.mark.parametrize("path", PATHS)
 def test_random_trees(path, num_heads, seq_len_q, page_size, dtype, backend):
     problem = make_tree(num_heads, seq_len_q, page_size=page_size, dtype=TORCH_DTYPES[dtype])
     assert_matches(problem, *run(problem, backend, path))

@@ -67,7 +67,7 @@ def test_many_tokens_to_a_row_tile(backend):
 
 def test_more_requests_than_lanes(backend):
     lengths = [(37 * request) % 150 for request in range(70)]
-    problem = make_problem(70, 1, 2, lengths, page_size=16, visible_lens=True)
+    problem = make_problem(70, 16, 4, lengths, page_size=16, visible_lens=True)
     assert_matches(problem, *run(problem, backend))
 
 

@@ -84,36 +84,44 @@ def test_a_host_program_is_refused():
 
 
 @pytest.mark.parametrize(
-    "path, dtype, arch, query_packed",
+    "path, dtype, num_heads, seq_len_q, page_size, arch, query_packed",
     [
-        ("narrow", "bf16", "sm_100a", True),
-        ("narrow", "fp8", "sm_103a", False),
-        ("auto", "fp16", "sm_103a", False),
-        ("auto", "bf16", "sm_100a", True),
-        ("auto", "fp8", "sm_100a", True),
-        ("auto", "fp8", "sm_103a", False),
+        ("narrow", "bf16", 40, 2, 32, "sm_100a", True),
+        ("narrow", "fp8", 16, 8, 64, "sm_100a", True),
+        ("narrow", "bf16", 40, 2, 32, "sm_103a", False),
+        ("auto", "fp16", 40, 2, 32, "sm_103a", False),
+        ("auto", "bf16", 40, 2, 32, "sm_100a", True),
+        ("auto", "fp8", 16, 8, 64, "sm_100a", True),
+        ("auto", "fp8", 40, 2, 32, "sm_103a", False),
     ],
 )
-def test_our_kernels_spill_nothing_and_use_no_local_memory(path, dtype, arch, query_packed):
-    config = MlaDecodeConfig(dtype, 40, 2, True, 32, lse_base="e", query_packed=query_packed, arch=arch, path=path)
+def test_our_kernels_spill_nothing_and_use_no_local_memory(
+    path, dtype, num_heads, seq_len_q, page_size, arch, query_packed
+):
+    shape = num_heads, seq_len_q, True, page_size
+    config = MlaDecodeConfig(dtype, *shape, lse_base="e", query_packed=query_packed, arch=arch, path=path)
     assert config.is_wide == (path == "auto")
     decode_and_merge = report_cubin(compile_decode(config).cubin)
     assert len(decode_and_merge) == 2
     assert all(report.is_clean for report in decode_and_merge), decode_and_merge
 
 
+DCP_2_16 = {"dcp_world": 2, "dcp_interleave": 16}
+
+
 @pytest.mark.parametrize(
-    "path, dtype, arch, modes",
+    "path, dtype, arch, facts",
     [
-        ("auto", "bf16", "sm_100a", {"dcp_world": 2, "dcp_interleave": 3, "ragged_query": True}),
+        ("wide", "fp8", "sm_100a", {"seq_len_q": 4, "page_size": 16, **DCP_2_16, "ragged_query": True}),
         ("narrow", "fp8", "sm_103a", {"ragged_query": True, "tree_mask": True}),
         ("auto", "fp8", "sm_100a", {"sliding_window": True, "dcp_world": 2}),
-        ("narrow", "bf16", "sm_100a", {"sliding_window": True, "ragged_query": True}),
+        ("auto", "fp16", "sm_100a", {"seq_len_q": 4, "sliding_window": True, "ragged_query": True}),
         ("auto", "bf16", "sm_103a", {"visible_lens": True, "ragged_query": True, "is_causal": False}),
-        ("narrow", "fp8", "sm_100a", {"visible_lens": True, "is_causal": False}),
+        ("auto", "fp8", "sm_100a", {"num_heads": 3, "seq_len_q": 5, "visible_lens": True, "is_causal": False}),
     ],
 )
-def test_modes_spill_nothing_either(path, dtype, arch, modes):
-    given = {"is_causal": True, "page_size": 64, "lse_base": "e", "arch": arch, "path": path, **modes}
-    config = MlaDecodeConfig(dtype, 16, 8, **given)
+def test_modes_spill_nothing_either(path, dtype, arch, facts):
+    """Those of sm_100a, but for one, are kernels of tests/mla, of which those of "auto" and few rows are narrow."""
+    given = {"num_heads": 16, "seq_len_q": 8, "is_causal": True, "page_size": 64, "lse_base": "e", **facts}
+    config = MlaDecodeConfig(dtype, arch=arch, path=path, **given)
     assert all(report.is_clean for report in report_cubin(compile_decode(config).cubin))

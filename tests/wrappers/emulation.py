@@ -66,11 +66,13 @@ def launch(problem: MlaProblem, mutant: str | None = None, **options) -> tuple[t
     return launch_with_reports(problem, mutant, **options)[:2]
 
 
-def assert_clean(problem: MlaProblem, schedules: Sequence[tuple[str, int]], num_ctas: int) -> None:
+def assert_clean(problem: MlaProblem, schedules: Sequence[tuple[str, int]], num_ctas: int, path: str = "auto") -> None:
     """The checker finds nothing in any of the schedules, (order, seed), and they give the same bits, which are right."""
     results = []
     for order, seed in schedules:
-        out, lse, reports = launch_with_reports(problem, num_ctas=num_ctas, order=order, seed=seed, checks=True)
+        out, lse, reports = launch_with_reports(
+            problem, num_ctas=num_ctas, path=path, order=order, seed=seed, checks=True
+        )
         assert [str(hazard) for hazard in reports.merge.hazards] == []  # of both launches
         results.append((out, lse))
     assert_matches(problem, *results[0])

@@ -66,9 +66,9 @@ def test_scales_may_be_tensors(shape):
 
 
 def test_the_callers_lse_is_written_and_returned():
-    problem = make_problem(2, 2, 3, [3, 40])
+    problem = make_problem(2, 3, 2, [3, 40])
     expected = mla_decode(*problem.tensors, **problem.options, return_lse=True)[1]
-    mine = torch.zeros(2, 2, 3).transpose(1, 2)
+    mine = torch.zeros(2, 3, 2).transpose(1, 2)
     for backend in ("torch", "emulator"):
         mine.fill_(7.0)
         result = mla_decode(*problem.tensors, **problem.options, return_lse=True, lse=mine, backend=backend)

@@ -228,7 +228,7 @@ def poison(problem, where: str, value: float):
 @pytest.mark.parametrize("where", ["query", "key", "rope of a key", "softmax_scale", "output_scale"])
 def test_what_is_not_finite_shows(where, value, backend):
     """NaN where the reference has it, and 0 in no row that sees a key, but where all scores of a row are -inf."""
-    problem = poison(make_problem(4, 3, 4, (130, 2, 0, 1), page_size=16, seed=3), where, value)
+    problem = poison(make_problem(4, 16, 4, (130, 2, 0, 1), seed=3), where, value)
     expected, expected_lse = problem.reference()
     expected_lse[expected_lse == math.inf] = math.nan  # of a score of +inf, relative to which all others are NaN
     expected[problem.active_rows() & (expected_lse == -math.inf)] = 0.0
@@ -265,18 +265,22 @@ def chain(seq_len_q: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("backend", ["torch", "emulator", pytest.param("cute", marks=pytest.mark.device)])
 @pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
-@pytest.mark.parametrize("num_heads, isolate_drafts", [(3, False), (20, False), (3, True)])  # narrow, wide, wide
+@pytest.mark.parametrize(
+    "num_heads, page_size, dtype, isolate_drafts",
+    [(16, 64, torch.bfloat16, False), (40, 64, torch.float16, False), (32, 16, torch.bfloat16, True)],
+    ids=["narrow", "wide", "isolated"],
+)
 @pytest.mark.parametrize("is_tree", [False, True])
-def test_a_bad_draft(is_tree, num_heads, isolate_drafts, value, backend):
+def test_a_bad_draft(is_tree, num_heads, page_size, dtype, isolate_drafts, value, backend):
     """A key that is not finite, of the last of 4 query tokens, which alone sees it: dimension 5, or the rotary part."""
 
     def run(dimension):
-        problem = make_problem(2, num_heads, 4, (130, 70), page_size=16)
+        problem = make_problem(2, num_heads, 4, (130, 70), page_size=page_size, dtype=dtype)
         problem = replace(problem, isolate_drafts=isolate_drafts)
         if is_tree:
             problem = replace(problem, tree_mask=chain(4).expand(2, -1, -1))
         if dimension is not None:
-            problem.kv_cache[problem.block_tables[0, 129 // 16], 129 % 16, dimension] = value
+            problem.kv_cache[problem.block_tables[0, 129 // page_size], 129 % page_size, dimension] = value
         placed = problem.to("cuda") if backend == "cute" else problem
         out, lse = mla_decode(*placed.tensors, **placed.options, return_lse=True, backend=backend)
         return out.cpu(), lse.cpu()

@@ -13,8 +13,8 @@ from wrappers.decode import mla_decode
 from wrappers.testing import make_problem, shard
 
 
-def problem_of(dtype=torch.bfloat16, **options):
-    return make_problem(2, 3, 2, [5, 40], page_size=16, dtype=dtype, **options)
+def problem_of(dtype=torch.bfloat16, page_size=16, **options):
+    return make_problem(2, 3, 2, [5, 40], page_size=page_size, dtype=dtype, **options)
 
 
 def outputs(problem):
@@ -34,7 +34,7 @@ def compiled(function, **options):
 @pytest.mark.parametrize("backend", ["torch", "emulator"])
 def test_opcheck(with_lse, backend):
     """Schema, fake implementation, autograd registration and functionalisation, by torch's own checker."""
-    problem = problem_of()
+    problem = problem_of(page_size=64)
     out, lse = outputs(problem)
     workspace = torch.zeros(64, dtype=torch.uint8) if backend == "torch" else None
     arguments = (*problem.tensors, out, lse if with_lse else None, workspace, 0.1, 1.0, True, "e", backend)

@@ -76,7 +76,7 @@ def test_parts_of_flashmla(backend):
     """The adapter's log-sum-exps, +inf in a request without keys, as they come."""
     parts = []
     for lengths in ((40, 0), (0, 0)):
-        problem = make_problem(2, 3, 1, lengths, page_size=16, seed=lengths[0])
+        problem = make_problem(2, 3, 2, lengths, page_size=32, dtype=torch.float16, seed=lengths[0])
         with use_backend(backend):
             cache = problem.kv_cache.unsqueeze(2)
             out, lse = flash_mla_with_kvcache(problem.query, cache, *problem.tensors[2:], 512, get_mla_metadata()[0])

@@ -92,11 +92,14 @@ def launched(compiled: CompiledDecode, problem, order: str):
     return (call.out, call.lse), {hazard.place.split("[")[0] for hazard in early}
 
 
-@pytest.mark.parametrize("num_heads, dtype", [(16, torch.float8_e4m3fn), (40, torch.bfloat16)])
-def test_decode_waits_for_the_kernel_before_it(num_heads, dtype):
-    problem = make_problem(
-        2, num_heads, 4, (130, 65), dtype=dtype, page_size=16
-    )  # so short that nothing is left to merge
+@pytest.mark.parametrize(
+    "num_heads, seq_len_q, page_size, dtype, is_causal",
+    [(1, 8, 16, torch.float8_e4m3fn, False), (40, 2, 32, torch.bfloat16, True)],
+)
+def test_decode_waits_for_the_kernel_before_it(num_heads, seq_len_q, page_size, dtype, is_causal):
+    """One CTA to a row tile, and a pair; so short that nothing is left to merge."""
+    shape = (2, num_heads, seq_len_q, (130, 65))
+    problem = make_problem(*shape, dtype=dtype, page_size=page_size, is_causal=is_causal)
     compiled = compile_decode(kernel.decode_config(problem.decode_call(), EMULATED_ARCH))
     results = []
     for order in ("in_order", "adversarial"):

@@ -32,7 +32,7 @@ class Wrapping(torch.Tensor):
 
 
 def call_of(**options):
-    problem = make_problem(2, 3, 2, [5, 40], page_size=16, **options)
+    problem = make_problem(2, 3, 2, [5, 40], **options)
     return {**dict(zip(NAMES, problem.tensors)), **problem.options, "return_lse": True}
 
 
@@ -141,12 +141,12 @@ def test_check_values_holds_under_torch_compile(check_values, is_refused):
 
 @pytest.mark.parametrize("backend", ["torch", "emulator", pytest.param("cute", marks=pytest.mark.device)])
 def test_behind_a_ragged_query_nothing_is_written(backend):
-    problem = make_problem(2, 3, 2, [5, 40], page_size=16, query_lens=[2, 1])
+    problem = make_problem(2, 16, 8, [5, 40], query_lens=[2, 1])
     device = "cuda" if backend == "cute" else "cpu"
-    tail = torch.full((2, 3, 576), math.nan, dtype=torch.bfloat16)
+    tail = torch.full((2, 16, 576), math.nan, dtype=torch.bfloat16)
     placed = problem.to(device)
-    out = torch.full((5, 3, 512), 7.0, dtype=torch.bfloat16, device=device)
-    lse = torch.full((5, 3), 7.0, device=device)
+    out = torch.full((5, 16, 512), 7.0, dtype=torch.bfloat16, device=device)
+    lse = torch.full((5, 16), 7.0, device=device)
     query = torch.cat([problem.query, tail]).to(device)
     mla_decode(query, *placed.tensors[1:], **placed.options, out=out, return_lse=True, lse=lse, backend=backend)
     assert (out[3:] == 7).all() and (lse[3:] == 7).all() and not (out[:3] == 7).all()
