@@ -148,7 +148,8 @@ def load_item(
         ragged, uncleared = load_values(ctx, pages, first, ragged, uncleared)
         if tile + ahead < phases.end:
             ragged = load_keys(ctx, work, loads, tile + ahead, ragged)
-        if cutlass.const_expr(ctx.config.sliding_window):
+        if cutlass.const_expr(ctx.config.sliding_window or ctx.config.isolate_drafts):
+            # Not only the last tile may be ragged; there is one `tail` at a time.
             if tile + 1 < phases.end:
                 uncleared = clear.clear_tile(ctx, uncleared, ragged)
         if (tile + 1 == phases.end) | (loads.stage(tile + 1) != loads.stage(tile)):

@@ -78,11 +78,11 @@ def test_narrow_path_multiplies_weight_stationary_m64():
 
 
 def test_wide_path_loads_keys_and_half_of_the_values():
-    """2 + 5 query boxes, 2 of a slot of keys and one of the rope span; values are 2 boxes a slot; ragged ones signal
-    the CTA's own barrier."""
+    """2 + 5 query boxes; 2 of a slot of keys and one of the rope span, ahead of the loop of tiles and in it; values are 2
+    boxes a slot; ragged ones signal the CTA's own barrier."""
     ptx = compile_decode(replace(CONFIG, path="auto")).ptx
-    assert count(r"cp\.async\.bulk\.tensor.*cta_group::2", ptx) == 2 + 5 + 2 + 1 + 2
-    assert count(r"cp\.async\.bulk\.tensor", ptx) == 2 + 5 + 2 + 1 + 2 * 2
+    assert count(r"cp\.async\.bulk\.tensor.*cta_group::2", ptx) == 2 + 5 + 2 * (2 + 1) + 2
+    assert count(r"cp\.async\.bulk\.tensor", ptx) == 2 + 5 + 2 * (2 + 1) + 2 * 2
 
 
 def test_wide_path_multiplies_in_pairs():
