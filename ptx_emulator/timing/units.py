@@ -14,7 +14,7 @@ from . import tables as tb
 
 OPTIONS = {"nogil": True, "error_model": "numpy", "cache": True}
 
-K_HBM, K_BURST, K_SMS, K_QUEUE = (c.INDEX[name] for name in ("hbm", "hbm_burst", "sms", "hbm_queue"))
+K_HBM, K_BURST, K_QUEUE = (c.INDEX[name] for name in ("hbm", "hbm_burst", "hbm_queue"))
 PUBLISHED_SMS = 148.0
 LOAD_CYCLES = 4000.0  # over which the use of HBM is averaged
 SHARED_BLOCK = 14  # log2 of the bytes that one cluster is the first to read, or another
