@@ -31,10 +31,8 @@ class TimedCluster(Cluster):
         shared = self.ctas[0].shared.nbytes
         self.tables = tb.make_tables(
             self.kernel, constants, len(self.ctas), len(self.warps), shared, grid.buffers.table, trace_rows,
-            clusters=max(1, busy_sms // len(self.ctas)), code_bytes=code_bytes, first_reads=traffic.first_reads,
+            busy_sms, code_bytes, traffic,
         )  # fmt: skip
-        self.tables.constants[operations.c.INDEX["sms"]] = busy_sms
-        self.tables = self.tables._replace(shares=traffic.shares(busy_sms, len(self.ctas)))
         self._maps: dict = {}
 
     def start(self, clusterid) -> None:

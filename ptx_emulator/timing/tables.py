@@ -10,6 +10,7 @@ from ..engine import state as st
 from ..front.decode import Kernel
 from .constants import Constants
 from .costs import CODE_LINE_BYTES, CostTable, code_lines, cost_table
+from .traffic import ALIKE, Traffic
 
 # Columns of a warp's row.
 FRONT = 0  # when it can issue its next instruction
@@ -117,17 +118,17 @@ def make_tables(
     shared_bytes: int,
     buffers: np.ndarray,
     trace_rows: int = 0,
-    clusters: int = 1,
+    busy_sms: int | None = None,
     code_bytes: int | None = None,
-    first_reads: float = 1.0,
+    traffic: Traffic = ALIKE,
 ) -> Tables:
-    """`buffers`: int64 [n, 3] rows of (start, end, writable). `clusters`: of the grid, at work at the same time.
-    `code_bytes`: of the assembled kernel. `first_reads`: see traffic.Traffic."""
+    """`buffers`: int64 [n, 3] rows of (start, end, writable). `busy_sms`: with a CTA of the grid at the same time, all
+    unless given. `code_bytes`: of the assembled kernel."""
     costs = cost_table(kernel, constants.__getitem__)
     lines_held = max(1, round(constants["code_cache"] / CODE_LINE_BYTES / CODE_SETS)) * CODE_SETS
     lengths = (buffers[:, 1] - (buffers[:, 0] & ~127) + 127) // 128
     places = np.stack([buffers[:, 0] & ~127, buffers[:, 1], np.cumsum(lengths) - lengths], axis=1)
-    slots = shared_bytes // 8
+    slots, busy = shared_bytes // 8, busy_sms or int(constants["sms"])
     return Tables(
         constants=constants.row(),
         costs=costs,
@@ -144,8 +145,8 @@ def make_tables(
         misc=np.zeros(MISC, np.int64),
         lines=np.zeros(int(lengths.sum()) + 1, np.uint8),
         places=np.ascontiguousarray(places, np.int64),
-        allowances=_allowances(buffers, clusters, first_reads),
-        shares=np.array([[np.inf, constants["sms"]]]),
+        allowances=_allowances(buffers, max(1, busy // ctas), traffic.first_reads),
+        shares=traffic.shares(busy, ctas),
         l1=np.zeros((ctas, L1_SETS * L1_WAYS, 4)),
         code=np.zeros((ctas, lines_held, 3)),
         code_lines=code_lines(costs, code_bytes),

@@ -187,10 +187,10 @@ def touch_box(t, address, counts, strides, low, dims, row_bytes):
 @njit(**OPTIONS)
 def hbm_rate(t, cta):
     """Bytes a cycle that HBM gives this SM: those that have had all of theirs leave it to the others."""
-    for i in range(t.shares.shape[0]):
-        if t.bytes[cta, 1] < t.shares[i, 0]:
-            return t.constants[K_HBM] / t.shares[i, 1]
-    return t.constants[K_HBM] / t.shares[t.shares.shape[0] - 1, 1]
+    level = 0
+    while t.bytes[cta, 1] >= t.shares[level, 0]:  # the last one is infinite
+        level += 1
+    return t.constants[K_HBM] / t.shares[level, 1]
 
 
 @njit(**OPTIONS)
