@@ -37,9 +37,10 @@ class MemoryPlan:
         for part in tile.value_parts:
             for size in (ring.stages, ring.tile_slots, ring.item_slots):
                 assert size % len(part.slots) == 0, f"{len(part.slots)} slots side by side, {size} slots"
-        # The load role asks for the next work item's query before it hands over the last tile's values.
-        free = ring.stages - ring.tile_slots * bool(ring.item_slots)
-        assert ring.item_slots <= free, f"the query's {ring.item_slots} slots, {free} beside a tile's"
+        if tile.keys_are_values:
+            # The load role asks for the next work item's query before it hands over the last tile's values.
+            free = ring.stages - ring.tile_slots
+            assert ring.item_slots <= free, f"the query's {ring.item_slots} slots, {free} beside a tile's"
 
     @property
     def tile(self) -> TilePlan:

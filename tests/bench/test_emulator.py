@@ -45,19 +45,7 @@ def test_checks_are_measured_beside_the_plain_run(monkeypatch, tmp_path, capsys)
     monkeypatch.setattr(emulator.emulated, "launch", noted)
     monkeypatch.setattr(emulator.time, "process_time", lambda: next(clock))
     file = tmp_path / "speed.json"
-    options = [
-        "--num-heads",
-        "16",
-        "--seq-len-q",
-        "8",
-        "--path",
-        "narrow",
-        "--checks",
-        "--repeats",
-        "2",
-        "--json",
-        str(file),
-    ]
+    options = [*"--num-heads 16 --seq-len-q 8 --path narrow --checks --repeats 2 --json".split(), str(file)]
     assert emulator.main([*TINY[:-2], *options]) == 0
     assert launched == [False, True] * 3
     (row,) = json.loads(file.read_text())["rows"]
