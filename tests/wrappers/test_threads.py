@@ -14,7 +14,7 @@ THREADS = 3
 
 
 def parse_anew():
-    """Texts that have been parsed, but not decoded."""
+    """This test's texts, parsed but not decoded."""
     Program._cache.update({text: Program(text) for text in Program._cache})
 
 
@@ -23,6 +23,7 @@ def test_threads_that_compile_and_run_at_once(monkeypatch):
     text."""
     monkeypatch.setattr(mla_compile, "_compiled", {})
     monkeypatch.setenv("MLA_COMPILE_CACHE", "off")
+    monkeypatch.setattr(Program, "_cache", type(Program._cache)())  # without the texts of the tests before this one
     together, faults = threading.Barrier(THREADS, action=parse_anew), []
 
     def work(index):
