@@ -77,7 +77,7 @@ def test_every_role_ran(launch):
 
 
 def test_command(capsys):
-    arguments = ["--batch", "1", "--num-heads", "1", "--seq-len-q", "5", "--kv-len", "70", "--json"]
+    arguments = ["--batch", "1", "--num-heads", "3", "--seq-len-q", "2", "--kv-len", "70", "--json"]
     assert counts.main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["row_tiles"] == found["work_items"] == 1

@@ -34,7 +34,7 @@ def compiled(function, **options):
 @pytest.mark.parametrize("backend", ["torch", "emulator"])
 def test_opcheck(with_lse, backend):
     """Schema, fake implementation, autograd registration and functionalisation, by torch's own checker."""
-    problem = problem_of(page_size=64)
+    problem = problem_of(page_size=32)
     out, lse = outputs(problem)
     workspace = torch.zeros(64, dtype=torch.uint8) if backend == "torch" else None
     arguments = (*problem.tensors, out, lse if with_lse else None, workspace, 0.1, 1.0, True, "e", backend)

@@ -18,7 +18,7 @@ SLOTS = {0: 40, 2: 15}  # slot -> prompt tokens; slot 1 stays empty
 @pytest.fixture(params=["torch", "emulator", pytest.param("cute", marks=pytest.mark.device)])
 def config(request):
     return EngineConfig(
-        num_heads=2, num_pages=12, page_size=16, max_batch=3, max_pages_per_request=6, num_drafts=2,
+        num_heads=16, num_pages=12, page_size=16, max_batch=3, max_pages_per_request=6, num_drafts=2,
         device="cuda" if request.param == "cute" else "cpu", backend=request.param,
     )  # fmt: skip
 
@@ -37,7 +37,7 @@ def prefilled(config):
 
 def test_verifying_is_decoding_one_by_one(config):
     together, alone = prefilled(config), prefilled(config)
-    query = tokens(config, 3, 3, 2, seed=7)
+    query = tokens(config, 3, 3, 16, seed=7)
     drafts = {slot: tokens(config, 3, seed=20 + slot) for slot in SLOTS}
     verified = together.verify(query, drafts).clone()
     for token in range(3):
@@ -58,7 +58,7 @@ def test_steps_are_right_after_rejected_drafts(config):
     kept = {slot: [tokens(config, length, seed=slot)] for slot, length in SLOTS.items()}
     for step, accepted in enumerate(({0: 1, 2: 3}, {0: 3, 2: 1}, {0: 2, 2: 2})):
         drafts = {slot: tokens(config, 3, seed=100 + 10 * step + slot) for slot in SLOTS}
-        query = tokens(config, 3, 3, 2, seed=50 + step)
+        query = tokens(config, 3, 3, 16, seed=50 + step)
         out = backend.verify(query, drafts)
         expected, lse = mla_decode_reference(
             query, backend.cache.pages, backend.cache.block_tables, backend.cache.seq_lens,
