@@ -84,20 +84,19 @@ def test_scaled_probabilities_keep_the_accuracy_of_a_peaked_softmax(sigma, num_c
     assert mutant.faults and mutant.snr_db < bad
 
 
-@pytest.mark.parametrize("sigma, scaled_above, unscaled_below", [(2, 50.0, 25.0), (3, 45.0, 22.0)])
-def test_at_80k_keys_unscaled_probabilities_would_be_wrong(sigma, scaled_above, unscaled_below):
+def test_at_80k_keys_unscaled_probabilities_would_be_wrong():
     """The kernel's arithmetic in torch: too many keys for the emulator."""
-    problem = peaked_problem(sigma, 16, 81920)
+    problem = peaked_problem(2, 16, 81920)
     reference, rows = problem.reference()[0], problem.active_rows()
     scaled, unscaled = (snr_db(baseline_output(problem, scale)[0], reference, rows) for scale in (8, 0))
-    assert scaled > scaled_above and unscaled < unscaled_below
+    assert scaled > 50.0 and unscaled < 25.0
 
 
 def test_a_cache_beyond_2_to_the_31_elements(backend):
     """Pages a little more than 2^29 elements apart: the fifth one's offset does not fit in 32 bits."""
     if backend == "cute":
         pytest.skip("would copy 4 GiB to the GPU: the emulated run covers the addressing")
-    problem = make_problem(1, 2, 2, [40], page_size=16, seed=SEED_USING_PAGE_4)
+    problem = make_problem(1, 16, 1, [40], page_size=16, seed=SEED_USING_PAGE_4)
     apart = (1 << 29) + 576
     # Only the pages themselves are ever touched, the rest of the memory is merely reserved.
     pool = torch.empty(4 * apart + 16 * 576, dtype=torch.bfloat16)
@@ -114,7 +113,7 @@ def test_the_highest_page_ids(tmp_path, backend):
     """
     if backend == "cute":
         pytest.skip("would copy 32 GiB to the GPU: the emulated run covers the addressing")
-    problem = make_problem(1, 2, 2, [40], page_size=16)
+    problem = make_problem(1, 16, 1, [40], page_size=16)
     pages, step = 2**31 - 1, 8
     elements = pages * step + 16 * 576
     path = tmp_path / "cache"
@@ -132,7 +131,7 @@ def test_the_highest_page_ids(tmp_path, backend):
 
 
 def test_a_table_of_width_zero(backend):
-    problem = make_problem(2, 2, 2, [0, 0], page_size=16)
+    problem = make_problem(2, 16, 1, [0, 0], page_size=16)
     narrow = MlaProblem(problem.query, problem.kv_cache, problem.block_tables[:, :0], problem.seq_lens)
     assert_matches(narrow, *run(narrow, backend))
 
