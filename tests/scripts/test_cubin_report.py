@@ -89,7 +89,7 @@ def test_a_host_program_is_refused():
         ("narrow", "bf16", 40, 2, 32, "sm_100a", True),
         ("narrow", "fp8", 16, 8, 64, "sm_100a", True),
         ("narrow", "bf16", 40, 2, 32, "sm_103a", False),
-        ("auto", "fp16", 40, 2, 32, "sm_103a", False),
+        ("auto", "bf16", 40, 3, 32, "sm_100a", False),
         ("auto", "bf16", 40, 2, 32, "sm_100a", True),
         ("auto", "fp8", 16, 8, 64, "sm_100a", True),
         ("auto", "fp8", 40, 2, 32, "sm_103a", False),
@@ -106,15 +106,15 @@ def test_our_kernels_spill_nothing_and_use_no_local_memory(
     assert all(report.is_clean for report in decode_and_merge), decode_and_merge
 
 
-DCP_2_16 = {"dcp_world": 2, "dcp_interleave": 16}
+DCP_16 = {"page_size": 16, "dcp_interleave": 16}
 
 
 @pytest.mark.parametrize(
     "path, dtype, arch, facts",
     [
-        ("wide", "fp8", "sm_100a", {"seq_len_q": 4, "page_size": 16, **DCP_2_16, "ragged_query": True}),
+        ("wide", "fp8", "sm_100a", {"seq_len_q": 4, "dcp_world": 2, **DCP_16, "ragged_query": True}),
         ("narrow", "fp8", "sm_103a", {"ragged_query": True, "tree_mask": True}),
-        ("auto", "fp8", "sm_100a", {"sliding_window": True, "dcp_world": 2}),
+        ("auto", "fp8", "sm_100a", {"sliding_window": True, "dcp_world": 4, **DCP_16}),
         ("auto", "fp16", "sm_100a", {"seq_len_q": 4, "sliding_window": True, "ragged_query": True}),
         ("auto", "bf16", "sm_103a", {"visible_lens": True, "ragged_query": True, "is_causal": False}),
         ("auto", "fp8", "sm_100a", {"num_heads": 3, "seq_len_q": 5, "visible_lens": True, "is_causal": False}),
