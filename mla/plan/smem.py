@@ -81,6 +81,11 @@ class SmemPlan:
         return rings
 
     @property
+    def probs_buffers(self) -> int:
+        """Of P: there, or in TMEM, where those of S become them; halves of rows then pass through one buffer here."""
+        return self.tmem.score_stages if self.tile.probs_over_scores else self.probs_stages
+
+    @property
     def probs_offset(self) -> int:
         last = list(self.rings.values())[-1]
         return last.offset + last.stages * last.slot_bytes

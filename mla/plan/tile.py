@@ -81,6 +81,11 @@ class TilePlan(ABC):
 
     @property
     @abstractmethod
+    def probs_over_scores(self) -> bool:
+        """Whether P V reads P from Tensor Memory, from the columns of the S that it is made of, and not from shared memory."""
+
+    @property
+    @abstractmethod
     def value_parts(self) -> tuple[ValuePart, ...]:
         """A tile's P*V, in order."""
 

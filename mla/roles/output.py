@@ -21,6 +21,7 @@ from mla.context import Context
 from mla.paths import accumulator, path_of
 from mla.pipelines import unsigned
 from mla.plan.tile import CHUNK_BYTES, OUTPUT_N
+from mla.plan.tmem import COLUMN_BYTES
 from mla.roles import issue
 
 
@@ -72,8 +73,11 @@ def output_tile(
             for number in part.slots:
                 free_values(ctx, part, steps, values.empty_barrier(first + number))
         path_of(plan).commit(output.full_barrier(held))
+        if cutlass.const_expr(plan.tile.probs_over_scores):
+            operands.fence_before_sync()
         ctx.pipe("order").arrive_full(held)
-    path_of(plan).commit(probs.empty_barrier(count))
+    if cutlass.const_expr(not plan.tile.probs_over_scores):
+        path_of(plan).commit(probs.empty_barrier(count))
 
 
 @cute.jit
@@ -109,7 +113,7 @@ def issue_output(
     values = operands.smem_descriptor(
         ctx.smem + ctx.slot_offset(plan.tile.value_edge, slot), plan.tile.value_chunk_bytes
     )
-    probs = operands.smem_descriptor(ctx.smem + ctx.probs_offset(tile))
+    probs = probs_operand(ctx, tile)
     idesc = operands.instruction_descriptor(config.dtype, path_of(plan).MMA_M, OUTPUT_N, b_is_mn_major=True)
     for token in cutlass.range_constexpr(part.first_token, part.first_token + part.tokens, plan.tile.mma_k):
         step = token // plan.tile.mma_k
@@ -120,14 +124,23 @@ def issue_output(
             path_of(plan).multiply(
                 ctx,
                 accumulator.output_address(ctx, part.half),
-                operands.advance(probs, probs_offset(ctx, token)),
+                probs_step(ctx, probs, token),
                 operands.advance(values, (token - part.first_token) * CHUNK_BYTES),
                 idesc,
                 accumulate | (step > steps.first),
             )
 
 
-def probs_offset(ctx: Context, token: int) -> int:
-    """Byte offset, in a buffer of P, of the A operand from token `token` of the tile on: rows of 128 bytes."""
+def probs_operand(ctx: Context, count: Any) -> Any:
+    """P(count) as A operand: its address in Tensor Memory, or the descriptor of its rows of 128 bytes in shared memory."""
+    if ctx.plan.tile.probs_over_scores:
+        return accumulator.score_address(ctx, count)
+    return operands.smem_descriptor(ctx.smem + ctx.probs_offset(count))
+
+
+def probs_step(ctx: Context, probs: Any, token: int) -> Any:
+    """The operand `probs` from token `token` of the tile on."""
     position = token * ctx.config.element_bytes
-    return position // CHUNK_BYTES * ctx.plan.tile.probs_chunk_bytes + position % CHUNK_BYTES
+    if ctx.plan.tile.probs_over_scores:
+        return operands.tmem_pointer(probs + position // COLUMN_BYTES)
+    return operands.advance(probs, position // CHUNK_BYTES * ctx.plan.tile.probs_chunk_bytes + position % CHUNK_BYTES)

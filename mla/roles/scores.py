@@ -19,7 +19,7 @@ from cutlass import Int32
 from mla import operands
 from mla.context import Context
 from mla.paths import accumulator, path_of
-from mla.plan.barriers import ORDER_LAG
+from mla.plan.barriers import order_lag
 from mla.plan.tile import CHUNK_BYTES, KeySlot, mma_steps
 from mla.roles import issue
 
@@ -48,7 +48,7 @@ def score_tile(ctx: cutlass.Constexpr, queries: Int32, count: Int32, is_first: c
         ring = ctx.pipe(key_slot.edge)
         slot = plan.smem.rings[key_slot.edge].count(queries + 1, count, key_slot.number)
         ring.wait_full(slot)
-        if cutlass.const_expr(key_slot.number == 0 and key_slot.edge == "keys"):
+        if cutlass.const_expr(key_slot.number == 0 and key_slot.edge == "keys" and not plan.tile.probs_over_scores):
             score.wait_empty(count)
             operands.fence_after_sync()
         if cutlass.const_expr(key_slot.edge == "keys"):
@@ -67,13 +67,18 @@ def take_turn(ctx: cutlass.Constexpr, count: Int32, number: cutlass.Constexpr):
     """Wait with slot `number` of the keys until P V of an earlier tile's half of O is issued, the slots shared out among
     the halves. The tensor core works in the order of issue: a tile's scores all at once would stand in front of a half
     of O that has just been given back, for which everybody waits, while nobody waits for them yet.
+
+    Where P lies over S, the first slot waits for all of the P V that reads what these scores go over. It need not have
+    run: what is issued behind it runs behind it (row 16 of docs/silicon-assumptions.md).
     """
-    plan = ctx.plan
-    slots = plan.smem.rings["keys"].tile_slots // plan.tile.output_halves
+    plan, halves = ctx.plan, ctx.plan.tile.output_halves
+    slots = plan.smem.rings["keys"].tile_slots // (1 if plan.tile.probs_over_scores else halves)
     if cutlass.const_expr(number % slots == 0):
-        half = (count - plan.tmem.score_stages) * plan.tile.output_halves + number // slots - ORDER_LAG
+        half = (count - plan.tmem.score_stages) * halves + number // slots - order_lag(plan.tile)
         if half >= 0:
             ctx.pipe("order").wait_full(half)
+            if cutlass.const_expr(plan.tile.probs_over_scores):
+                operands.fence_after_sync()
 
 
 @cute.jit

@@ -12,17 +12,19 @@ from typing import Any
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64
+from cutlass.experimental import primitives as prims
 
 from mla import operands, softmax
 from mla.arch import WARP_SIZE
 from mla.causal_mask import WORD_BITS, draft_window, minimum
-from mla.config import TREE_WORD_BITS
+from mla.config import INT_BYTES, TREE_WORD_BITS
 from mla.context import Context, WorkItem, has_work, read_work, release_work
 from mla.paths import accumulator
 from mla.plan.tile import CHUNK_BYTES
 from mla.roles.load import drain
 
 EXCHANGE_BARRIER = 1  # the first of the named barriers of softmax warps
+UNIT_WORDS = 4  # 32-bit words that a thread moves at a time, of P
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ def run(ctx: cutlass.Constexpr):
         tiles = softmax_loop(ctx, item, tiles)
         item = item + 1
         is_open = has_work(ctx, item)
-    drain(ctx, "probs", tiles)
+    if cutlass.const_expr(not ctx.plan.tile.probs_over_scores):
+        drain(ctx, "probs", tiles)
 
 
 @cute.jit
@@ -97,8 +100,9 @@ def softmax_step(
     operands.fence_after_sync()
     lanes = lane // 32 * 32 << 16
     products = accumulator.load_columns(accumulator.score_address(ctx, count) + lanes, half_tokens)
-    operands.fence_before_sync()
-    score.warp_arrive_empty(count)
+    if cutlass.const_expr(not plan.tile.probs_over_scores):
+        operands.fence_before_sync()
+        score.warp_arrive_empty(count)
 
     if cutlass.const_expr(edges is not None):
         scores = softmax.scaled(products, scale)
@@ -123,7 +127,11 @@ def softmax_step(
         probs = softmax.probabilities(scores, reference)
     else:
         probs = softmax.scaled_probabilities(products, scale, reference)
-    store_probabilities(ctx, count, lane, probs)
+    words = operands.converted_words(probs, ctx.config.dtype)
+    if cutlass.const_expr(plan.tile.probs_over_scores):
+        store_over_scores(ctx, count, lane, words)
+    else:
+        store_probabilities(ctx, count, lane, words)
     return new_max, row_sum * rescale + softmax.total(probs)
 
 
@@ -164,26 +172,61 @@ def exchange(ctx: cutlass.Constexpr, scale_count: Int32, lane: Int32, value: Flo
     cells = ctx.smem_floats(plan.smem.row_exchange_offset, 2 * 2 * plan.tile.cta_rows)
     buffer = scale_count % 2 * (2 * plan.tile.cta_rows)
     cells[buffer + lane] = value
-    rows = accumulator.row_of_lane(lane) // WARP_SIZE
-    cute.arch.barrier(barrier_id=EXCHANGE_BARRIER + rows, number_of_threads=2 * WARP_SIZE)
+    meet(lane)
     return cells[buffer + (lane ^ plan.tile.cta_rows)]
 
 
+def meet(lane: Any) -> None:
+    """Barrier of the two warps that hold the same rows."""
+    rows = accumulator.row_of_lane(lane) // WARP_SIZE
+    cute.arch.barrier(barrier_id=EXCHANGE_BARRIER + rows, number_of_threads=2 * WARP_SIZE)
+
+
 @cute.jit
-def store_probabilities(ctx: cutlass.Constexpr, count: Int32, lane: Int32, probs: cutlass.Constexpr):
+def store_over_scores(ctx: cutlass.Constexpr, count: Int32, lane: Int32, words: cutlass.Constexpr):
+    """P(count) to Tensor Memory, over S(count), whole rows in both lane halves, as the tensor core reads an A of 64 rows a
+    CTA: the row's other half comes from its other thread, through shared memory, where each unit of 16 bytes of all
+    threads lies together.
+
+    One buffer is enough: a thread writes there again once it has exchanged a maximum with the one that reads it.
+    """
+    plan, edge = ctx.plan, ctx.pipe("probs")
+    half_columns = cute.size(words)
+    address = accumulator.score_address(ctx, count) + (lane // WARP_SIZE * WARP_SIZE << 16)
+    own = accumulator.half_of_lane(lane)
+    accumulator.store_words(address + own * half_columns, [words[i] for i in range(half_columns)])
+    for first in cutlass.range_constexpr(0, half_columns, UNIT_WORDS):
+        operands.store_words(unit_pointer(ctx, first, lane), words, first, UNIT_WORDS)
+    meet(lane)
+    others = cute.make_rmem_tensor(half_columns, Int32)
+    for first in cutlass.range_constexpr(0, half_columns, UNIT_WORDS):
+        operands.load_words(unit_pointer(ctx, first, lane ^ plan.tile.cta_rows), others, first, UNIT_WORDS)
+    accumulator.store_words(address + (1 - own) * half_columns, [others[i] for i in range(half_columns)])
+    prims.tcgen05_wait("store")
+    operands.fence_before_sync()
+    edge.warp_arrive_full(count)
+
+
+def unit_pointer(ctx: Context, first_word: int, lane: Any) -> Any:
+    """Where the thread of TMEM lane `lane` leaves words `first_word` .. of its half of a row of P."""
+    plan, unit_bytes = ctx.plan, UNIT_WORDS * INT_BYTES
+    unit = first_word // UNIT_WORDS * plan.warps.softmax_threads + lane
+    return ctx.smem_pointer(Int32, plan.smem.probs_offset + unit * unit_bytes, unit_bytes)
+
+
+@cute.jit
+def store_probabilities(ctx: cutlass.Constexpr, count: Int32, lane: Int32, words: cutlass.Constexpr):
     """P(count) to shared memory at the operand's precision: K-major rows of 128 bytes, 16-byte units swizzled."""
     plan = ctx.plan
     edge = ctx.pipe("probs")
     row, half = accumulator.row_of_lane(lane), accumulator.half_of_lane(lane)
-    words = operands.converted_words(probs, ctx.config.dtype)
-    unit_words = 4
-    half_bytes = len(probs) * ctx.config.element_bytes
+    half_bytes = cute.size(words) * INT_BYTES
     start = ctx.probs_offset(count) + half * half_bytes // CHUNK_BYTES * plan.tile.probs_chunk_bytes + row * CHUNK_BYTES
     first_unit = half * half_bytes % CHUNK_BYTES // 16
     edge.wait_empty(count)
     for unit in cutlass.range_constexpr(half_bytes // 16):
         offset = start + ((first_unit + unit) ^ (row % 8)) * 16
-        operands.store_words(ctx.smem_pointer(Int32, offset, 16), words, unit * unit_words, unit_words)
+        operands.store_words(ctx.smem_pointer(Int32, offset, 16), words, unit * UNIT_WORDS, UNIT_WORDS)
     cute.arch.fence_proxy("async.shared", space="cta")
     edge.warp_arrive_full(count)
 
