@@ -16,7 +16,7 @@ from mla.context import Arguments, Boxes, Context
 from mla.pipelines import BARRIER_BYTES, init_barriers
 from mla.plan.memory import MemoryPlan
 from mla.plan.paths import plan_of
-from mla.roles import correction, load, output, scheduler, scores, softmax
+from mla.roles import correction, load, multiply, output, scheduler, scores, softmax
 from mla.tile_scheduler import TileScheduler
 from mla.varlen import RequestList
 
@@ -243,9 +243,15 @@ class MlaDecode:
             if warp == warps.load:
                 load.run(ctx)
             if warp == warps.scores:
-                scores.run(ctx)
+                if cutlass.const_expr(ctx.plan.tile.probs_over_scores):
+                    multiply.run(ctx)
+                else:
+                    scores.run(ctx)
             if warp == warps.output:
-                output.run(ctx)
+                if cutlass.const_expr(ctx.plan.tile.probs_over_scores):
+                    multiply.run_idle(ctx)
+                else:
+                    output.run(ctx)
 
         self.arrive()
         self.wait()

@@ -5,16 +5,11 @@ from __future__ import annotations
 from mla.arch import WARP_SIZE
 from mla.pipelines import BarrierPlan, Edge
 from mla.plan.smem import SmemPlan
-from mla.plan.tile import TilePlan
 from mla.warp_schedule import WarpSchedule
 
-
-def order_lag(tile: TilePlan) -> int:
-    """Halves of O by which Q*K is issued sooner than behind the first half of the P*V that reads the P of its S buffer:
-    scores, softmax and P take longer than a tile. Modelled (bench.predict, 1.93 GHz) of fp8 h128 q1 8K b64: without order
-    52.7 us; 0: 52.7, 1: 51.6, 2: 52.4. Where P lies over S, Q*K comes behind the last half.
-    """
-    return 1 - tile.output_halves if tile.probs_over_scores else 1
+# Halves of O by which Q*K is issued sooner than where its S buffer is read for P*V: scores, softmax and P take longer than
+# a tile. Modelled (bench.predict, 1.93 GHz) of fp8 h128 q1 8K b64: without order 52.7 us; 0: 52.7, 1: 51.6, 2: 52.4.
+ORDER_LAG = 1
 
 
 def barriers_of(smem: SmemPlan, warps: WarpSchedule) -> BarrierPlan:
@@ -27,7 +22,7 @@ def barriers_of(smem: SmemPlan, warps: WarpSchedule) -> BarrierPlan:
     probs: softmax -> output (commit frees).  scale: softmax -> correction.  output: the output role (commit, half by
     half) -> correction, which gives a half of O back rescaled or written.  order: output (each half issued) ->
     scores. Nobody frees it: P V of tile t waits for its scores, which wait for half (t - score_stages) *
-    output_halves - `order_lag`, so that the last one issued, of tile t - 1, is in a stage of its own.
+    output_halves - ORDER_LAG, so that the last one issued, of tile t - 1, is in a stage of its own.
     Where P lies over S, nobody frees `score` and `probs` either: scores wait in `order` for all of P V, which waited for P,
     whose threads had read S.
     """
@@ -44,7 +39,7 @@ def barriers_of(smem: SmemPlan, warps: WarpSchedule) -> BarrierPlan:
         Edge("score", tmem.score_stages, 1, score_readers, empty_at_leader=True),
         Edge("probs", smem.probs_buffers, pair * softmax, probs_readers, full_at_leader=True),
         Edge("scale", smem.scale_stages, softmax // 2, correction),
-        Edge("order", tmem.score_stages * tile.output_halves + order_lag(tile), 1, 0),
+        Edge("order", tmem.score_stages * tile.output_halves + ORDER_LAG, 1, 0),
         Edge("output", tile.output_halves, 1, pair * correction, empty_at_leader=True),
     ]
     return BarrierPlan(tuple(edges))

@@ -73,9 +73,8 @@ def output_tile(
             for number in part.slots:
                 free_values(ctx, part, steps, values.empty_barrier(first + number))
         path_of(plan).commit(output.full_barrier(held))
-        if cutlass.const_expr(plan.tile.probs_over_scores):
-            operands.fence_before_sync()
-        ctx.pipe("order").arrive_full(held)
+        if cutlass.const_expr(not plan.tile.probs_over_scores):
+            ctx.pipe("order").arrive_full(held)
     if cutlass.const_expr(not plan.tile.probs_over_scores):
         path_of(plan).commit(probs.empty_barrier(count))
 

@@ -19,7 +19,7 @@ from cutlass import Int32
 from mla import operands
 from mla.context import Context
 from mla.paths import accumulator, path_of
-from mla.plan.barriers import order_lag
+from mla.plan.barriers import ORDER_LAG
 from mla.plan.tile import CHUNK_BYTES, KeySlot, mma_steps
 from mla.roles import issue
 
@@ -51,7 +51,7 @@ def score_tile(ctx: cutlass.Constexpr, queries: Int32, count: Int32, is_first: c
         if cutlass.const_expr(key_slot.number == 0 and key_slot.edge == "keys" and not plan.tile.probs_over_scores):
             score.wait_empty(count)
             operands.fence_after_sync()
-        if cutlass.const_expr(key_slot.edge == "keys"):
+        if cutlass.const_expr(key_slot.edge == "keys" and not plan.tile.probs_over_scores):
             take_turn(ctx, count, key_slot.number)
         if cutlass.const_expr(key_slot.spans[-1][0] >= plan.tmem.query_spans):
             if is_first:
@@ -68,17 +68,13 @@ def take_turn(ctx: cutlass.Constexpr, count: Int32, number: cutlass.Constexpr):
     the halves. The tensor core works in the order of issue: a tile's scores all at once would stand in front of a half
     of O that has just been given back, for which everybody waits, while nobody waits for them yet.
 
-    Where P lies over S, the first slot waits for all of the P V that reads what these scores go over. It need not have
-    run: what is issued behind it runs behind it (row 16 of docs/silicon-assumptions.md).
     """
-    plan, halves = ctx.plan, ctx.plan.tile.output_halves
-    slots = plan.smem.rings["keys"].tile_slots // (1 if plan.tile.probs_over_scores else halves)
+    plan = ctx.plan
+    slots = plan.smem.rings["keys"].tile_slots // plan.tile.output_halves
     if cutlass.const_expr(number % slots == 0):
-        half = (count - plan.tmem.score_stages) * halves + number // slots - order_lag(plan.tile)
+        half = (count - plan.tmem.score_stages) * plan.tile.output_halves + number // slots - ORDER_LAG
         if half >= 0:
             ctx.pipe("order").wait_full(half)
-            if cutlass.const_expr(plan.tile.probs_over_scores):
-                operands.fence_after_sync()
 
 
 @cute.jit
