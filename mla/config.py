@@ -19,8 +19,8 @@ PATHS = ("auto", "narrow", "wide")
 NARROW_ROWS = 64  # rows of a work unit on the narrow path
 E4M3_MAX = 448.0
 # Behaviour of the hardware that no public kernel known to be right depends on, by the rows of
-# docs/silicon-assumptions.md (4, 5, 6, 16), which a kernel can do without.
-AVOIDABLE = ("small_boxes", "stores_over_tma", "nan_in_keys", "probs_over_scores")
+# docs/silicon-assumptions.md (4, 5, 6), which a kernel can do without.
+AVOIDABLE = ("small_boxes", "stores_over_tma", "nan_in_keys")
 UNCUT_TILES = 2
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 FLOAT_BYTES = ELEMENT_BYTES["fp32"]
@@ -71,8 +71,7 @@ class MlaDecodeConfig:
                       small_boxes: TMA boxes of the query that do not start at multiples of a swizzle atom.
                       stores_over_tma: ordinary stores to rows that TMA has written, before the tensor core reads them;
                       TMA writes the zeros. nan_in_keys: anything but zeros in the rows of K that a row tile does not
-                      read. probs_over_scores: scores multiplied, behind the P V of another thread, over the columns of
-                      Tensor Memory that it reads P from; P lies in shared memory.
+                      read.
     """
 
     dtype: str

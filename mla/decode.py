@@ -242,15 +242,13 @@ class MlaDecode:
                 scheduler.run(ctx, unit_range)
             if warp == warps.load:
                 load.run(ctx)
-            if warp == warps.scores:
-                if cutlass.const_expr(ctx.plan.tile.probs_over_scores):
+            if cutlass.const_expr(plan.tile.probs_over_scores):
+                if warp == warps.scores:
                     multiply.run(ctx)
-                else:
+            else:
+                if warp == warps.scores:
                     scores.run(ctx)
-            if warp == warps.output:
-                if cutlass.const_expr(ctx.plan.tile.probs_over_scores):
-                    multiply.run_idle(ctx)
-                else:
+                if warp == warps.output:
                     output.run(ctx)
 
         self.arrive()

@@ -18,6 +18,7 @@ from mla.plan.tile import SLOT_BYTES, TilePlan
 from mla.plan.tmem import TmemPlan
 
 WORK_RECORD_INTS = 8
+PROBS_PARTS = 2  # in which halves of rows of P go from thread to thread where P lies over S: so that a slot more fits
 
 
 @dataclass(frozen=True)
@@ -81,19 +82,20 @@ class SmemPlan:
         return rings
 
     @property
-    def probs_buffers(self) -> int:
-        """Of P: there, or in TMEM, where those of S become them; halves of rows then pass through one buffer here."""
-        return self.tmem.score_stages if self.tile.probs_over_scores else self.probs_stages
-
-    @property
     def probs_offset(self) -> int:
         last = list(self.rings.values())[-1]
         return last.offset + last.stages * last.slot_bytes
 
     @property
+    def probs_buffers(self) -> int:
+        """Of P: here, or in TMEM those of S."""
+        return self.tmem.score_stages if self.tile.probs_over_scores else self.probs_stages
+
+    @property
     def row_exchange_offset(self) -> int:
         """Two buffers of [half][row] floats, through which the two threads of a row share maxima and sums."""
-        return self.probs_offset + self.probs_stages * self.tile.probs_bytes
+        parts = PROBS_PARTS if self.tile.probs_over_scores else 1
+        return self.probs_offset + self.probs_stages * self.tile.probs_bytes // parts
 
     @property
     def scale_offset(self) -> int:

@@ -1,10 +1,10 @@
-"""Scores and output role of one thread, where P lies over S: Q K of a tile, then P V of the tile before.
+"""Scores and output roles as one, where P lies over S: Q K of a tile, then P V of the tile before.
 
-Consumes, produces and frees what scores.py and output.py do, but for `order`. Warps: one, of which one thread issues; in a
-pair of CTAs only the leader's.
+Consumes, produces and frees what the two do, without `order`. Warps: one, of which one thread issues; in a pair of CTAs
+only the leader's.
 
-The next scores go over the P that P V reads. Issued by one thread behind it they run behind it, which FlashAttention-4
-depends on, too; two threads would have to wait for P V to be complete.
+The next scores go over the P that P V reads. What one thread issues behind it runs behind it (row 16 of
+docs/silicon-assumptions.md); another would have to wait until P V is complete.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Int32
 
-from mla.context import Context, has_work, read_work
+from mla.context import has_work, read_work
 from mla.paths import path_of
 from mla.roles import output, scores
 
 
 @dataclass(frozen=True)
 class Pending:
-    """The key tile `count` whose scores are issued and whose P V is not; count < 0: there is none."""
+    """Key tile `count`, whose scores are issued and whose P V is not; count < 0: there is none. Its Steps are [first, end);
+    `queries` work items with keys are before its own. accumulate: it is not the first of its work item.
+    """
 
     count: Any
     queries: Any
@@ -35,11 +37,16 @@ class Pending:
     def none(cls) -> Pending:
         return cls(Int32(-1), Int32(0), Int32(0), Int32(0), Boolean(False))
 
+    @classmethod
+    def of(cls, count: Any, queries: Any, steps: output.Steps, accumulate: Any) -> Pending:
+        return cls(count, queries, Int32(steps.first), Int32(steps.end), accumulate)
+
 
 @cute.jit
 def run(ctx: cutlass.Constexpr):
     with cute.arch.elect_one():
-        item, queries, tiles, pending = Int32(0), Int32(0), Int32(0), Pending.none()
+        item, queries, tiles = Int32(0), Int32(0), Int32(0)
+        pending = Pending.none()
         is_open = has_work(ctx, item)
         while is_open:
             phases = read_work(ctx, item).phases
@@ -49,11 +56,13 @@ def run(ctx: cutlass.Constexpr):
                 queries, tiles = queries + 1, tiles + phases.num_tiles
             item = item + 1
             is_open = has_work(ctx, item)
-        finish(ctx, pending)
+        complete(ctx, pending)
 
 
 @cute.jit
-def multiply_item(ctx: cutlass.Constexpr, phases: cutlass.Constexpr, queries: Int32, tiles: Int32, pending: cutlass.Constexpr):
+def multiply_item(
+    ctx: cutlass.Constexpr, phases: cutlass.Constexpr, queries: Int32, tiles: Int32, pending: cutlass.Constexpr
+):
     """One work item; `queries` with keys, and `tiles` key tiles, are before it. Returns its last tile, which is pending."""
     scores.copy_query(ctx, queries, tiles)
     for tile in cutlass.range(phases.begin, phases.end, unroll=1):
@@ -61,27 +70,13 @@ def multiply_item(ctx: cutlass.Constexpr, phases: cutlass.Constexpr, queries: In
         scores.score_tile(ctx, queries, count, tile == phases.begin)
         if tile + 1 == phases.end:
             path_of(ctx.plan).commit(ctx.pipe("query").empty_barrier(queries))
-        finish(ctx, pending)
-        steps = output.Steps.of(ctx, phases, tile)
-        pending = Pending(count, queries, steps.first, steps.end, tile > phases.begin)
+        complete(ctx, pending)
+        pending = Pending.of(count, queries, output.Steps.of(ctx, phases, tile), tile > phases.begin)
     return pending
 
 
 @cute.jit
-def finish(ctx: cutlass.Constexpr, pending: cutlass.Constexpr):
+def complete(ctx: cutlass.Constexpr, tile: cutlass.Constexpr):
     """P V of the pending tile, if there is one."""
-    if pending.count >= 0:
-        steps = output.Steps(pending.first, pending.end)
-        output.output_tile(ctx, pending.queries, pending.count, steps, pending.accumulate)
-
-
-@cute.jit
-def run_idle(ctx: cutlass.Constexpr):
-    """The warp that has nothing to issue."""
-    with cute.arch.elect_one():
-        item = Int32(0)
-        is_open = has_work(ctx, item)
-        while is_open:
-            ctx.pipe("work").arrive_empty(item)
-            item = item + 1
-            is_open = has_work(ctx, item)
+    if tile.count >= 0:
+        output.output_tile(ctx, tile.queries, tile.count, output.Steps(tile.first, tile.end), tile.accumulate)

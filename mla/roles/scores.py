@@ -4,8 +4,8 @@ Consumes: edges `work`, `query`, `keys`, `rope`, `order`. Produces: edge `score`
 is not read again as values by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's.
 Registers: few.
 
-The output role has a warp of its own: each waits for one thing at a time, and neither holds up the other. A `tcgen05`
-fence follows the waits for roles that touched Tensor Memory (softmax), none those for TMA.
+The output role has a warp of its own (but see multiply.py): each waits for one thing at a time, and neither holds up the
+other. A `tcgen05` fence follows the waits for roles that touched Tensor Memory (softmax), none those for TMA.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def score_tile(ctx: cutlass.Constexpr, queries: Int32, count: Int32, is_first: c
         ring = ctx.pipe(key_slot.edge)
         slot = plan.smem.rings[key_slot.edge].count(queries + 1, count, key_slot.number)
         ring.wait_full(slot)
-        if cutlass.const_expr(key_slot.number == 0 and key_slot.edge == "keys" and not plan.tile.probs_over_scores):
-            score.wait_empty(count)
-            operands.fence_after_sync()
         if cutlass.const_expr(key_slot.edge == "keys" and not plan.tile.probs_over_scores):
+            if cutlass.const_expr(key_slot.number == 0):
+                score.wait_empty(count)
+                operands.fence_after_sync()
             take_turn(ctx, count, key_slot.number)
         if cutlass.const_expr(key_slot.spans[-1][0] >= plan.tmem.query_spans):
             if is_first:
@@ -67,7 +67,6 @@ def take_turn(ctx: cutlass.Constexpr, count: Int32, number: cutlass.Constexpr):
     """Wait with slot `number` of the keys until P V of an earlier tile's half of O is issued, the slots shared out among
     the halves. The tensor core works in the order of issue: a tile's scores all at once would stand in front of a half
     of O that has just been given back, for which everybody waits, while nobody waits for them yet.
-
     """
     plan = ctx.plan
     slots = plan.smem.rings["keys"].tile_slots // plan.tile.output_halves

@@ -20,11 +20,13 @@ from mla.causal_mask import WORD_BITS, draft_window, minimum
 from mla.config import INT_BYTES, TREE_WORD_BITS
 from mla.context import Context, WorkItem, has_work, read_work, release_work
 from mla.paths import accumulator
+from mla.plan.smem import PROBS_PARTS
 from mla.plan.tile import CHUNK_BYTES
 from mla.roles.load import drain
 
 EXCHANGE_BARRIER = 1  # the first of the named barriers of softmax warps
-UNIT_WORDS = 4  # 32-bit words that a thread moves at a time, of P
+UNIT_BYTES = 16  # of P, that a thread moves at a time
+UNIT_WORDS = UNIT_BYTES // INT_BYTES
 
 
 @dataclass(frozen=True)
@@ -184,34 +186,44 @@ def meet(lane: Any) -> None:
 
 @cute.jit
 def store_over_scores(ctx: cutlass.Constexpr, count: Int32, lane: Int32, words: cutlass.Constexpr):
-    """P(count) to Tensor Memory, over S(count), whole rows in both lane halves, as the tensor core reads an A of 64 rows a
-    CTA: the row's other half comes from its other thread, through shared memory, where each unit of 16 bytes of all
-    threads lies together.
-
-    One buffer is enough: a thread writes there again once it has exchanged a maximum with the one that reads it.
+    """P(count) over S(count) in Tensor Memory, at the operand's precision: whole rows, in both lane halves, as an A of 64
+    rows a CTA is read.
     """
-    plan, edge = ctx.plan, ctx.pipe("probs")
     half_columns = cute.size(words)
     address = accumulator.score_address(ctx, count) + (lane // WARP_SIZE * WARP_SIZE << 16)
     own = accumulator.half_of_lane(lane)
     accumulator.store_words(address + own * half_columns, [words[i] for i in range(half_columns)])
-    for first in cutlass.range_constexpr(0, half_columns, UNIT_WORDS):
-        operands.store_words(unit_pointer(ctx, first, lane), words, first, UNIT_WORDS)
-    meet(lane)
-    others = cute.make_rmem_tensor(half_columns, Int32)
-    for first in cutlass.range_constexpr(0, half_columns, UNIT_WORDS):
-        operands.load_words(unit_pointer(ctx, first, lane ^ plan.tile.cta_rows), others, first, UNIT_WORDS)
+    others = other_half(ctx, lane, words)
     accumulator.store_words(address + (1 - own) * half_columns, [others[i] for i in range(half_columns)])
     prims.tcgen05_wait("store")
     operands.fence_before_sync()
-    edge.warp_arrive_full(count)
+    ctx.pipe("probs").warp_arrive_full(count)
 
 
-def unit_pointer(ctx: Context, first_word: int, lane: Any) -> Any:
-    """Where the thread of TMEM lane `lane` leaves words `first_word` .. of its half of a row of P."""
-    plan, unit_bytes = ctx.plan, UNIT_WORDS * INT_BYTES
-    unit = first_word // UNIT_WORDS * plan.warps.softmax_threads + lane
-    return ctx.smem_pointer(Int32, plan.smem.probs_offset + unit * unit_bytes, unit_bytes)
+@cute.jit
+def other_half(ctx: cutlass.Constexpr, lane: Int32, words: cutlass.Constexpr):
+    """The words of the row's other thread, for `words`: through shared memory, a part of them at a time.
+
+    One buffer is enough: before a thread writes its first part it has exchanged a maximum with the one that read the last.
+    """
+    total = cute.size(words)
+    others = cute.make_rmem_tensor(total, Int32)
+    for begin in cutlass.range_constexpr(0, total, total // PROBS_PARTS):
+        units = range(begin, begin + total // PROBS_PARTS, UNIT_WORDS)
+        if cutlass.const_expr(begin > 0):
+            meet(lane)
+        for number, first in enumerate(units):
+            operands.store_words(unit_pointer(ctx, number, lane), words, first, UNIT_WORDS)
+        meet(lane)
+        for number, first in enumerate(units):
+            operands.load_words(unit_pointer(ctx, number, lane ^ ctx.plan.tile.cta_rows), others, first, UNIT_WORDS)
+    return others
+
+
+def unit_pointer(ctx: Context, number: int, lane: Any) -> Any:
+    """Where the thread of TMEM lane `lane` leaves its unit `number` for the other: those of all threads side by side."""
+    unit = number * ctx.plan.warps.softmax_threads + lane
+    return ctx.smem_pointer(Int32, ctx.plan.smem.probs_offset + unit * UNIT_BYTES, UNIT_BYTES)
 
 
 @cute.jit
@@ -222,11 +234,11 @@ def store_probabilities(ctx: cutlass.Constexpr, count: Int32, lane: Int32, words
     row, half = accumulator.row_of_lane(lane), accumulator.half_of_lane(lane)
     half_bytes = cute.size(words) * INT_BYTES
     start = ctx.probs_offset(count) + half * half_bytes // CHUNK_BYTES * plan.tile.probs_chunk_bytes + row * CHUNK_BYTES
-    first_unit = half * half_bytes % CHUNK_BYTES // 16
+    first_unit = half * half_bytes % CHUNK_BYTES // UNIT_BYTES
     edge.wait_empty(count)
-    for unit in cutlass.range_constexpr(half_bytes // 16):
-        offset = start + ((first_unit + unit) ^ (row % 8)) * 16
-        operands.store_words(ctx.smem_pointer(Int32, offset, 16), words, unit * UNIT_WORDS, UNIT_WORDS)
+    for unit in cutlass.range_constexpr(half_bytes // UNIT_BYTES):
+        offset = start + ((first_unit + unit) ^ (row % 8)) * UNIT_BYTES
+        operands.store_words(ctx.smem_pointer(Int32, offset, UNIT_BYTES), words, unit * UNIT_WORDS, UNIT_WORDS)
     cute.arch.fence_proxy("async.shared", space="cta")
     edge.warp_arrive_full(count)
 

@@ -184,9 +184,9 @@ def query_in_tensor_memory() -> Case:
 
 
 def scores_over_probs(repeats: int = 16) -> Case:
-    """One thread multiplies P, in Tensor Memory, with V, `repeats` times, and tells another, which multiplies scores over P's
-    columns: they run behind, though nobody has waited for the first. M = 128, as a pair has it."""
-    rows, tokens, column, over, issued = 128, 64, 256, 2, 3
+    """P, in Tensor Memory, times V, `repeats` times, then scores over P's columns, with no wait between: they run behind.
+    M = 128, as a pair has it."""
+    rows, tokens, column = 128, 64, 256
     prob, p = matrix(17, rows, tokens)
     value, v = matrix(18, tokens, 256)
     query, q = matrix(19, rows, 64)
@@ -194,29 +194,25 @@ def scores_over_probs(repeats: int = 16) -> Case:
     at_v = DATA + p.bits.nbytes
     at_q = at_v + v.bits.nbytes
     at_k = at_q + q.bits.nbytes
-    first = []
+    issue = []
     for unit in range(CHUNK_BYTES // 16):
-        first.append(descriptor("%rd22", DATA + 16 * unit))
-        first.append(f"add.u32 %r26, %r3, {column + 4 * unit};\ntcgen05.cp.cta_group::1.128x128b [%r26], %rd22;")
+        issue.append(descriptor("%rd22", DATA + 16 * unit))
+        issue.append(f"add.u32 %r26, %r3, {column + 4 * unit};\ntcgen05.cp.cta_group::1.128x128b [%r26], %rd22;")
     idesc = instruction_descriptor("bf16", rows, 256, b_is_mn_major=True)
     for number in range(repeats):
         for step in range(4):
             right = descriptor("%rd21", at_v + 16 * step * CHUNK_BYTES, leading=tokens * CHUNK_BYTES)
-            first.append(mma("bf16", 0, f"[{column + 8 * step}]", right, idesc, number + step > 0))
-    first += [commit(1), "tcgen05.fence::before_thread_sync;", f"mbarrier.arrive.shared.b64 _, [%r1+{8 * issued}];"]
-    second = [wait(issued, "ISSUED_FIRST"), "tcgen05.fence::after_thread_sync;"]
+            issue.append(mma("bf16", 0, f"[{column + 8 * step}]", right, idesc, number + step > 0))
     idesc = instruction_descriptor("bf16", rows, 64)
     for step in range(4):
         left = descriptor("%rd20", at_q + STEP_BYTES * step)
         right = descriptor("%rd21", at_k + STEP_BYTES * step)
-        second.append(mma("bf16", column, left, right, idesc, step > 0))
-    second.append(commit(over))
-    other = "setp.ne.u32 %p8, %r0, 32;\n@%p8 bra OTHER;\n" + "\n".join(second) + "\nOTHER:"
+        issue.append(mma("bf16", column, left, right, idesc, step > 0))
     loads = [*chunks(0, p, DATA), *chunks(1, v, at_v), *chunks(2, q, at_q), *chunks(3, k, at_k)]
-    roles = by_thread_0("\n".join(first)) + "\n" + other
-    ptx = tensor_core(loads, [p, v, q, k], roles, column + 64, done=[1, over], counts=(1,) * 4)
+    roles = by_thread_0("\n".join([*issue, commit(1)]))
+    ptx = tensor_core(loads, [p, v, q, k], roles, column + 64, done=[1])
     expected = np.concatenate([repeats * (prob @ value), query @ key.T], axis=1)
-    name = "scores over P, issued by another thread behind its P V"
+    name = "scores over the P that P V before them reads"
     return case(name, ptx, expected.view(np.uint32), [p, v, q, k], shared_bytes=SHARED_BYTES)
 
 

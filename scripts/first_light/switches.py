@@ -12,7 +12,7 @@ from scripts.first_light.assumptions import CRASHED, DIFFERS, HOLDS
 NEEDED, NOT_NEEDED, UNKNOWN = "NEEDED", "not needed", "unknown"
 FILE = "machine.json"
 # What is avoided, by the row of docs/silicon-assumptions.md; of the other rows no kernel can do without.
-SWITCHES = {4: "small_boxes", 5: "stores_over_tma", 6: "nan_in_keys", 16: "probs_over_scores"}
+SWITCHES = {4: "small_boxes", 5: "stores_over_tma", 6: "nan_in_keys"}
 assert set(SWITCHES.values()) == set(AVOIDABLE)
 
 
