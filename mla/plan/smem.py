@@ -114,13 +114,18 @@ class SmemPlan:
         return self.page_ids_offset + self.page_stages * self.page_ids_per_stage * INT_BYTES
 
     @property
-    def work_record_ints(self) -> int:
-        """Integers of a record: batch, row tile, begin, end, slot, seq_len_k; of a ragged query: query_begin,
-        seq_len_q; under visible lengths, so that one warp alone reads all of a row tile's: its SeenKeys, end and
-        whole_to.
+    def work_record_told(self) -> int:
+        """Integers of a record that are written: batch, row tile, begin, end, slot, seq_len_k; of a ragged query:
+        query_begin, seq_len_q; under visible lengths, so that one warp alone reads all of a row tile's: its SeenKeys, end
+        and whole_to.
         """
         config = self.tile.config
-        return max(6 + 2 * config.ragged_query + 2 * config.visible_lens, WORK_RECORD_INTS)
+        return 6 + 2 * config.ragged_query + 2 * config.visible_lens
+
+    @property
+    def work_record_ints(self) -> int:
+        """Integers that a record takes."""
+        return max(self.work_record_told, WORK_RECORD_INTS)
 
     @property
     def end(self) -> int:

@@ -47,29 +47,42 @@ def run(ctx: cutlass.Constexpr):
     with cute.arch.elect_one():
         item, queries, tiles = Int32(0), Int32(0), Int32(0)
         pending = Pending.none()
-        is_open = has_work(ctx, item)
+        is_open = Boolean(True)
         while is_open:
-            phases = read_work(ctx, item).phases
-            ctx.pipe("work").arrive_empty(item)
-            if ctx.is_leader & (phases.num_tiles > 0):
-                pending = multiply_item(ctx, phases, queries, tiles, pending)
-                queries, tiles = queries + 1, tiles + phases.num_tiles
-            item = item + 1
             is_open = has_work(ctx, item)
-        complete(ctx, pending)
+            phases = read_work(ctx, item).phases
+            if is_open:
+                ctx.pipe("work").arrive_empty(item)
+            if ctx.is_leader:
+                pending = multiply_item(ctx, phases, queries, tiles, pending, Int32(not is_open))
+                if phases.num_tiles > 0:
+                    queries, tiles = queries + 1, tiles + phases.num_tiles
+            item = item + 1
 
 
 @cute.jit
 def multiply_item(
-    ctx: cutlass.Constexpr, phases: cutlass.Constexpr, queries: Int32, tiles: Int32, pending: cutlass.Constexpr
+    ctx: cutlass.Constexpr,
+    phases: cutlass.Constexpr,
+    queries: Int32,
+    tiles: Int32,
+    pending: cutlass.Constexpr,
+    is_last: Int32,
 ):
-    """One work item; `queries` with keys, and `tiles` key tiles, are before it. Returns its last tile, which is pending."""
-    scores.copy_query(ctx, queries, tiles)
-    for tile in cutlass.range(phases.begin, phases.end, unroll=1):
+    """One work item; `queries` with keys, and `tiles` key tiles, are before it. Returns the tile that is pending: its last, or
+    the one before if it has none.
+
+    is_last: 1 with the record that ends the list, which has no tiles and leaves none pending: the code of P V stands here only
+    once, so that at the end, where everybody waits for it, it has been fetched.
+    """
+    if phases.num_tiles > 0:
+        scores.copy_query(ctx, queries, tiles)
+    for tile in cutlass.range(phases.begin, phases.end + is_last, unroll=1):
         count = tiles + (tile - phases.begin)
-        scores.score_tile(ctx, queries, count, tile == phases.begin)
-        if tile + 1 == phases.end:
-            path_of(ctx.plan).commit(ctx.pipe("query").empty_barrier(queries))
+        if tile < phases.end:
+            scores.score_tile(ctx, queries, count, tile == phases.begin)
+            if tile + 1 == phases.end:
+                path_of(ctx.plan).commit(ctx.pipe("query").empty_barrier(queries))
         complete(ctx, pending)
         pending = Pending.of(count, queries, output.Steps.of(ctx, phases, tile), tile > phases.begin)
     return pending

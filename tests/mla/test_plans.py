@@ -190,11 +190,23 @@ def test_both_ctas_of_a_pair_arrive_where_the_tensor_core_waits():
     edges = {edge.name: edge for edge in make_plan(path="wide").barriers.edges}
     for name in ("query", "keys", "rope", "values"):
         assert (edges[name].producer_arrivals, edges[name].consumer_arrivals) == (2, 1)
-    assert edges["probs"].producer_arrivals == 8
-    assert edges["score"].consumer_arrivals == edges["output"].consumer_arrivals == 8
+    assert edges["probs"].producer_arrivals == edges["output"].consumer_arrivals == 8
     at_leader = {name for name, edge in edges.items() if edge.full_at_leader}
     assert at_leader == {"query", "keys", "rope", "values", "probs"}
     assert {name for name, edge in edges.items() if edge.empty_at_leader} == {"score", "output"}
+
+
+def test_probabilities_lie_over_scores_where_a_pair_multiplies_16_bits():
+    """Nobody frees the buffers of S and P then, nobody takes turns, and one warp less follows the work items."""
+    wide, fp8 = (make_plan(path="wide", dtype=dtype) for dtype in ("fp16", "fp8"))
+    assert wide.tile.probs_over_scores and not fp8.tile.probs_over_scores and not make_plan().tile.probs_over_scores
+    edges, others = ({edge.name: edge for edge in plan.barriers.edges} for plan in (wide, fp8))
+    assert set(others) - set(edges) == {"order"} and not set(edges) - set(others)
+    assert (edges["score"].consumer_arrivals, others["score"].consumer_arrivals) == (0, 8)
+    assert (edges["probs"].consumer_arrivals, others["probs"].consumer_arrivals) == (0, 1)
+    assert edges["probs"].stages == edges["score"].stages == 2
+    assert others["work"].consumer_arrivals - edges["work"].consumer_arrivals == 1
+    assert wide.smem.row_exchange_offset - wide.smem.probs_offset == 128 * 4 * 16
 
 
 @pytest.mark.parametrize(
