@@ -16,14 +16,17 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Int32
 
+from mla.causal_mask import maximum
 from mla.context import has_work, read_work
 from mla.paths import path_of
 from mla.roles import output, scores
 
+NONE = -1
+
 
 @dataclass(frozen=True)
 class Pending:
-    """Key tile `count`, whose scores are issued and whose P V is not; count < 0: there is none. Its Steps are [first, end);
+    """Key tile `count`, whose scores are issued and whose P V is not, or NONE. Its Steps are [first, end);
     `queries` work items with keys are before its own. accumulate: it is not the first of its work item.
     """
 
@@ -35,7 +38,7 @@ class Pending:
 
     @classmethod
     def none(cls) -> Pending:
-        return cls(Int32(-1), Int32(0), Int32(0), Int32(0), Boolean(False))
+        return cls(Int32(NONE), Int32(0), Int32(0), Int32(0), Boolean(False))
 
     @classmethod
     def of(cls, count: Any, queries: Any, steps: output.Steps, accumulate: Any) -> Pending:
@@ -54,7 +57,7 @@ def run(ctx: cutlass.Constexpr):
             if is_open:
                 ctx.pipe("work").arrive_empty(item)
             if ctx.is_leader:
-                pending = multiply_item(ctx, phases, queries, tiles, pending, Int32(not is_open))
+                pending = multiply_item(ctx, phases, queries, tiles, pending)
                 if phases.num_tiles > 0:
                     queries, tiles = queries + 1, tiles + phases.num_tiles
             item = item + 1
@@ -62,24 +65,20 @@ def run(ctx: cutlass.Constexpr):
 
 @cute.jit
 def multiply_item(
-    ctx: cutlass.Constexpr,
-    phases: cutlass.Constexpr,
-    queries: Int32,
-    tiles: Int32,
-    pending: cutlass.Constexpr,
-    is_last: Int32,
+    ctx: cutlass.Constexpr, phases: cutlass.Constexpr, queries: Int32, tiles: Int32, pending: cutlass.Constexpr
 ):
-    """One work item; `queries` with keys, and `tiles` key tiles, are before it. Returns the tile that is pending: its last, or
-    the one before if it has none.
+    """One work item; `queries` with keys, and `tiles` key tiles, are before it. Returns the tile that is pending: its last.
 
-    is_last: 1 with the record that ends the list, which has no tiles and leaves none pending: the code of P V stands here only
-    once, so that at the end, where everybody waits for it, it has been fetched.
+    One without keys, as the record that ends the list is, completes what is pending, for which correction waits, and leaves
+    none. That is a turn of the same loop: at the end, where everybody waits for P V, its code has been fetched.
     """
     if phases.num_tiles > 0:
         scores.copy_query(ctx, queries, tiles)
-    for tile in cutlass.range(phases.begin, phases.end + is_last, unroll=1):
-        count = tiles + (tile - phases.begin)
-        if tile < phases.end:
+    turns = maximum(phases.num_tiles, 1)
+    for tile in cutlass.range(phases.begin, phases.begin + turns, unroll=1):
+        count = Int32(NONE)
+        if phases.num_tiles > 0:
+            count = tiles + (tile - phases.begin)
             scores.score_tile(ctx, queries, count, tile == phases.begin)
             if tile + 1 == phases.end:
                 path_of(ctx.plan).commit(ctx.pipe("query").empty_barrier(queries))
@@ -91,5 +90,5 @@ def multiply_item(
 @cute.jit
 def complete(ctx: cutlass.Constexpr, tile: cutlass.Constexpr):
     """P V of the pending tile, if there is one."""
-    if tile.count >= 0:
+    if tile.count != NONE:
         output.output_tile(ctx, tile.queries, tile.count, output.Steps(tile.first, tile.end), tile.accumulate)
