@@ -40,11 +40,7 @@ class NarrowTile(TilePlan):
 
     @cached_property
     def value_parts(self) -> tuple[ValuePart, ...]:
-        slots = OUTPUT_N // (self.slot_spans * self.chunk_elements)
-        return tuple(
-            ValuePart(half, 0, self.tokens, range(half * slots, (half + 1) * slots))
-            for half in range(self.output_halves)
-        )
+        return (ValuePart(0, self.tokens, range(OUTPUT_N // (self.slot_spans * self.chunk_elements))),)
 
 
 @dataclass(frozen=True)
@@ -84,8 +80,7 @@ class WideTile(TilePlan):
     def value_parts(self) -> tuple[ValuePart, ...]:
         """One slot each."""
         firsts = range(0, self.tokens, self.value_tokens)
-        places = [(half, first_token) for half in range(self.output_halves) for first_token in firsts]
-        return tuple(ValuePart(*place, self.value_tokens, range(n, n + 1)) for n, place in enumerate(places))
+        return tuple(ValuePart(first, self.value_tokens, range(n, n + 1)) for n, first in enumerate(firsts))
 
 
 def plan_of(config: MlaDecodeConfig) -> MemoryPlan:

@@ -74,7 +74,7 @@ class SmemPlan:
             ("rope", tile.key_rows * tile.rope_bytes, self.rope_stages, 1, 0),
         ]
         if not tile.keys_are_values:
-            sizes.append(("values", SLOT_BYTES, self.value_stages, len(tile.value_parts), 0))
+            sizes.append(("values", SLOT_BYTES, self.value_stages, tile.half_slots * tile.output_halves, 0))
         rings, offset = {}, self.query_offset + len(self.query_chunks_kept) * tile.query_chunk_bytes
         for name, slot_bytes, stages, *slots in sizes:
             rings[name] = Ring(offset, slot_bytes, stages, *slots)

@@ -56,22 +56,26 @@ def output_item(ctx: cutlass.Constexpr, phases: cutlass.Constexpr, queries: Int3
 def output_tile(
     ctx: cutlass.Constexpr, queries: Int32, count: Int32, steps: cutlass.Constexpr, accumulate: cutlass.Boolean
 ):
-    """O (+)= P(count) V over the tile's `steps`. queries: work items with keys before this one."""
+    """O (+)= P(count) V over the tile's `steps`. queries: work items with keys before this one.
+
+    A loop of the halves, not their code twice: an SM's instruction cache is about as large as what its roles loop over.
+    """
     plan, probs, output = ctx.plan, ctx.pipe("probs"), ctx.pipe("output")
     values = ctx.pipe(plan.tile.value_edge)
     first = plan.smem.rings[plan.tile.value_edge].count(queries + 1, count)
     probs.wait_full(count)
-    for half in cutlass.range_constexpr(plan.tile.output_halves):
+    for half in cutlass.range(plan.tile.output_halves, unroll=1):
         held = count * plan.tile.output_halves + half
         output.wait_empty(held)
         operands.fence_after_sync()
-        for part in [part for part in plan.tile.value_parts if part.half == half]:
+        for part in plan.tile.value_parts:
+            slots = [first + half * plan.tile.half_slots + number for number in part.slots]
             if cutlass.const_expr(not plan.tile.keys_are_values):
-                for number in part.slots:
-                    values.wait_full(first + number)
-            issue_output(ctx, part, count, first + part.slots[0], steps, accumulate)
-            for number in part.slots:
-                free_values(ctx, part, steps, values.empty_barrier(first + number))
+                for slot in slots:
+                    values.wait_full(slot)
+            issue_output(ctx, part, half, count, slots[0], steps, accumulate)
+            for slot in slots:
+                free_values(ctx, part, steps, values.empty_barrier(slot))
         path_of(plan).commit(output.full_barrier(held))
         if cutlass.const_expr(not plan.tile.probs_over_scores):
             ctx.pipe("order").arrive_full(held)
@@ -100,12 +104,13 @@ def free_values(ctx: cutlass.Constexpr, part: cutlass.Constexpr, steps: cutlass.
 def issue_output(
     ctx: cutlass.Constexpr,
     part: cutlass.Constexpr,
+    half: Int32,
     tile: Int32,
     slot: Int32,
     steps: cutlass.Constexpr,
     accumulate: cutlass.Boolean,
 ):
-    """P(tile) times one part of the values, which start in slot `slot` of their ring, over the tile's `steps`. One
+    """P(tile) times one part of a half of the values, which start in slot `slot` of their ring, over the tile's `steps`. One
     thread.
     """
     plan, config = ctx.plan, ctx.config
@@ -122,7 +127,7 @@ def issue_output(
         if is_read:
             path_of(plan).multiply(
                 ctx,
-                accumulator.output_address(ctx, part.half),
+                accumulator.output_address(ctx, half),
                 probs_step(ctx, probs, token),
                 operands.advance(values, (token - part.first_token) * CHUNK_BYTES),
                 idesc,
