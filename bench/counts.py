@@ -30,7 +30,7 @@ from wrappers.testing import make_problem
 
 ARCH = "sm_100a"
 CYCLES_KEYS = 128
-PROBS_STORE, PROBS_STORE_BYTES = "st.shared.v4.b32", 32 * 16  # of one warp
+PROBS_MOVES, PROBS_MOVE_BYTES = ("st.shared.v4.b32", "ld.shared.v4.b32"), 32 * 16  # of one warp
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,8 @@ def summarise(config: MlaDecodeConfig, seq_lens: Sequence[int], reports: DecodeR
         report.counters["tma_load_bytes"]
         - sum(item.phases.num_tiles > 0 for item in items) * plan.tile.cluster_size * plan.tile.query_bytes
     )
-    probs = report.by_opcode(list(plan.warps.softmax))[PROBS_STORE] * PROBS_STORE_BYTES
+    by_opcode = report.by_opcode(list(plan.warps.softmax))
+    probs = sum(by_opcode[opcode] for opcode in PROBS_MOVES) * PROBS_MOVE_BYTES
     shared = (report.counters["tcgen05_shared_bytes"] + loaded + probs) / SMEM_PORT_BYTES / plan.tile.cluster_size
     return Counts(
         row_tiles=description.scheduler.row_tiles * len(seq_lens),

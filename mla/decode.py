@@ -16,7 +16,7 @@ from mla.context import Arguments, Boxes, Context
 from mla.pipelines import BARRIER_BYTES, init_barriers
 from mla.plan.memory import MemoryPlan
 from mla.plan.paths import plan_of
-from mla.roles import correction, load, output, scheduler, scores, softmax
+from mla.roles import correction, load, multiply, output, scheduler, scores, softmax
 from mla.tile_scheduler import TileScheduler
 from mla.varlen import RequestList
 
@@ -242,10 +242,14 @@ class MlaDecode:
                 scheduler.run(ctx, unit_range)
             if warp == warps.load:
                 load.run(ctx)
-            if warp == warps.scores:
-                scores.run(ctx)
-            if warp == warps.output:
-                output.run(ctx)
+            if cutlass.const_expr(plan.tile.probs_over_scores):
+                if warp == warps.scores:
+                    multiply.run(ctx)
+            else:
+                if warp == warps.scores:
+                    scores.run(ctx)
+                if warp == warps.output:
+                    output.run(ctx)
 
         self.arrive()
         self.wait()

@@ -119,10 +119,9 @@ def swizzle(row_bytes: int) -> Any:
     return cute.make_swizzle(SWIZZLE_BITS[row_bytes], 4, 3)
 
 
-def int_vector(values: list[Any]) -> Any:
-    """MLIR vector of the values' 32-bit patterns, the operand form of tcgen05.st."""
-    words = [v.bitcast(Int32).ir_value() for v in values]
-    return vector.from_elements(ir.VectorType.get([len(words)], Int32.mlir_type), words)
+def int_vector(words: list[Any]) -> Any:
+    """MLIR vector of 32-bit words (Int32), the operand form of tcgen05.st."""
+    return vector.from_elements(ir.VectorType.get([len(words)], Int32.mlir_type), [word.ir_value() for word in words])
 
 
 def load_box(
@@ -173,6 +172,12 @@ def store_words(pointer: Any, words: Any, first: int, count: int) -> None:
     """Store words [first, first + count) of a register tensor contiguously. `pointer`: Int32, aligned as it says."""
     layout = cute.make_layout(count)
     cute.autovec_copy(cute.make_tensor(words.iterator + first, layout), cute.make_tensor(pointer, layout))
+
+
+def load_words(pointer: Any, words: Any, first: int, count: int) -> None:
+    """Counterpart of store_words."""
+    layout = cute.make_layout(count)
+    cute.autovec_copy(cute.make_tensor(pointer, layout), cute.make_tensor(words.iterator + first, layout))
 
 
 def fence_before_sync() -> None:

@@ -21,6 +21,7 @@ from mla.compile import CompiledDecode, compile_kernel
 from mla.config import MlaDecodeConfig
 from mla.context import Context
 from mla.decode import MlaDecode
+from mla.paths import accumulator
 from mla.pipelines import Pipeline
 from mla.reduction import MergePartials
 from mla.roles import clear, correction, load, scheduler
@@ -165,7 +166,16 @@ def _skip_correction_wait(pipeline: Pipeline, count: Any) -> None:
         _WAIT_EMPTY(pipeline, count)
 
 
+def _own_half(ctx: Context, lane: Any, words: Any) -> Any:
+    return words
+
+
+def _first_buffer(ctx: Context, count: Any) -> Any:
+    return _SCORE_ADDRESS(ctx, 0)
+
+
 _WAIT_FULL = Pipeline.wait_full
+_SCORE_ADDRESS = accumulator.score_address
 _WAIT_EMPTY = Pipeline.wait_empty
 _TAKE = split_kv.take
 _TABLE_ENTRY = scheduler.table_entry
@@ -326,6 +336,14 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
         "both CTAs of a pair work on the first 64 rows",
         lambda: mock.patch.object(Context, "first_cta_row", 0),
     ),
+    "one-half-of-probs": (
+        "the half of a row of P that its other thread has is taken to be like one's own",
+        lambda: mock.patch.object(softmax_role, "other_half", _own_half),
+    ),
+    "scores-over-scores": (
+        "all tiles' scores go to one buffer, over the P that the tile before is multiplied with",
+        lambda: mock.patch.object(accumulator, "score_address", _first_buffer),
+    ),
     "no-probs-wait": (
         "the tensor core does not wait for the probabilities",
         lambda: mock.patch.object(Pipeline, "wait_full", _skip_probs_wait),
@@ -341,8 +359,8 @@ MUTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
 }
 
 
-# What only a pair of CTAs has; on the narrow path these are the kernel itself.
-WIDE_MUTANTS = ("no-multicast", "same-rows")
+# What only a pair of CTAs has, of bf16 and fp16; on the narrow path these are the kernel itself.
+WIDE_MUTANTS = ("no-multicast", "same-rows", "one-half-of-probs")
 
 
 @functools.cache

@@ -72,4 +72,9 @@ def issue_load(address: Any, count: int) -> Any:
 
 def store_columns(address: Any, values: list[Any]) -> None:
     """Counterpart of load_columns; the caller waits (tcgen05.wait::st) before it signals."""
-    prims.tcgen05_st("32x32b", operands.tmem_pointer(address), operands.int_vector(values))
+    store_words(address, [value.bitcast(cutlass.Int32) for value in values])
+
+
+def store_words(address: Any, words: list[Any]) -> None:
+    """As store_columns, of 32-bit words (Int32)."""
+    prims.tcgen05_st("32x32b", operands.tmem_pointer(address), operands.int_vector(words))

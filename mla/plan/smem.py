@@ -18,6 +18,7 @@ from mla.plan.tile import SLOT_BYTES, TilePlan
 from mla.plan.tmem import TmemPlan
 
 WORK_RECORD_INTS = 8
+PROBS_PARTS = 2  # in which halves of rows of P go from thread to thread where P lies over S: so that a slot more fits
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class SmemPlan:
             ("rope", tile.key_rows * tile.rope_bytes, self.rope_stages, 1, 0),
         ]
         if not tile.keys_are_values:
-            sizes.append(("values", SLOT_BYTES, self.value_stages, len(tile.value_parts), 0))
+            sizes.append(("values", SLOT_BYTES, self.value_stages, tile.half_slots * tile.output_halves, 0))
         rings, offset = {}, self.query_offset + len(self.query_chunks_kept) * tile.query_chunk_bytes
         for name, slot_bytes, stages, *slots in sizes:
             rings[name] = Ring(offset, slot_bytes, stages, *slots)
@@ -86,9 +87,15 @@ class SmemPlan:
         return last.offset + last.stages * last.slot_bytes
 
     @property
+    def probs_buffers(self) -> int:
+        """Of P: here, or in TMEM those of S."""
+        return self.tmem.score_stages if self.tile.probs_over_scores else self.probs_stages
+
+    @property
     def row_exchange_offset(self) -> int:
         """Two buffers of [half][row] floats, through which the two threads of a row share maxima and sums."""
-        return self.probs_offset + self.probs_stages * self.tile.probs_bytes
+        parts = PROBS_PARTS if self.tile.probs_over_scores else 1
+        return self.probs_offset + self.probs_stages * self.tile.probs_bytes // parts
 
     @property
     def scale_offset(self) -> int:
@@ -107,13 +114,18 @@ class SmemPlan:
         return self.page_ids_offset + self.page_stages * self.page_ids_per_stage * INT_BYTES
 
     @property
-    def work_record_ints(self) -> int:
-        """Integers of a record: batch, row tile, begin, end, slot, seq_len_k; of a ragged query: query_begin,
-        seq_len_q; under visible lengths, so that one warp alone reads all of a row tile's: its SeenKeys, end and
-        whole_to.
+    def work_record_told(self) -> int:
+        """Integers of a record that are written: batch, row tile, begin, end, slot, seq_len_k; of a ragged query:
+        query_begin, seq_len_q; under visible lengths, so that one warp alone reads all of a row tile's: its SeenKeys, end
+        and whole_to.
         """
         config = self.tile.config
-        return max(6 + 2 * config.ragged_query + 2 * config.visible_lens, WORK_RECORD_INTS)
+        return 6 + 2 * config.ragged_query + 2 * config.visible_lens
+
+    @property
+    def work_record_ints(self) -> int:
+        """Integers that a record takes."""
+        return max(self.work_record_told, WORK_RECORD_INTS)
 
     @property
     def end(self) -> int:

@@ -40,13 +40,12 @@ class KeySlot:
 
 @dataclass(frozen=True)
 class ValuePart:
-    """What P*V multiplies with one another: this CTA's part of latent dimensions [256 * half, 256 * half + 256), of
-    tokens [first_token, first_token + tokens) of the tile.
+    """What P*V multiplies with one another, for each half of O alike: this CTA's part of latent dimensions [256 * half,
+    256 * half + 256), of tokens [first_token, first_token + tokens) of the tile.
 
-    slots: the ring slots that hold it, counted from the tile's first: neighbours in shared memory too.
+    slots: the ring slots that hold it, counted from the half's first: neighbours in shared memory too.
     """
 
-    half: int
     first_token: int
     tokens: int
     slots: range
@@ -81,8 +80,13 @@ class TilePlan(ABC):
 
     @property
     @abstractmethod
+    def probs_over_scores(self) -> bool:
+        """Whether P V reads P from Tensor Memory, from the columns of the S that it is made of, and not from shared memory."""
+
+    @property
+    @abstractmethod
     def value_parts(self) -> tuple[ValuePart, ...]:
-        """A tile's P*V, in order."""
+        """P*V of a tile and a half of O, in order."""
 
     @property
     @abstractmethod
@@ -166,6 +170,11 @@ class TilePlan(ABC):
     def output_halves(self) -> int:
         """Parts of O, OUTPUT_N latent dimensions each, that P*V completes and correction gives back one by one."""
         return self.config.kv_lora_rank // OUTPUT_N
+
+    @property
+    def half_slots(self) -> int:
+        """Ring slots of a tile's values for a half of O."""
+        return sum(len(part.slots) for part in self.value_parts)
 
     # --- Q and P ---
     @property

@@ -21,6 +21,7 @@ from mla.context import Context
 from mla.paths import accumulator, path_of
 from mla.pipelines import unsigned
 from mla.plan.tile import CHUNK_BYTES, OUTPUT_N
+from mla.plan.tmem import COLUMN_BYTES
 from mla.roles import issue
 
 
@@ -55,25 +56,31 @@ def output_item(ctx: cutlass.Constexpr, phases: cutlass.Constexpr, queries: Int3
 def output_tile(
     ctx: cutlass.Constexpr, queries: Int32, count: Int32, steps: cutlass.Constexpr, accumulate: cutlass.Boolean
 ):
-    """O (+)= P(count) V over the tile's `steps`. queries: work items with keys before this one."""
+    """O (+)= P(count) V over the tile's `steps`. queries: work items with keys before this one.
+
+    A loop of the halves, not their code twice: an SM's instruction cache is about as large as what its roles loop over.
+    """
     plan, probs, output = ctx.plan, ctx.pipe("probs"), ctx.pipe("output")
     values = ctx.pipe(plan.tile.value_edge)
     first = plan.smem.rings[plan.tile.value_edge].count(queries + 1, count)
     probs.wait_full(count)
-    for half in cutlass.range_constexpr(plan.tile.output_halves):
+    for half in cutlass.range(plan.tile.output_halves, unroll=1):
         held = count * plan.tile.output_halves + half
         output.wait_empty(held)
         operands.fence_after_sync()
-        for part in [part for part in plan.tile.value_parts if part.half == half]:
+        for part in plan.tile.value_parts:
+            slots = [first + half * plan.tile.half_slots + number for number in part.slots]
             if cutlass.const_expr(not plan.tile.keys_are_values):
-                for number in part.slots:
-                    values.wait_full(first + number)
-            issue_output(ctx, part, count, first + part.slots[0], steps, accumulate)
-            for number in part.slots:
-                free_values(ctx, part, steps, values.empty_barrier(first + number))
+                for slot in slots:
+                    values.wait_full(slot)
+            issue_output(ctx, part, half, count, slots[0], steps, accumulate)
+            for slot in slots:
+                free_values(ctx, part, steps, values.empty_barrier(slot))
         path_of(plan).commit(output.full_barrier(held))
-        ctx.pipe("order").arrive_full(held)
-    path_of(plan).commit(probs.empty_barrier(count))
+        if cutlass.const_expr(not plan.tile.probs_over_scores):
+            ctx.pipe("order").arrive_full(held)
+    if cutlass.const_expr(not plan.tile.probs_over_scores):
+        path_of(plan).commit(probs.empty_barrier(count))
 
 
 @cute.jit
@@ -97,19 +104,20 @@ def free_values(ctx: cutlass.Constexpr, part: cutlass.Constexpr, steps: cutlass.
 def issue_output(
     ctx: cutlass.Constexpr,
     part: cutlass.Constexpr,
+    half: Int32,
     tile: Int32,
     slot: Int32,
     steps: cutlass.Constexpr,
     accumulate: cutlass.Boolean,
 ):
-    """P(tile) times one part of the values, which start in slot `slot` of their ring, over the tile's `steps`. One
+    """P(tile) times one part of a half of the values, which start in slot `slot` of their ring, over the tile's `steps`. One
     thread.
     """
     plan, config = ctx.plan, ctx.config
     values = operands.smem_descriptor(
         ctx.smem + ctx.slot_offset(plan.tile.value_edge, slot), plan.tile.value_chunk_bytes
     )
-    probs = operands.smem_descriptor(ctx.smem + ctx.probs_offset(tile))
+    probs = probs_operand(ctx, tile)
     idesc = operands.instruction_descriptor(config.dtype, path_of(plan).MMA_M, OUTPUT_N, b_is_mn_major=True)
     for token in cutlass.range_constexpr(part.first_token, part.first_token + part.tokens, plan.tile.mma_k):
         step = token // plan.tile.mma_k
@@ -119,15 +127,24 @@ def issue_output(
         if is_read:
             path_of(plan).multiply(
                 ctx,
-                accumulator.output_address(ctx, part.half),
-                operands.advance(probs, probs_offset(ctx, token)),
+                accumulator.output_address(ctx, half),
+                probs_step(ctx, probs, token),
                 operands.advance(values, (token - part.first_token) * CHUNK_BYTES),
                 idesc,
                 accumulate | (step > steps.first),
             )
 
 
-def probs_offset(ctx: Context, token: int) -> int:
-    """Byte offset, in a buffer of P, of the A operand from token `token` of the tile on: rows of 128 bytes."""
+def probs_operand(ctx: Context, count: Any) -> Any:
+    """P(count) as A operand: its address in Tensor Memory, or the descriptor of its rows of 128 bytes in shared memory."""
+    if ctx.plan.tile.probs_over_scores:
+        return accumulator.score_address(ctx, count)
+    return operands.smem_descriptor(ctx.smem + ctx.probs_offset(count))
+
+
+def probs_step(ctx: Context, probs: Any, token: int) -> Any:
+    """The operand `probs` from token `token` of the tile on."""
     position = token * ctx.config.element_bytes
-    return position // CHUNK_BYTES * ctx.plan.tile.probs_chunk_bytes + position % CHUNK_BYTES
+    if ctx.plan.tile.probs_over_scores:
+        return operands.tmem_pointer(probs + position // COLUMN_BYTES)
+    return operands.advance(probs, position // CHUNK_BYTES * ctx.plan.tile.probs_chunk_bytes + position % CHUNK_BYTES)

@@ -77,7 +77,7 @@ def run(ctx: cutlass.Constexpr, unit_range: cutlass.Constexpr):
     while (window.end_of_all < unit_range.end) & (window.first + WARP_SIZE < ctx.requests.count):
         window = next_window(ctx.requests, window)
         item, stages = write_items(ctx, unit_range, window, item, stages)
-    write_work(ctx, item, (Int32(-1),) + (Int32(0),) * 5)
+    write_work(ctx, item, (Int32(-1),) + (Int32(0),) * (ctx.plan.smem.work_record_told - 1))
     if item == 0:
         write_cut(ctx, split_kv.Cut(*(Int32(0),) * 6))
 
@@ -171,7 +171,7 @@ def unit_index(plan: MemoryPlan) -> tuple[Any, Any]:
 def write_work(ctx: cutlass.Constexpr, item: Int32, record: cutlass.Constexpr):
     """Write `record` to ring entry `item` once every warp has released the one before it.
 
-    record: integers, see SmemPlan.work_record_ints; those missing at the end are not read.
+    record: integers, see SmemPlan.work_record_told; those missing at the end are not read.
     """
     work = ctx.pipe("work")
     cells = work_cells(ctx, item)

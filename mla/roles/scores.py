@@ -4,8 +4,8 @@ Consumes: edges `work`, `query`, `keys`, `rope`, `order`. Produces: edge `score`
 is not read again as values by commit. Warps: one, of which one thread issues; in a pair of CTAs only the leader's.
 Registers: few.
 
-The output role has a warp of its own: each waits for one thing at a time, and neither holds up the other. A `tcgen05`
-fence follows the waits for roles that touched Tensor Memory (softmax), none those for TMA.
+The output role has a warp of its own (but see multiply.py): each waits for one thing at a time, and neither holds up the
+other. A `tcgen05` fence follows the waits for roles that touched Tensor Memory (softmax), none those for TMA.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def score_tile(ctx: cutlass.Constexpr, queries: Int32, count: Int32, is_first: c
         ring = ctx.pipe(key_slot.edge)
         slot = plan.smem.rings[key_slot.edge].count(queries + 1, count, key_slot.number)
         ring.wait_full(slot)
-        if cutlass.const_expr(key_slot.number == 0 and key_slot.edge == "keys"):
-            score.wait_empty(count)
-            operands.fence_after_sync()
-        if cutlass.const_expr(key_slot.edge == "keys"):
+        if cutlass.const_expr(key_slot.edge == "keys" and not plan.tile.probs_over_scores):
+            if cutlass.const_expr(key_slot.number == 0):
+                score.wait_empty(count)
+                operands.fence_after_sync()
             take_turn(ctx, count, key_slot.number)
         if cutlass.const_expr(key_slot.spans[-1][0] >= plan.tmem.query_spans):
             if is_first:

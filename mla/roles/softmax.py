@@ -12,17 +12,21 @@ from typing import Any
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64
+from cutlass.experimental import primitives as prims
 
 from mla import operands, softmax
 from mla.arch import WARP_SIZE
 from mla.causal_mask import WORD_BITS, draft_window, minimum
-from mla.config import TREE_WORD_BITS
+from mla.config import INT_BYTES, TREE_WORD_BITS
 from mla.context import Context, WorkItem, has_work, read_work, release_work
 from mla.paths import accumulator
+from mla.plan.smem import PROBS_PARTS
 from mla.plan.tile import CHUNK_BYTES
 from mla.roles.load import drain
 
 EXCHANGE_BARRIER = 1  # the first of the named barriers of softmax warps
+UNIT_BYTES = 16  # of P, that a thread moves at a time
+UNIT_WORDS = UNIT_BYTES // INT_BYTES
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ def run(ctx: cutlass.Constexpr):
         tiles = softmax_loop(ctx, item, tiles)
         item = item + 1
         is_open = has_work(ctx, item)
-    drain(ctx, "probs", tiles)
+    if cutlass.const_expr(not ctx.plan.tile.probs_over_scores):
+        drain(ctx, "probs", tiles)
 
 
 @cute.jit
@@ -97,8 +102,9 @@ def softmax_step(
     operands.fence_after_sync()
     lanes = lane // 32 * 32 << 16
     products = accumulator.load_columns(accumulator.score_address(ctx, count) + lanes, half_tokens)
-    operands.fence_before_sync()
-    score.warp_arrive_empty(count)
+    if cutlass.const_expr(not plan.tile.probs_over_scores):
+        operands.fence_before_sync()
+        score.warp_arrive_empty(count)
 
     if cutlass.const_expr(edges is not None):
         scores = softmax.scaled(products, scale)
@@ -123,7 +129,11 @@ def softmax_step(
         probs = softmax.probabilities(scores, reference)
     else:
         probs = softmax.scaled_probabilities(products, scale, reference)
-    store_probabilities(ctx, count, lane, probs)
+    words = operands.converted_words(probs, ctx.config.dtype)
+    if cutlass.const_expr(plan.tile.probs_over_scores):
+        store_over_scores(ctx, count, lane, words)
+    else:
+        store_probabilities(ctx, count, lane, words)
     return new_max, row_sum * rescale + softmax.total(probs)
 
 
@@ -164,26 +174,71 @@ def exchange(ctx: cutlass.Constexpr, scale_count: Int32, lane: Int32, value: Flo
     cells = ctx.smem_floats(plan.smem.row_exchange_offset, 2 * 2 * plan.tile.cta_rows)
     buffer = scale_count % 2 * (2 * plan.tile.cta_rows)
     cells[buffer + lane] = value
-    rows = accumulator.row_of_lane(lane) // WARP_SIZE
-    cute.arch.barrier(barrier_id=EXCHANGE_BARRIER + rows, number_of_threads=2 * WARP_SIZE)
+    meet(lane)
     return cells[buffer + (lane ^ plan.tile.cta_rows)]
 
 
+def meet(lane: Any) -> None:
+    """Barrier of the two warps that hold the same rows."""
+    rows = accumulator.row_of_lane(lane) // WARP_SIZE
+    cute.arch.barrier(barrier_id=EXCHANGE_BARRIER + rows, number_of_threads=2 * WARP_SIZE)
+
+
 @cute.jit
-def store_probabilities(ctx: cutlass.Constexpr, count: Int32, lane: Int32, probs: cutlass.Constexpr):
+def store_over_scores(ctx: cutlass.Constexpr, count: Int32, lane: Int32, words: cutlass.Constexpr):
+    """P(count) over S(count) in Tensor Memory, at the operand's precision: whole rows, in both lane halves, as an A of 64
+    rows a CTA is read.
+    """
+    half_columns = cute.size(words)
+    address = accumulator.score_address(ctx, count) + (lane // WARP_SIZE * WARP_SIZE << 16)
+    own = accumulator.half_of_lane(lane)
+    accumulator.store_words(address + own * half_columns, [words[i] for i in range(half_columns)])
+    others = other_half(ctx, lane, words)
+    accumulator.store_words(address + (1 - own) * half_columns, [others[i] for i in range(half_columns)])
+    prims.tcgen05_wait("store")
+    operands.fence_before_sync()
+    ctx.pipe("probs").warp_arrive_full(count)
+
+
+@cute.jit
+def other_half(ctx: cutlass.Constexpr, lane: Int32, words: cutlass.Constexpr):
+    """The words of the row's other thread, for `words`: through shared memory, a part of them at a time.
+
+    One buffer is enough: before a thread writes its first part it has exchanged a maximum with the one that read the last.
+    """
+    total = cute.size(words)
+    others = cute.make_rmem_tensor(total, Int32)
+    for begin in cutlass.range_constexpr(0, total, total // PROBS_PARTS):
+        units = range(begin, begin + total // PROBS_PARTS, UNIT_WORDS)
+        if cutlass.const_expr(begin > 0):
+            meet(lane)
+        for number, first in enumerate(units):
+            operands.store_words(unit_pointer(ctx, number, lane), words, first, UNIT_WORDS)
+        meet(lane)
+        for number, first in enumerate(units):
+            operands.load_words(unit_pointer(ctx, number, lane ^ ctx.plan.tile.cta_rows), others, first, UNIT_WORDS)
+    return others
+
+
+def unit_pointer(ctx: Context, number: int, lane: Any) -> Any:
+    """Where the thread of TMEM lane `lane` leaves its unit `number` for the other: those of all threads side by side."""
+    unit = number * ctx.plan.warps.softmax_threads + lane
+    return ctx.smem_pointer(Int32, ctx.plan.smem.probs_offset + unit * UNIT_BYTES, UNIT_BYTES)
+
+
+@cute.jit
+def store_probabilities(ctx: cutlass.Constexpr, count: Int32, lane: Int32, words: cutlass.Constexpr):
     """P(count) to shared memory at the operand's precision: K-major rows of 128 bytes, 16-byte units swizzled."""
     plan = ctx.plan
     edge = ctx.pipe("probs")
     row, half = accumulator.row_of_lane(lane), accumulator.half_of_lane(lane)
-    words = operands.converted_words(probs, ctx.config.dtype)
-    unit_words = 4
-    half_bytes = len(probs) * ctx.config.element_bytes
+    half_bytes = cute.size(words) * INT_BYTES
     start = ctx.probs_offset(count) + half * half_bytes // CHUNK_BYTES * plan.tile.probs_chunk_bytes + row * CHUNK_BYTES
-    first_unit = half * half_bytes % CHUNK_BYTES // 16
+    first_unit = half * half_bytes % CHUNK_BYTES // UNIT_BYTES
     edge.wait_empty(count)
-    for unit in cutlass.range_constexpr(half_bytes // 16):
-        offset = start + ((first_unit + unit) ^ (row % 8)) * 16
-        operands.store_words(ctx.smem_pointer(Int32, offset, 16), words, unit * unit_words, unit_words)
+    for unit in cutlass.range_constexpr(half_bytes // UNIT_BYTES):
+        offset = start + ((first_unit + unit) ^ (row % 8)) * UNIT_BYTES
+        operands.store_words(ctx.smem_pointer(Int32, offset, UNIT_BYTES), words, unit * UNIT_WORDS, UNIT_WORDS)
     cute.arch.fence_proxy("async.shared", space="cta")
     edge.warp_arrive_full(count)
 

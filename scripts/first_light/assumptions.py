@@ -43,6 +43,7 @@ ROWS = (
         (lambda: move.bytes_announced(False), lambda: move.bytes_announced(True))),
     Row(14, "`.ws` M=64 with A in Tensor Memory", (multiply.query_in_tensor_memory,)),
     Row(15, "roles in elected threads of two warps", (multiply.two_elected_threads,)),
+    Row(16, "scores over the P that the P V before them reads", (multiply.scores_over_probs,)),
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from scripts.first_light.ptx import (
     folded,
     instruction_descriptor,
     integers,
+    mma,
     mma_ws,
     tensor_core,
     tma,
@@ -180,6 +181,39 @@ def query_in_tensor_memory() -> Case:
     loads = [*chunks(0, q, DATA), *chunks(1, k, at_k)]
     ptx = tensor_core(loads, [q, k], by_thread_0("\n".join([*issue, commit(1)])), 64, done=[1])
     return case("A in Tensor Memory, from tcgen05.cp", ptx, folded(query @ key.T), [q, k], shared_bytes=SHARED_BYTES)
+
+
+def scores_over_probs(repeats: int = 16) -> Case:
+    """P, in Tensor Memory, times V, `repeats` times, then scores over P's columns, with no wait between: they run behind.
+    M = 128, as a pair has it."""
+    rows, tokens, column = 128, 64, 256
+    prob, p = matrix(17, rows, tokens)
+    value, v = matrix(18, tokens, 256)
+    query, q = matrix(19, rows, 64)
+    key, k = matrix(20, 64, 64)
+    at_v = DATA + p.bits.nbytes
+    at_q = at_v + v.bits.nbytes
+    at_k = at_q + q.bits.nbytes
+    issue = []
+    for unit in range(CHUNK_BYTES // 16):
+        issue.append(descriptor("%rd22", DATA + 16 * unit))
+        issue.append(f"add.u32 %r26, %r3, {column + 4 * unit};\ntcgen05.cp.cta_group::1.128x128b [%r26], %rd22;")
+    idesc = instruction_descriptor("bf16", rows, 256, b_is_mn_major=True)
+    for number in range(repeats):
+        for step in range(4):
+            right = descriptor("%rd21", at_v + 16 * step * CHUNK_BYTES, leading=tokens * CHUNK_BYTES)
+            issue.append(mma("bf16", 0, f"[{column + 8 * step}]", right, idesc, number + step > 0))
+    idesc = instruction_descriptor("bf16", rows, 64)
+    for step in range(4):
+        left = descriptor("%rd20", at_q + STEP_BYTES * step)
+        right = descriptor("%rd21", at_k + STEP_BYTES * step)
+        issue.append(mma("bf16", column, left, right, idesc, step > 0))
+    loads = [*chunks(0, p, DATA), *chunks(1, v, at_v), *chunks(2, q, at_q), *chunks(3, k, at_k)]
+    roles = by_thread_0("\n".join([*issue, commit(1)]))
+    ptx = tensor_core(loads, [p, v, q, k], roles, column + 64, done=[1])
+    expected = np.concatenate([repeats * (prob @ value), query @ key.T], axis=1)
+    name = "scores over the P that P V before them reads"
+    return case(name, ptx, expected.view(np.uint32), [p, v, q, k], shared_bytes=SHARED_BYTES)
 
 
 TURNS, TILE_BYTES = 4, 64 * CHUNK_BYTES

@@ -159,12 +159,19 @@ def descriptor(register: str, offset: int | str, leading: int = 0, swizzle: str 
 
 def mma_ws(dtype: str, column: int, a: str, b: str, idesc: int, accumulate: bool | str, tmem: str = "%r3") -> str:
     """D at `column`; a, b: the text that leaves their descriptors in %rd20 and %rd21, or a's column: "[column]"."""
+    return mma(dtype, column, a, b, idesc, accumulate, tmem, ".ws")
+
+
+def mma(
+    dtype: str, column: int, a: str, b: str, idesc: int, accumulate: bool | str, tmem: str = "%r3", form: str = ""
+) -> str:
+    """As mma_ws, without `.ws` unless that is the form."""
     in_tmem = a.startswith("[")
     take_a = f"add.u32 %r23, {tmem}, {a[1:-1]};" if in_tmem else a
     flag = accumulate if isinstance(accumulate, str) else f"{int(accumulate)}"
     return (
         f"{take_a}\n{b}\nadd.u32 %r21, {tmem}, {column};\nmov.b32 %r22, {idesc};\nmov.b32 %r24, {flag};\n"
-        f"setp.ne.u32 %p3, %r24, 0;\ntcgen05.mma.ws.cta_group::1.kind::{KINDS[dtype]} [%r21], "
+        f"setp.ne.u32 %p3, %r24, 0;\ntcgen05.mma{form}.cta_group::1.kind::{KINDS[dtype]} [%r21], "
         f"{'[%r23]' if in_tmem else '%rd20'}, %rd21, %r22, %p3;"
     )
 

@@ -113,12 +113,15 @@ def test_the_load_role_stores_nothing(path, dtype, machine):
 
 def test_no_commit_behind_no_multiplication():
     """A tile's values lie in slots of 64 keys on this path: 4 and 33 keys, and the last of 129, leave one of two unread,
-    for both halves of the latent dimensions. Of each half of a tile with both slots read: two commits and one for O, one
-    for P.
+    for both halves of the latent dimensions. Of each half of a tile with both slots read: two commits and one for O. The same
+    thread commits five slots of keys and S of each tile, and two slots of the query, which it copies by 16 bytes of four
+    chunks of 128, and the rest of it of each work item.
     """
     problem = make_problem(len(KV_LENS), 16, 1, KV_LENS, page_size=16)
     tiles = sum(-(-keys // 128) for keys in KV_LENS)
-    assert executed(problem, "wide", "output", "tcgen05.commit") == tiles * (2 * 3 + 1) - 3 * 2
+    items = executed(problem, "wide", "scores", "tcgen05.cp") // (4 * 8)
+    commits = tiles * (2 * 3 + 5 + 1) + items * (2 + 1) - 3 * 2
+    assert executed(problem, "wide", "scores", "tcgen05.commit") == commits
 
 
 def test_a_strided_query_of_few_heads_is_packed_before_the_launch(machine):

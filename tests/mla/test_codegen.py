@@ -69,12 +69,12 @@ def test_narrow_path_loads_a_key_once():
 
 
 def test_narrow_path_multiplies_weight_stationary_m64():
-    """36 K steps of scores, 16 of them with Q from Tensor Memory; 4 K steps x 2 halves of output."""
+    """36 K steps of scores, 16 of them with Q from Tensor Memory; 4 K steps of output, in a loop of its halves."""
     ptx = compile_decode(replace(CONFIG, path="narrow")).ptx
     assert count(r"tcgen05\.mma\.ws\.cta_group::1\.kind::f16\S* \[%r\d+\], \[", ptx) == 16
     assert count(r"tcgen05\.cp\.cta_group::1", ptx) == 4 * 8
-    assert count(r"tcgen05\.mma\.ws\.cta_group::1\.kind::f16", ptx) == 36 + 4 * 2
-    assert count(r"tcgen05\.mma\.", ptx) == 36 + 4 * 2
+    assert count(r"tcgen05\.mma\.ws\.cta_group::1\.kind::f16", ptx) == 36 + 4
+    assert count(r"tcgen05\.mma\.", ptx) == 36 + 4
 
 
 def test_wide_path_loads_keys_and_half_of_the_values():
@@ -86,10 +86,11 @@ def test_wide_path_loads_keys_and_half_of_the_values():
 
 
 def test_wide_path_multiplies_in_pairs():
-    """36 K steps of scores, 16 of them with Q from Tensor Memory; 8 K steps x 2 halves of output."""
+    """36 K steps of scores, 16 of them with Q from Tensor Memory; 8 K steps of output, in a loop of its halves, with P from
+    there."""
     ptx = compile_decode(replace(CONFIG, path="auto")).ptx
-    assert count(r"tcgen05\.mma\.cta_group::2\.kind::f16", ptx) == 36 + 8 * 2
-    assert count(r"tcgen05\.mma\.cta_group::2\.kind::f16\S* \[%r\d+\], \[", ptx) == 16
+    assert count(r"tcgen05\.mma\.cta_group::2\.kind::f16", ptx) == 36 + 8
+    assert count(r"tcgen05\.mma\.cta_group::2\.kind::f16\S* \[%r\d+\], \[", ptx) == 16 + 8
     assert count(r"tcgen05\.cp\.cta_group::2", ptx) == 4 * 8
     commits = count(r"tcgen05\.commit\.", ptx)
     assert commits == count(r"tcgen05\.commit\.cta_group::2.*multicast::cluster", ptx) > 0

@@ -76,8 +76,7 @@ def test_narrow_slots(dtype, slots):
     assert [[span for span, _ in slot.spans] for slot in latent] == slots
     assert plan.tile.slot_spans * plan.tile.key_rows * 128 == plan.smem.rings["keys"].slot_bytes
     assert plan.tile.key_slots[-1] == KeySlot("rope", 0, ((len(plan.tile.spans) - 1, 0),))
-    assert [part.slots for part in plan.tile.value_parts] == [range(0, 2), range(2, 4)]
-    assert [part.half for part in plan.tile.value_parts] == [0, 1]
+    assert [part.slots for part in plan.tile.value_parts] == [range(0, 2)] and plan.tile.half_slots == 2
 
 
 @pytest.mark.parametrize("path", ["narrow", "wide"])
@@ -181,20 +180,32 @@ def test_wide_plans():
         assert plan.tmem.query_spans == 4
         tile_bytes = sum(ring.tile_slots * ring.slot_bytes for ring in plan.smem.rings.values())
         assert tile_bytes == plan.tile_load_bytes == (64 * 576 + 128 * 256) * plan.config.element_bytes
-    places = [(half, first_token) for half in (0, 1) for first_token in (0, 64)]
-    assert bf16.tile.value_parts == tuple(ValuePart(*place, 64, range(n, n + 1)) for n, place in enumerate(places))
-    assert fp8.tile.value_parts == tuple(ValuePart(half, 0, 128, range(half, half + 1)) for half in (0, 1))
+    assert bf16.tile.value_parts == (ValuePart(0, 64, range(0, 1)), ValuePart(64, 64, range(1, 2)))
+    assert fp8.tile.value_parts == (ValuePart(0, 128, range(0, 1)),)
+    assert (bf16.tile.half_slots, fp8.tile.half_slots) == (2, 1)
 
 
 def test_both_ctas_of_a_pair_arrive_where_the_tensor_core_waits():
     edges = {edge.name: edge for edge in make_plan(path="wide").barriers.edges}
     for name in ("query", "keys", "rope", "values"):
         assert (edges[name].producer_arrivals, edges[name].consumer_arrivals) == (2, 1)
-    assert edges["probs"].producer_arrivals == 8
-    assert edges["score"].consumer_arrivals == edges["output"].consumer_arrivals == 8
+    assert edges["probs"].producer_arrivals == edges["output"].consumer_arrivals == 8
     at_leader = {name for name, edge in edges.items() if edge.full_at_leader}
     assert at_leader == {"query", "keys", "rope", "values", "probs"}
     assert {name for name, edge in edges.items() if edge.empty_at_leader} == {"score", "output"}
+
+
+def test_probabilities_lie_over_scores_where_a_pair_multiplies_16_bits():
+    """Nobody frees the buffers of S and P then, nobody takes turns, and one warp less follows the work items."""
+    wide, fp8 = (make_plan(path="wide", dtype=dtype) for dtype in ("fp16", "fp8"))
+    assert wide.tile.probs_over_scores and not fp8.tile.probs_over_scores and not make_plan().tile.probs_over_scores
+    edges, others = ({edge.name: edge for edge in plan.barriers.edges} for plan in (wide, fp8))
+    assert set(others) - set(edges) == {"order"} and not set(edges) - set(others)
+    assert (edges["score"].consumer_arrivals, others["score"].consumer_arrivals) == (0, 8)
+    assert (edges["probs"].consumer_arrivals, others["probs"].consumer_arrivals) == (0, 1)
+    assert edges["probs"].stages == edges["score"].stages == 2
+    assert others["work"].consumer_arrivals - edges["work"].consumer_arrivals == 1
+    assert wide.smem.row_exchange_offset - wide.smem.probs_offset == 128 * 4 * 16
 
 
 @pytest.mark.parametrize(
