@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 Row = tuple[Any, ...]
@@ -15,25 +15,13 @@ def meetings(row: Row, strength: int = 2) -> set[Meeting]:
     return set(itertools.combinations(enumerate(row), strength))
 
 
-def covering_rows(
-    axes: Sequence[Iterable[Any]],
-    first: Sequence[Row] = (),
-    derived: Callable[[Row], Any] | None = None,
-    apart: Collection[int] = (),
-) -> list[Row]:
+def covering_rows(axes: Sequence[Iterable[Any]], first: Sequence[Row] = ()) -> list[Row]:
     """Rows of the grid of `axes`, beginning with `first`, in which all pairs of values of two axes meet.
 
-    derived: a value that follows from a row, one axis more whose values must meet those of the others, where the grid
-    has such rows. apart: axes, by number, the derived one being the last, whose values need not meet each other's.
     Greedy, and the same whenever it is called: each row is the one with most new pairs, of these the one with most new
     triples, of these the first one of the grid.
     """
-
-    def pairs_of(row: Row) -> set[Meeting]:
-        found = meetings((*row, derived(row)) if derived else row)
-        return {((a, left), (b, right)) for (a, left), (b, right) in found if a not in apart or b not in apart}
-
-    grid = {row: (pairs_of(row), meetings(row, 3)) for row in itertools.product(*axes)}
+    grid = {row: (meetings(row, 2), meetings(row, 3)) for row in itertools.product(*axes)}
     for row in first:
         if row not in grid:
             raise ValueError(f"first={row}: must be a row of the grid of {axes}")

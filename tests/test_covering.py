@@ -22,21 +22,6 @@ def test_every_pair_of_values_meets(first):
     assert 12 <= len(rows) <= 14 and len(set(rows)) == len(rows)
 
 
-def test_axes_that_need_not_meet_and_a_value_that_follows():
-    """Neither long axis meets the other, and both meet the short ones; so does what follows from the long ones."""
-
-    def kind(row):
-        return "large" if row[0] == 16 or row[1] == "d" else "small"
-
-    rows = covering_rows(AXES, derived=kind, apart=(0, 1, 4))
-    assert 4 <= len(rows) < 12 and len({row[:2] for row in rows}) < 12
-    assert {row[2:] for row in rows} == set(itertools.product(*AXES[2:]))
-    for long, short in itertools.product((0, 1), (2, 3)):
-        assert {(row[long], row[short]) for row in rows} == set(itertools.product(AXES[long], AXES[short]))
-    for short in (2, 3):
-        assert {(kind(row), row[short]) for row in rows} == set(itertools.product(("large", "small"), AXES[short]))
-
-
 def test_no_rows_are_added_to_those_that_cover():
     grid = list(itertools.product("ab", "cd"))
     assert covering_rows(("ab", "cd"), grid) == grid
