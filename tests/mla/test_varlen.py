@@ -14,7 +14,7 @@ from wrappers.testing import assert_matches, make_problem
 
 @pytest.mark.parametrize(
     "path, num_heads, batch",
-    [("narrow", 1, 32), ("narrow", 1, 33), ("narrow", 1, 1060), ("wide", 16, 70)],
+    [("narrow", 1, 32), ("narrow", 1, 33), ("narrow", 1, 1060), ("wide", 16, 70), ("wide", 16, 300)],
 )
 def test_batches_around_the_size_of_a_warp(path, num_heads, batch):
     """A lane measures up to 34 requests, and a range starts in any of the windows of 32."""
