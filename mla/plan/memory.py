@@ -74,8 +74,8 @@ class MemoryPlan:
     # --- shared-memory traffic ---
     @property
     def tile_traffic_bytes(self) -> int:
-        """Bytes through one SM's shared-memory port per whole key tile: TMA writes, operands read, P written, and, on its
-        way to TMEM, read.
+        """Bytes through one SM's shared-memory port per whole key tile: TMA writes, operands read, P written; it is
+        read for each half of O, or once, on its way to TMEM.
         """
         tile = self.tile
         a_row_bytes, key_bytes = tile.cta_rows * MMA_K_BYTES, tile.key_rows * MMA_K_BYTES
@@ -83,12 +83,9 @@ class MemoryPlan:
         from_tmem = self.tmem.query_spans * CHUNK_BYTES // MMA_K_BYTES
         scores = steps * (a_row_bytes + key_bytes) - from_tmem * a_row_bytes
         value_bytes = OUTPUT_N // tile.cluster_size * MMA_K_BYTES
-        if tile.probs_over_scores:
-            probs, a_row_bytes = 2 * tile.probs_bytes, 0
-        else:
-            probs = tile.probs_bytes
-        output = tile.tokens // tile.mma_k * tile.output_halves * (a_row_bytes + value_bytes)
-        return scores + output + self.tile_load_bytes + probs
+        values = tile.tokens // tile.mma_k * tile.output_halves * value_bytes
+        probs_reads = 1 if tile.probs_over_scores else tile.output_halves
+        return scores + values + self.tile_load_bytes + (1 + probs_reads) * tile.probs_bytes
 
     @property
     def tile_load_bytes(self) -> int:

@@ -39,6 +39,7 @@ def test_metadata_is_the_peers():
     [
         *itertools.product((torch.bfloat16, torch.float16), (True, False), ("torch",)),
         (torch.bfloat16, True, "emulator"),
+        (torch.float16, False, "emulator"),
     ],
     ids=str,
 )

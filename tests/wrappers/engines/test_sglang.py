@@ -92,7 +92,7 @@ def test_ranks_give_the_base_that_the_engine_expects_of_an_unknown_name():
 def test_through_the_kernel(monkeypatch):
     monkeypatch.setattr(engine, "prepare", lambda shapes, device: None)
     monkeypatch.setenv(BACKEND_VARIABLE, "emulator")
-    problem = make_problem(3, 3, 2, [5, 1, 70], page_size=PAGE_SIZE, softmax_scale=SCALE)
+    problem = make_problem(3, 3, 2, [5, 1, 70], page_size=PAGE_SIZE, dtype=torch.float8_e4m3fn, softmax_scale=SCALE)
     assert_matches(problem, decode(problem))
 
 
